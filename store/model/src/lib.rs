@@ -1,0 +1,26 @@
+//! The vocabulary of Pyrite: what a sample, a stack trace, a label set and a profile type are.
+//!
+//! Pure: no files, sockets, threads or clocks. Every other crate imports this one and it imports none of them.
+//!
+//! * [`SymbolTable`] holds everything that stacks are made of, each thing once; a stack is a [`StackId`] in it.
+//! * [`Batch`] is what producers hand to the store: a symbol table and rows that refer to it.
+//! * [`StackProfile`] is what the store hands to readers: a symbol table and one value per stack.
+
+#![forbid(unsafe_code)]
+
+mod address;
+mod batch;
+mod labels;
+mod profile_type;
+mod symbols;
+mod time;
+
+pub use address::{Avma, FileKey, FileOffset};
+pub use batch::{Batch, Row, SeriesRows, StackProfile};
+pub use labels::{Label, LabelSet, names};
+pub use profile_type::{ProfileType, ProfileTypeError};
+pub use symbols::{
+    Function, FunctionId, Line, Location, LocationId, Mapping, MappingId, Remap, StackId, StackNode,
+    StringId, SymbolTable, TableLens,
+};
+pub use time::{TimeRange, UnixMs};

@@ -1,0 +1,365 @@
+//! Everything stacks are made of, each thing stored once and named by an index.
+//!
+//! ```text
+//! StackId ─▶ StackNode { parent: Option<StackId>, location }     parent pointers lead from leaf to root
+//!                               │
+//!            Location { mapping, address, lines: [Line { function, line }] }   innermost inlined line first
+//!                               │                       │
+//!            Mapping { build_id, path }       Function { name, system_name, filename, start_line }
+//! ```
+//!
+//! Ids are dense and only ever grow, so "all that was added since" is a range of indexes per table ([`TableLens`]).
+//! That is what the WAL logs. A stack node's parent has a smaller id than the node itself.
+
+use std::hash::Hash;
+
+use hashbrown::HashMap;
+
+macro_rules! ids {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub u32);
+
+        impl $name {
+            /// The id as an index into its table.
+            pub fn index(self) -> usize {
+                self.0 as usize
+            }
+        }
+    )*};
+}
+
+ids! {
+    /// Index of a string; `StringId(0)` is always the empty string.
+    StringId,
+    /// Index of a mapping.
+    MappingId,
+    /// Index of a function.
+    FunctionId,
+    /// Index of a location.
+    LocationId,
+    /// Index of a stack node; names the stack trace from that node (leaf) to its root.
+    StackId,
+}
+
+/// An executable as a profile refers to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Mapping {
+    /// Build id in hex, else another executable id, else empty.
+    pub build_id: StringId,
+    /// Path of the file as the process saw it, or a name such as `[kernel]`.
+    pub path: StringId,
+}
+
+/// A function as pprof knows it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Function {
+    /// Demangled name.
+    pub name: StringId,
+    /// Name as the symbol table has it; empty where it equals `name`.
+    pub system_name: StringId,
+    /// Source file; empty where unknown.
+    pub filename: StringId,
+    /// First line of the function; 0 where unknown.
+    pub start_line: u32,
+}
+
+/// A position in a function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Line {
+    /// The function.
+    pub function: FunctionId,
+    /// Line number; 0 where unknown.
+    pub line: u32,
+}
+
+/// A code address, resolved to its lines where that was possible.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Location {
+    /// The executable, where known.
+    pub mapping: Option<MappingId>,
+    /// Address within the mapping (file offset for sampled code, as given for pushed profiles); 0 where unknown.
+    pub address: u64,
+    /// Inlined functions first, the function that really holds the address last; empty where unresolved.
+    pub lines: Vec<Line>,
+}
+
+/// One frame of a stack trace and the way to its caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct StackNode {
+    /// The caller; `None` at the root.
+    pub parent: Option<StackId>,
+    /// Where in the code.
+    pub location: LocationId,
+}
+
+/// How many entries each table of a [`SymbolTable`] has: a mark that later additions are counted from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TableLens {
+    /// Strings.
+    pub strings: usize,
+    /// Mappings.
+    pub mappings: usize,
+    /// Functions.
+    pub functions: usize,
+    /// Locations.
+    pub locations: usize,
+    /// Stack nodes.
+    pub stacks: usize,
+}
+
+/// Where the ids of one table went when it was merged into another.
+#[derive(Clone, Debug, Default)]
+pub struct Remap {
+    /// For each stack id of the source the stack id in the target.
+    pub stacks: Vec<StackId>,
+}
+
+/// A list whose entries are kept once, in order of first appearance.
+#[derive(Clone, Debug)]
+struct Interner<T> {
+    items: Vec<T>,
+    index: HashMap<T, u32>,
+}
+
+impl<T> Default for Interner<T> {
+    fn default() -> Self {
+        Self { items: Vec::new(), index: HashMap::new() }
+    }
+}
+
+impl<T: Clone + Eq + Hash> Interner<T> {
+    fn intern(&mut self, item: T) -> u32 {
+        let next = u32::try_from(self.items.len()).expect("a symbol table is bounded far below 2^32 entries");
+        *self.index.entry(item).or_insert_with_key(|item| {
+            self.items.push(item.clone());
+            next
+        })
+    }
+}
+
+/// Strings, mappings, functions, locations and stacks, each kept once.
+#[derive(Clone, Debug)]
+pub struct SymbolTable {
+    strings: Interner<Box<str>>,
+    mappings: Interner<Mapping>,
+    functions: Interner<Function>,
+    locations: Interner<Location>,
+    stacks: Interner<StackNode>,
+}
+
+impl Default for SymbolTable {
+    fn default() -> Self {
+        let mut strings = Interner::default();
+        strings.intern(Box::from(""));
+        Self {
+            strings,
+            mappings: Interner::default(),
+            functions: Interner::default(),
+            locations: Interner::default(),
+            stacks: Interner::default(),
+        }
+    }
+}
+
+impl SymbolTable {
+    /// A table that holds only the empty string.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The id of `text`, added if new.
+    pub fn intern_str(&mut self, text: &str) -> StringId {
+        if let Some(&id) = self.strings.index.get(text) {
+            return StringId(id);
+        }
+        StringId(self.strings.intern(Box::from(text)))
+    }
+
+    /// The id of `mapping`, added if new.
+    pub fn intern_mapping(&mut self, mapping: Mapping) -> MappingId {
+        MappingId(self.mappings.intern(mapping))
+    }
+
+    /// The id of `function`, added if new.
+    pub fn intern_function(&mut self, function: Function) -> FunctionId {
+        FunctionId(self.functions.intern(function))
+    }
+
+    /// The id of `location`, added if new.
+    pub fn intern_location(&mut self, location: Location) -> LocationId {
+        LocationId(self.locations.intern(location))
+    }
+
+    /// The id of the stack node, added if new.
+    pub fn intern_stack_node(&mut self, node: StackNode) -> StackId {
+        StackId(self.stacks.intern(node))
+    }
+
+    /// The id of a whole stack trace given leaf first; `None` for an empty one.
+    pub fn intern_stack(&mut self, leaf_first: &[LocationId]) -> Option<StackId> {
+        leaf_first
+            .iter()
+            .rev()
+            .fold(None, |parent, &location| Some(self.intern_stack_node(StackNode { parent, location })))
+    }
+
+    /// A location that is known by its function name only.
+    pub fn intern_named_location(&mut self, name: &str) -> LocationId {
+        let name = self.intern_str(name);
+        let function = self.intern_function(Function { name, ..Function::default() });
+        self.intern_location(Location { mapping: None, address: 0, lines: vec![Line { function, line: 0 }] })
+    }
+
+    /// The text of a string.
+    pub fn str(&self, id: StringId) -> &str {
+        &self.strings.items[id.index()]
+    }
+
+    /// A mapping by id.
+    pub fn mapping(&self, id: MappingId) -> Mapping {
+        self.mappings.items[id.index()]
+    }
+
+    /// A function by id.
+    pub fn function(&self, id: FunctionId) -> Function {
+        self.functions.items[id.index()]
+    }
+
+    /// A location by id.
+    pub fn location(&self, id: LocationId) -> &Location {
+        &self.locations.items[id.index()]
+    }
+
+    /// A stack node by id.
+    pub fn stack_node(&self, id: StackId) -> StackNode {
+        self.stacks.items[id.index()]
+    }
+
+    /// All strings in id order.
+    pub fn strings(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.strings.items.iter().map(AsRef::as_ref)
+    }
+
+    /// All mappings in id order.
+    pub fn mappings(&self) -> &[Mapping] {
+        &self.mappings.items
+    }
+
+    /// All functions in id order.
+    pub fn functions(&self) -> &[Function] {
+        &self.functions.items
+    }
+
+    /// All locations in id order.
+    pub fn locations(&self) -> &[Location] {
+        &self.locations.items
+    }
+
+    /// All stack nodes in id order; a parent always comes before its children.
+    pub fn stack_nodes(&self) -> &[StackNode] {
+        &self.stacks.items
+    }
+
+    /// The locations of a stack trace, leaf first.
+    pub fn stack_locations(&self, id: StackId) -> impl Iterator<Item = LocationId> + '_ {
+        let mut next = Some(id);
+        std::iter::from_fn(move || {
+            let node = self.stack_node(next?);
+            next = node.parent;
+            Some(node.location)
+        })
+    }
+
+    /// How many entries each table has now.
+    pub fn lens(&self) -> TableLens {
+        TableLens {
+            strings: self.strings.items.len(),
+            mappings: self.mappings.items.len(),
+            functions: self.functions.items.len(),
+            locations: self.locations.items.len(),
+            stacks: self.stacks.items.len(),
+        }
+    }
+
+    /// Adds all that `other` holds and says where its stacks went.
+    pub fn merge(&mut self, other: &Self) -> Remap {
+        let strings: Vec<StringId> = other.strings().map(|text| self.intern_str(text)).collect();
+        let mappings: Vec<MappingId> = other
+            .mappings()
+            .iter()
+            .map(|m| {
+                let (build_id, path) = (strings[m.build_id.index()], strings[m.path.index()]);
+                self.intern_mapping(Mapping { build_id, path })
+            })
+            .collect();
+        let functions: Vec<FunctionId> = other
+            .functions()
+            .iter()
+            .map(|f| {
+                self.intern_function(Function {
+                    name: strings[f.name.index()],
+                    system_name: strings[f.system_name.index()],
+                    filename: strings[f.filename.index()],
+                    start_line: f.start_line,
+                })
+            })
+            .collect();
+        let locations: Vec<LocationId> = other
+            .locations()
+            .iter()
+            .map(|l| {
+                let lines =
+                    l.lines.iter().map(|line| Line { function: functions[line.function.index()], ..*line });
+                let lines = lines.collect();
+                let mapping = l.mapping.map(|id| mappings[id.index()]);
+                self.intern_location(Location { mapping, address: l.address, lines })
+            })
+            .collect();
+        let mut stacks: Vec<StackId> = Vec::with_capacity(other.stack_nodes().len());
+        for node in other.stack_nodes() {
+            let parent = node.parent.map(|id| stacks[id.index()]);
+            let location = locations[node.location.index()];
+            stacks.push(self.intern_stack_node(StackNode { parent, location }));
+        }
+        Remap { stacks }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names_leaf_first(table: &SymbolTable, id: StackId) -> Vec<String> {
+        let lines = table.stack_locations(id).flat_map(|l| table.location(l).lines.clone());
+        lines.map(|line| table.str(table.function(line.function).name).to_owned()).collect()
+    }
+
+    fn stack(table: &mut SymbolTable, leaf_first: &[&str]) -> StackId {
+        let locations: Vec<_> = leaf_first.iter().map(|name| table.intern_named_location(name)).collect();
+        table.intern_stack(&locations).expect("not empty")
+    }
+
+    #[test]
+    fn shared_callers_are_stored_once() {
+        let mut table = SymbolTable::new();
+        let a = stack(&mut table, &["leaf", "main"]);
+        let b = stack(&mut table, &["other", "main"]);
+        assert_eq!(table.stack_nodes().len(), 3);
+        assert_ne!(a, b);
+        assert_eq!(names_leaf_first(&table, a), ["leaf", "main"]);
+        assert_eq!(stack(&mut table, &["leaf", "main"]), a);
+    }
+
+    #[test]
+    fn merge_keeps_every_stack() {
+        let mut left = SymbolTable::new();
+        stack(&mut left, &["x", "main"]);
+        let mut right = SymbolTable::new();
+        let id = stack(&mut right, &["y", "x", "main"]);
+        let remap = left.merge(&right);
+        assert_eq!(names_leaf_first(&left, remap.stacks[id.index()]), ["y", "x", "main"]);
+        assert_eq!(left.stack_nodes().len(), 3);
+    }
+}

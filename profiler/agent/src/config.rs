@@ -85,7 +85,7 @@ pub fn check_frequency(frequency_hz: u32) -> Result<()> {
 
 /// Where data is kept unless told otherwise.
 pub fn default_data_dir() -> Result<PathBuf> {
-    if crate::sys::is_root() {
+    if crate::privilege::is_root() {
         return Ok(PathBuf::from("/var/lib/pyrite"));
     }
     let base = match (std::env::var_os("XDG_DATA_HOME"), std::env::var_os("HOME")) {

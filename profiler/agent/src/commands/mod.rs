@@ -1,0 +1,5 @@
+//! One file per subcommand.
+
+mod doctor;
+
+pub use doctor::doctor;

@@ -27,7 +27,7 @@ const MAX_MAPS_MB: f64 = 40.0;
 const MAX_GROWTH_MB: f64 = 2.0;
 /// Start-up (BTF, symbol tables, first sight of every process) is not what a node pays from then on.
 const WARM_UP: Duration = Duration::from_secs(30);
-const GROWTH_FROM: Duration = Duration::from_secs(300);
+const GROWTH_FROM: Duration = Duration::from_mins(5);
 const MIX_PROCESSES: usize = 200;
 
 #[derive(Parser)]

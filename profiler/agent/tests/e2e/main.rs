@@ -1,6 +1,7 @@
 //! End to end: the real binary, real processes and containers, real clients. Tests named `bpf_*` and `root_*` need
 //! root; without it they say so and stop, and under CI that is a failure.
 
+mod clients;
 mod command_line;
 mod pyrite;
 

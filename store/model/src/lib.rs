@@ -10,15 +10,20 @@
 
 mod address;
 mod batch;
+mod exposition;
 mod labels;
 mod profile_type;
+mod selector;
+mod selector_scan;
 mod symbols;
 mod time;
 
 pub use address::{Avma, FileKey, FileOffset};
 pub use batch::{Batch, Row, SeriesRows, StackProfile};
+pub use exposition::{Exposition, MetricLabels};
 pub use labels::{Label, LabelSet, names};
 pub use profile_type::{ProfileType, ProfileTypeError};
+pub use selector::{MatchOp, Matcher, SYNTHETIC_LABELS, Selector, SelectorError, SeriesKey};
 pub use symbols::{
     Function, FunctionId, Line, Location, LocationId, Mapping, MappingId, Remap, StackId, StackNode,
     StringId, SymbolTable, TableLens,

@@ -11,6 +11,8 @@
 mod address;
 mod batch;
 mod exposition;
+mod flame;
+mod frames;
 mod labels;
 mod profile_type;
 mod selector;
@@ -21,6 +23,8 @@ mod time;
 pub use address::{Avma, FileKey, FileOffset};
 pub use batch::{Batch, Row, SeriesRows, StackProfile};
 pub use exposition::{Exposition, MetricLabels};
+pub use flame::{FlameTree, Flamebearer};
+pub use frames::frame_names;
 pub use labels::{Label, LabelSet, names};
 pub use profile_type::{ProfileType, ProfileTypeError};
 pub use selector::{MatchOp, Matcher, SYNTHETIC_LABELS, Selector, SelectorError, SeriesKey};

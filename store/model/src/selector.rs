@@ -355,7 +355,7 @@ mod tests {
         check(" { } ", true);
         check(r#"{service_name="api"}"#, true);
         check(r#"{service_name="ap"}"#, false);
-        check(r#"{service_name='api',}"#, true);
+        check("{service_name='api',}", true);
         check(r#"{service_name=~"a.*", service_name!~"b.*"}"#, true);
         check(r#"{service_name=~"ap"}"#, false);
         check(r#"{service_name=~"x|api"}"#, true);

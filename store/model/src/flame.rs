@@ -379,13 +379,17 @@ mod tests {
 
     fn tree(stacks: &[(&str, i64)]) -> FlameTree {
         let mut tree = FlameTree::default();
-        stacks.iter().for_each(|(stack, value)| tree.add_stack(0, stack.split(';'), *value));
+        for (stack, value) in stacks {
+            tree.add_stack(0, stack.split(';'), *value);
+        }
         tree
     }
 
     fn from_folded(stacks: &Folded) -> FlameTree {
         let mut tree = FlameTree::default();
-        stacks.iter().for_each(|(stack, value)| tree.add_stack(0, stack.iter().copied(), *value));
+        for (stack, value) in stacks {
+            tree.add_stack(0, stack.iter().copied(), *value);
+        }
         tree
     }
 

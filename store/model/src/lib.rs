@@ -14,6 +14,7 @@ mod exposition;
 mod flame;
 mod frames;
 mod labels;
+pub mod pprof;
 mod profile_type;
 mod selector;
 mod selector_scan;

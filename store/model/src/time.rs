@@ -6,6 +6,7 @@ pub struct UnixMs(pub i64);
 
 impl UnixMs {
     /// The instant at the start of this instant's second.
+    #[must_use]
     pub fn floor_to_second(self) -> Self {
         Self(self.0.div_euclid(1000) * 1000)
     }

@@ -1,0 +1,150 @@
+//! The executables of this node's processes, kept open so that code of a process that has exited still has names.
+//!
+//! Bounded by the number of open files. A file is opened only after `O_PATH` has shown that it is a regular one: opening
+//! a FIFO would block and opening a device can act on it.
+
+use std::fs::{File, OpenOptions};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use pyrite_model::FileKey;
+
+use crate::executable::{Executable, ExecutableRef};
+use crate::image::Image;
+use crate::miss::Miss;
+
+/// Counters and gauges of [`Executables`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ExecutablesStats {
+    /// Executables known now, each with at most one open file.
+    pub open: usize,
+    /// Lookups answered by a file that was open already.
+    pub reused: u64,
+    /// Files opened.
+    pub opened: u64,
+    /// Files that could not be opened or read, by [`Miss::index`].
+    pub failed: [u64; Miss::ALL.len()],
+    /// Files closed to keep the bound.
+    pub evicted: u64,
+    /// Files opened anew because they had been changed in place.
+    pub replaced: u64,
+}
+
+/// The registry.
+pub struct Executables {
+    by_key: HashMap<FileKey, ExecutableRef>,
+    limit: usize,
+    stats: ExecutablesStats,
+}
+
+impl Executables {
+    /// A registry that keeps at most `limit` files open.
+    pub fn new(limit: usize) -> Self {
+        Self { by_key: HashMap::new(), limit: limit.max(1), stats: ExecutablesStats::default() }
+    }
+
+    /// The executable that `key` names, opened through the first of `candidates` that is that very file.
+    ///
+    /// `name` is the path as the process sees it and is only shown. Good candidates are `/proc/PID/map_files/A-B`, which
+    /// needs `CAP_SYS_ADMIN` or `CAP_CHECKPOINT_RESTORE`, and `/proc/PID/root/PATH`. A file that cannot be had gives a
+    /// handle whose [`Executable::miss`] says why; it is tried again on the next call.
+    pub fn open(&mut self, key: FileKey, name: &Path, candidates: &[PathBuf]) -> ExecutableRef {
+        if let Some(known) = self.by_key.get(&key) {
+            if known.contents().and_then(|contents| contents.check_unchanged()).is_ok() {
+                self.stats.reused += 1;
+                return Arc::clone(known);
+            }
+            self.stats.replaced += 1;
+            self.by_key.remove(&key);
+        }
+        let executable = Arc::new(Executable::new(name, open_first(key, candidates)));
+        if let Some(miss) = executable.miss() {
+            self.stats.failed[miss.index()] += 1;
+        } else {
+            self.stats.opened += 1;
+            self.keep(key, &executable);
+        }
+        executable
+    }
+
+    /// The vDSO: the code the kernel maps into every process, read from this one.
+    pub fn vdso() -> ExecutableRef {
+        Arc::new(Executable::new(Path::new("[vdso]"), read_vdso().map(Image::Memory)))
+    }
+
+    /// Counters and gauges.
+    pub fn stats(&self) -> ExecutablesStats {
+        ExecutablesStats { open: self.by_key.len(), ..self.stats }
+    }
+
+    fn keep(&mut self, key: FileKey, executable: &ExecutableRef) {
+        if self.by_key.len() >= self.limit {
+            let mut by_age: Vec<_> = self.by_key.iter().map(|(key, e)| (e.last_use(), *key)).collect();
+            by_age.sort_unstable_by_key(|(last_use, _)| *last_use);
+            for (_, key) in by_age.iter().take((self.limit / 8).max(1)) {
+                if let Some(old) = self.by_key.remove(key) {
+                    old.close();
+                    self.stats.evicted += 1;
+                }
+            }
+        }
+        self.by_key.insert(key, Arc::clone(executable));
+    }
+}
+
+fn open_first(key: FileKey, candidates: &[PathBuf]) -> Result<Image, Miss> {
+    let mut miss = Miss::NotFound;
+    for path in candidates {
+        match open_verified(key, path) {
+            Ok(file) => return Ok(Image::File(file)),
+            // A later candidate that does not exist says less than an earlier one that could not be read.
+            Err(Miss::NotFound) => {}
+            Err(other) => miss = other,
+        }
+    }
+    Err(miss)
+}
+
+fn open_verified(key: FileKey, path: &Path) -> Result<File, Miss> {
+    let handle = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(path)?;
+    let meta = handle.metadata()?;
+    if !meta.is_file() {
+        return Err(Miss::NotRegular);
+    }
+    if !is_kernel_link(path) && !is_same_file(key, meta.dev(), meta.ino()) {
+        return Err(Miss::OtherFile);
+    }
+    let through_handle = format!("/proc/self/fd/{}", handle.as_raw_fd());
+    Ok(OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(through_handle)?)
+}
+
+/// `/proc/PID/exe` and `/proc/PID/map_files/*` lead to the mapped file itself, not to whatever now has its name.
+fn is_kernel_link(path: &Path) -> bool {
+    let mut parts = path.iter().skip(1).map(|part| part.to_str().unwrap_or_default());
+    let in_proc = parts.next() == Some("proc")
+        && parts.next().is_some_and(|pid| pid == "self" || pid.bytes().all(|b| b.is_ascii_digit()));
+    in_proc && matches!((parts.next(), parts.next()), (Some("exe"), None) | (Some("map_files"), Some(_)))
+}
+
+fn is_same_file(key: FileKey, dev: u64, inode: u64) -> bool {
+    // Stacked and multi-device file systems (overlayfs, btrfs) report another anonymous device (major 0) to `stat` than
+    // `/proc/PID/maps` shows; the inode number then has to do.
+    let anonymous = key.dev_major == 0 && libc::major(dev) == 0;
+    let same_device = (libc::major(dev), libc::minor(dev)) == (key.dev_major, key.dev_minor);
+    inode == key.inode && (same_device || anonymous)
+}
+
+fn read_vdso() -> Result<Vec<u8>, Miss> {
+    const MAX_VDSO_BYTES: u64 = 1 << 20;
+    let maps = std::fs::read_to_string("/proc/self/maps")?;
+    let line = maps.lines().find(|line| line.ends_with("[vdso]")).ok_or(Miss::NotFound)?;
+    let range = line.split_ascii_whitespace().next().and_then(|range| range.split_once('-'));
+    let (start, end) = range.ok_or(Miss::ReadFailed)?;
+    let parse = |hex: &str| u64::from_str_radix(hex, 16).map_err(|_not_hex| Miss::ReadFailed);
+    let (start, end) = (parse(start)?, parse(end)?);
+    let bytes = end.saturating_sub(start).min(MAX_VDSO_BYTES);
+    Image::File(File::open("/proc/self/mem")?).read_exact(start, bytes as usize)
+}

@@ -11,11 +11,16 @@ use crate::config::parse_duration;
 
 /// Shows where this node's CPU goes, per container and service, with nothing changed in any application.
 #[derive(Debug, Parser)]
-#[command(name = "pyrite", version, max_term_width = 100, after_help = "\
+#[command(
+    name = "pyrite",
+    version,
+    max_term_width = 100,
+    after_help = "\
 Start here:
   sudo pyrite doctor                        is this machine ready?
   sudo pyrite run                           watch this node; open http://127.0.0.1:4040
-  sudo pyrite record -o cpu.svg -- make     one flame graph of one command")]
+  sudo pyrite record -o cpu.svg -- make     one flame graph of one command"
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]

@@ -111,7 +111,8 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         "d" => 86_400_000,
         _ => return Err(format!("{text:?} is not a duration: write 500ms, 10s, 5m, 2h or 30d")),
     };
-    let duration_ms = text[..split].parse::<u64>().ok().and_then(|n| n.checked_mul(unit_ms)).filter(|&ms| ms > 0);
+    let duration_ms =
+        text[..split].parse::<u64>().ok().and_then(|n| n.checked_mul(unit_ms)).filter(|&ms| ms > 0);
     duration_ms
         .map(Duration::from_millis)
         .ok_or_else(|| format!("{text:?} is not a duration above zero: write 500ms, 10s, 5m, 2h or 30d"))
@@ -130,7 +131,8 @@ fn parse_size(text: &str) -> Result<u64> {
         "TiB" => 1 << 40,
         _ => bail!("{text:?} is not a size: write 500MB, 10GiB or 1TiB"),
     };
-    let bytes = text[..split].parse::<u64>().ok().and_then(|n| n.checked_mul(unit_bytes)).filter(|&bytes| bytes > 0);
+    let bytes =
+        text[..split].parse::<u64>().ok().and_then(|n| n.checked_mul(unit_bytes)).filter(|&bytes| bytes > 0);
     bytes.with_context(|| format!("{text:?} is not a size above zero: write 500MB, 10GiB or 1TiB"))
 }
 
@@ -170,7 +172,8 @@ mod tests {
 
     #[test]
     fn durations() {
-        for (text, ms) in [("7", 7_000), ("500ms", 500), ("10s", 10_000), ("2m", 120_000), ("1h", 3_600_000)] {
+        for (text, ms) in [("7", 7_000), ("500ms", 500), ("10s", 10_000), ("2m", 120_000), ("1h", 3_600_000)]
+        {
             assert_eq!(parse_duration(text), Ok(Duration::from_millis(ms)), "{text}");
         }
         for bad in ["", "s", "-1s", "1w", "0", "99999999999999999999d"] {

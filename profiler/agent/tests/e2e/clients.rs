@@ -23,7 +23,14 @@ fn python_with_sdk() -> PathBuf {
     let complete = venv.join("complete");
     if !complete.exists() {
         run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv));
-        run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", SDK]));
+        run(Command::new(&python).args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            SDK,
+        ]));
         std::fs::write(complete, "").expect("the directory is ours");
     }
     python

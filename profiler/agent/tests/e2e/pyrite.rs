@@ -45,7 +45,8 @@ pub fn command(args: &[&str]) -> Command {
 
 /// The wall clock, in the API's unit.
 pub fn now_ms() -> i64 {
-    i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis()).expect("before 292M")
+    i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis())
+        .expect("before 292M")
 }
 
 /// Calls `probe` until it answers, for at most `limit`.
@@ -179,7 +180,10 @@ impl Drop for Pyrite {
 
 /// An int64 of proto3 JSON: a string, and a number where a client sent one.
 pub fn int(value: &Value) -> i64 {
-    value.as_i64().or_else(|| value.as_str()?.parse().ok()).unwrap_or_else(|| panic!("{value} is not an integer"))
+    value
+        .as_i64()
+        .or_else(|| value.as_str()?.parse().ok())
+        .unwrap_or_else(|| panic!("{value} is not an integer"))
 }
 
 fn parse_response(raw: &[u8]) -> Response {

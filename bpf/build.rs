@@ -119,10 +119,10 @@ fn bind(target: &Target, bindings: &Path) -> Result<()> {
         .clang_args(["-Iinclude", "-isystem"])
         .clang_arg(target.include.to_string_lossy())
         .allowlist_type(
-            "pyrite_.*|perf_event_(attr|header|mmap_page|type|sample_format|read_format)|perf_(sw|hw)_ids",
+            "pyrite_.*|perf_event_(attr|header|mmap_page|type|sample_format|read_format)|perf_(type|hw|sw)_ids?",
         )
         .allowlist_var(
-            "PYRITE_.*|PERF_(RECORD|COUNT_HW|COUNT_SW|TYPE|SAMPLE_TIME|FORMAT|FLAG)_.*|PERF_SAMPLE_TIME",
+            "PYRITE_.*",
         )
         .prepend_enum_name(false)
         .derive_default(true)

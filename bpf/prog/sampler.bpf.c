@@ -126,13 +126,34 @@ static __always_inline enum pyrite_tick sample(struct bpf_perf_event_data *ctx)
 	return send(record, collect_stacks(ctx, record)) ? PYRITE_TICK_SENT : PYRITE_TICK_RING_FULL;
 }
 
+/* Tells late ticks from skipped ones. A timer that fires late does so at any moment and then skips what it missed, so the
+ * gap is no multiple of the period; where the kernel skipped this program, the timer itself was on time and the gap is
+ * one. User space knows how many are missing in all, and takes this as what explains part of them. */
+static __always_inline void note_lateness(struct bpf_perf_event_data *ctx, struct pyrite_cpu *cpu)
+{
+	struct bpf_perf_event_value value = {};
+	__u64 period = config.period_ns, last = cpu->last_running_ns;
+
+	if (period == 0 || bpf_perf_prog_read_value(ctx, &value, sizeof(value)) != 0)
+		return;
+	cpu->last_running_ns = value.running;
+	if (value.running < last)
+		return;
+	__u64 gap = value.running - last, off_beat = gap % period;
+	__u64 ticks = (gap + period / 2) / period;
+	if (ticks > 1 && off_beat > period / 8 && off_beat < period - period / 8)
+		cpu->ticks[PYRITE_TICK_MISSED_LATE] += ticks - 1;
+}
+
 SEC("perf_event")
 int on_tick(struct bpf_perf_event_data *ctx)
 {
 	struct pyrite_cpu *cpu = bpf_map_lookup_elem(&cpus, &first);
 	/* Element 0 of an array always exists; the verifier wants to hear it. */
-	if (cpu)
+	if (cpu) {
+		note_lateness(ctx, cpu);
 		cpu->ticks[sample(ctx)]++;
+	}
 	return 0;
 }
 

@@ -153,7 +153,7 @@ impl Mappings {
 mod tests {
     use super::*;
     use crate::sideband::tests::range;
-    use proptest::prelude::{Strategy, prop_assert, prop_assert_eq, prop_oneof, proptest};
+    use proptest::prelude::{prop_assert, prop_assert_eq, prop_oneof, proptest};
 
     fn mapping(start: u64, end: u64, inode: u64) -> Mapping {
         Mapping::new(&range(start, end, inode, "/bin/x"), |key, path| {

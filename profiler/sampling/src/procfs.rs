@@ -41,18 +41,16 @@ pub fn parse_stat(text: &[u8], clock_ticks_hz: u64) -> Option<ProcStat> {
     })
 }
 
-/// The executable mappings in `/proc/PID/maps`, at most `limit`, and how many lines could not be understood.
-pub fn parse_maps(text: &[u8], limit: usize) -> (Vec<MappedRange>, usize) {
+/// The executable mappings in `/proc/PID/maps`, at most `limit`. `None` where a line has another shape.
+pub fn parse_maps(text: &[u8], limit: usize) -> Option<Vec<MappedRange>> {
     let mut ranges = Vec::new();
-    let mut malformed = 0;
     for line in text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-        match parse_line(&String::from_utf8_lossy(line)) {
-            None => malformed += 1,
-            Some((range, true)) if ranges.len() < limit => ranges.push(range),
-            Some(_) => {}
+        let (range, is_executable) = parse_line(&String::from_utf8_lossy(line))?;
+        if is_executable && ranges.len() < limit {
+            ranges.push(range);
         }
     }
-    (ranges, malformed)
+    Some(ranges)
 }
 
 /// `start-end perms offset major:minor inode   name`, and whether it is executable.
@@ -109,10 +107,8 @@ mod tests {
 00651000-00652000 r--p 00051000 08:02 173521      /usr/bin/with blank (deleted)
 7fff0000-7fff2000 r-xp 00000000 00:00 0                          [vdso]
 7f0000000000-7f0000001000 rwxp 00000000 00:00 0
-nonsense
 ";
-        let (ranges, malformed) = parse_maps(text, 10);
-        assert_eq!(malformed, 1);
+        let ranges = parse_maps(text, 10).unwrap();
         assert_eq!(
             ranges.iter().map(|r| &*r.name).collect::<Vec<_>>(),
             ["/usr/bin/with blank (deleted)", "[vdso]", ""]
@@ -120,7 +116,8 @@ nonsense
         assert_eq!(ranges[0].file, FileKey { dev_major: 8, dev_minor: 2, inode: 173_521 });
         assert_eq!((ranges[0].start, ranges[0].end), (Avma(0x40_0000), Avma(0x45_2000)));
         assert_eq!(ranges[0].file_offset, FileOffset(0x1000));
-        assert_eq!(parse_maps(text, 1).0.len(), 1);
+        assert_eq!(parse_maps(text, 1).unwrap().len(), 1);
+        assert_eq!(parse_maps(b"nonsense\n", 10), None);
     }
 
     proptest! {

@@ -8,6 +8,8 @@ const MAX_TEXT_BYTES: u64 = 16 << 10;
 const PF_KTHREAD: u64 = 0x0020_0000;
 /// `/proc` gives start times in ticks of `USER_HZ`, which is 100 on every Linux ABI.
 const NS_PER_TICK: u64 = 10_000_000;
+/// How far a start time learnt from a sample or a fork event may be off; far below the time in which pids come round.
+const START_SLACK_NS: u64 = 500_000_000;
 
 /// Which process: a tgid alone is used again by later processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -64,8 +66,8 @@ pub fn read(process: ProcessKey) -> Result<ProcessFacts, ProcessMiss> {
     let dir = format!("/proc/{}", process.tgid);
     let stat = read_text(&format!("{dir}/stat"))?;
     let stat = parse_stat(&stat).ok_or(ProcessMiss::Unreadable)?;
-    // The kernel rounds down to ticks; one tick of slack covers its own rounding of the boot offset.
-    if process.start_boot_ns != 0 && stat.start_ticks.abs_diff(process.start_boot_ns / NS_PER_TICK) > 1 {
+    let start_boot_ns = stat.start_ticks.saturating_mul(NS_PER_TICK);
+    if process.start_boot_ns != 0 && start_boot_ns.abs_diff(process.start_boot_ns) > START_SLACK_NS {
         return Err(ProcessMiss::Reused);
     }
     if stat.is_kernel {

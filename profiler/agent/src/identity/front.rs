@@ -1,0 +1,356 @@
+//! The labels of a process, at once from what is known and better once its runtime has answered.
+//!
+//! One owner: the thread that turns samples into rows. Nothing here waits for a runtime.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hashbrown::HashMap;
+use pyrite_model::{LabelSet, names};
+
+use super::cardinality::{Cardinality, CardinalityLimits};
+use super::cgroup::{Container, Unit, unit_of};
+use super::containers::Containers;
+use super::inventory::{CgroupMounts, Inventory};
+use super::process::{self, ProcessFacts, ProcessKey, ProcessMiss};
+use super::runtime::{Metadata, RuntimeConfig, RuntimeMiss, RuntimeWorker};
+
+/// Processes remembered; a node with more has many short-lived ones, which are read again if they sample again.
+const MAX_PROCESSES: usize = 16_384;
+/// Processes move between groups without notice, mostly right after their start; this bounds how long it goes unseen.
+const REREAD_AFTER: Duration = Duration::from_secs(30);
+/// Walking the tree for one unknown group is allowed this often.
+const RESCAN_AFTER: Duration = Duration::from_secs(1);
+const SHORT_ID_BYTES: usize = 12;
+/// The service of kernel threads and of the idle task.
+const KERNEL: &str = "kernel";
+
+/// Settings of [`Identity`].
+#[derive(Clone, Debug)]
+pub struct IdentityConfig {
+    /// Name of this node; its host name if empty.
+    pub node: String,
+    /// Where runtimes listen.
+    pub runtimes: RuntimeConfig,
+    /// Bounds on label values.
+    pub cardinality: CardinalityLimits,
+    /// How long labels stay [`Certainty::Pending`] while a runtime has not answered.
+    pub hold: Duration,
+}
+
+impl Default for IdentityConfig {
+    fn default() -> Self {
+        Self {
+            node: String::new(),
+            runtimes: RuntimeConfig::default(),
+            cardinality: CardinalityLimits::default(),
+            hold: Duration::from_millis(1_500),
+        }
+    }
+}
+
+/// What a sample says of its process.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a> {
+    /// Which process.
+    pub process: ProcessKey,
+    /// The sampled thread's command name.
+    pub comm: &'a str,
+    /// The cgroup v2 id that the sample carried; 0 where unknown.
+    pub cgroup_id: u64,
+    /// The parent's tgid; 0 where unknown. Only used for a process that is gone.
+    pub parent: u32,
+}
+
+/// Whether better labels may soon be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Certainty {
+    /// A runtime has been asked and its answer is worth waiting for.
+    Pending,
+    /// These are the labels. A runtime that answers late may still improve those of later samples.
+    Final,
+}
+
+/// A process's labels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Labels {
+    /// The labels.
+    pub set: LabelSet,
+    /// Whether to wait for better ones.
+    pub certainty: Certainty,
+}
+
+/// A container or unit that exists on this node, busy or idle.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// Its labels, without those of a process (`comm`, `exe`).
+    pub labels: LabelSet,
+    /// What it is.
+    pub unit: Arc<Unit>,
+    /// CPU time it has used since its cgroup was made, in nanoseconds.
+    pub cpu_ns: u64,
+}
+
+/// Counters and gauges of [`Identity`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IdentityStats {
+    /// Processes remembered now.
+    pub processes: usize,
+    /// Containers remembered now.
+    pub containers: usize,
+    /// Processes that `/proc` did not tell of, in the order of [`ProcessMiss::ALL`].
+    pub process_misses: [u64; ProcessMiss::ALL.len()],
+    /// Of those, how many were placed by the cgroup id of their sample.
+    pub placed_by_cgroup: u64,
+    /// Of those, how many were placed by their parent.
+    pub placed_by_parent: u64,
+    /// Containers that no runtime named, in the order of [`RuntimeMiss::ALL`].
+    pub runtime_misses: [u64; RuntimeMiss::ALL.len()],
+    /// Label values replaced by `other`.
+    pub values_replaced: u64,
+}
+
+struct Known {
+    key: ProcessKey,
+    cgroup_id: u64,
+    unit: Arc<Unit>,
+    exe: Option<String>,
+    is_kernel: bool,
+    /// `None` for a process that is gone: there is nothing to read again.
+    read_at: Option<Instant>,
+    used_at: Instant,
+}
+
+/// Tells who a process is.
+pub struct Identity {
+    node: String,
+    processes: HashMap<u32, Known>,
+    containers: Containers,
+    inventory: Inventory,
+    last_scan: Option<Instant>,
+    cardinality: Cardinality,
+    stats: IdentityStats,
+}
+
+impl Identity {
+    /// Starts the thread that asks the runtimes.
+    ///
+    /// # Errors
+    /// When the system gives no thread or no event loop.
+    pub fn new(config: IdentityConfig) -> io::Result<Self> {
+        let worker = RuntimeWorker::spawn(config.runtimes)?;
+        let node = if config.node.is_empty() { host_name() } else { config.node };
+        Ok(Self {
+            node,
+            processes: HashMap::new(),
+            containers: Containers::new(worker, config.hold),
+            inventory: Inventory::new(CgroupMounts::find()),
+            last_scan: None,
+            cardinality: Cardinality::new(config.cardinality),
+            stats: IdentityStats::default(),
+        })
+    }
+
+    /// The labels of a sample's process as they are known now.
+    pub fn labels_for(&mut self, subject: &Subject<'_>) -> Labels {
+        self.containers.drain();
+        let (unit, exe, is_kernel) = self.process(subject);
+        let mut pairs = vec![(names::NODE, self.node.clone()), (names::COMM, subject.comm.to_owned())];
+        if is_kernel {
+            pairs.push((names::SERVICE_NAME, KERNEL.to_owned()));
+            return Labels { set: self.admit(&pairs), certainty: Certainty::Final };
+        }
+        let program = exe.as_deref().map_or(subject.comm, basename).to_owned();
+        pairs.extend(exe.map(|exe| (names::EXE, exe)));
+        let certainty = self.describe(&unit, || Some(subject.process.tgid), &mut pairs);
+        if *unit == Unit::Plain {
+            pairs.push((names::SERVICE_NAME, program));
+        }
+        Labels { set: self.admit(&pairs), certainty }
+    }
+
+    /// Every container and unit of this node with the CPU time it has used. Meant for every ten seconds or so.
+    pub fn inventory(&mut self) -> Vec<Service> {
+        self.containers.drain();
+        let found = self.scan();
+        let mut services = Vec::with_capacity(found.len());
+        for usage in found {
+            let mut pairs = vec![(names::NODE, self.node.clone())];
+            self.describe(&usage.unit, || first_process(&usage.cgroup), &mut pairs);
+            services.push(Service { labels: self.admit(&pairs), unit: usage.unit, cpu_ns: usage.cpu_ns });
+        }
+        services
+    }
+
+    /// Forgets a process: it executed another program, or exited and its rows are done.
+    pub fn forget(&mut self, tgid: u32) {
+        self.processes.remove(&tgid);
+    }
+
+    /// Counters and gauges.
+    pub fn stats(&self) -> IdentityStats {
+        IdentityStats {
+            processes: self.processes.len(),
+            containers: self.containers.len(),
+            runtime_misses: self.containers.misses,
+            values_replaced: self.cardinality.replaced(),
+            ..self.stats
+        }
+    }
+
+    fn process(&mut self, subject: &Subject<'_>) -> (Arc<Unit>, Option<String>, bool) {
+        let (key, now) = (subject.process, Instant::now());
+        if key.tgid == 0 {
+            return (Arc::new(Unit::Plain), None, true);
+        }
+        if let Some(known) = self.processes.get_mut(&key.tgid)
+            && known.key == key
+            && (known.read_at.is_none() || known.cgroup_id == subject.cgroup_id)
+            && known.read_at.is_none_or(|at| now - at < REREAD_AFTER)
+        {
+            known.used_at = now;
+            return (Arc::clone(&known.unit), known.exe.clone(), known.is_kernel);
+        }
+        let known = match process::read(key) {
+            Ok(facts) => Known::alive(subject, facts, now),
+            Err(miss) => self.gone(subject, miss, now),
+        };
+        let answer = (Arc::clone(&known.unit), known.exe.clone(), known.is_kernel);
+        self.make_room();
+        self.processes.insert(key.tgid, known);
+        answer
+    }
+
+    /// Places a process that `/proc` no longer tells of: by what was known of it, its cgroup, or its parent.
+    fn gone(&mut self, subject: &Subject<'_>, miss: ProcessMiss, now: Instant) -> Known {
+        self.stats.process_misses[miss as usize] += 1;
+        if let Some(mut known) =
+            self.processes.remove(&subject.process.tgid).filter(|k| k.key == subject.process)
+        {
+            (known.read_at, known.used_at) = (None, now);
+            return known;
+        }
+        let by_cgroup = self.owner_of_group(subject.cgroup_id, now);
+        let unit = if let Some(unit) = by_cgroup {
+            self.stats.placed_by_cgroup += 1;
+            unit
+        } else if let Some(unit) = self.unit_of_parent(subject.parent) {
+            self.stats.placed_by_parent += 1;
+            unit
+        } else {
+            Arc::new(Unit::Plain)
+        };
+        let (key, cgroup_id) = (subject.process, subject.cgroup_id);
+        Known { key, cgroup_id, unit, exe: None, is_kernel: false, read_at: None, used_at: now }
+    }
+
+    fn owner_of_group(&mut self, cgroup_id: u64, now: Instant) -> Option<Arc<Unit>> {
+        /// The root group: where every process is that no v2 manager has placed.
+        const ROOT: u64 = 1;
+        if cgroup_id <= ROOT {
+            return None;
+        }
+        if self.inventory.owner_of(cgroup_id).is_none()
+            && self.last_scan.is_none_or(|at| now - at > RESCAN_AFTER)
+        {
+            self.scan();
+        }
+        self.inventory.owner_of(cgroup_id).filter(|unit| **unit != Unit::Plain)
+    }
+
+    fn unit_of_parent(&self, parent: u32) -> Option<Arc<Unit>> {
+        if let Some(known) = self.processes.get(&parent) {
+            return Some(Arc::clone(&known.unit));
+        }
+        if parent == 0 {
+            return None;
+        }
+        let facts = process::read(ProcessKey { tgid: parent, start_boot_ns: 0 }).ok()?;
+        Some(Arc::new(unit_of(&facts.cgroup)))
+    }
+
+    fn scan(&mut self) -> Vec<super::inventory::UnitUsage> {
+        self.last_scan = Some(Instant::now());
+        self.inventory.scan()
+    }
+
+    /// Adds the labels that a unit brings.
+    fn describe(&mut self, unit: &Unit, tgid: impl FnOnce() -> Option<u32>, pairs: &mut Pairs) -> Certainty {
+        match unit {
+            Unit::Container(container) => {
+                let known = self.containers.get(container, tgid);
+                describe_container(container, known.metadata, pairs);
+                if known.is_final { Certainty::Final } else { Certainty::Pending }
+            }
+            Unit::Systemd(unit) => {
+                pairs.push((names::SERVICE_NAME, unit.name.clone()));
+                Certainty::Final
+            }
+            Unit::Plain => Certainty::Final,
+        }
+    }
+
+    fn admit(&mut self, pairs: &Pairs) -> LabelSet {
+        let admitted = pairs.iter().map(|(name, value)| (*name, self.cardinality.admit(name, value)));
+        LabelSet::from_pairs(admitted.collect::<Vec<_>>())
+    }
+
+    fn make_room(&mut self) {
+        if self.processes.len() < MAX_PROCESSES {
+            return;
+        }
+        let mut uses: Vec<Instant> = self.processes.values().map(|known| known.used_at).collect();
+        let (_, &mut cutoff, _) = uses.select_nth_unstable(MAX_PROCESSES / 4);
+        self.processes.retain(|_, known| known.used_at > cutoff);
+    }
+}
+
+type Pairs = Vec<(&'static str, String)>;
+
+impl Known {
+    fn alive(subject: &Subject<'_>, facts: ProcessFacts, now: Instant) -> Self {
+        Self {
+            key: subject.process,
+            cgroup_id: subject.cgroup_id,
+            unit: Arc::new(unit_of(&facts.cgroup)),
+            exe: facts.exe,
+            is_kernel: facts.is_kernel,
+            read_at: Some(now),
+            used_at: now,
+        }
+    }
+}
+
+fn describe_container(container: &Container, metadata: Metadata, pairs: &mut Pairs) {
+    let service = if metadata.name.is_empty() { short_id(&container.id) } else { &metadata.name };
+    pairs.push((names::SERVICE_NAME, service.to_owned()));
+    let pod_uid = || container.pod_uid.clone().unwrap_or_default();
+    let pod = if metadata.pod.is_empty() { pod_uid() } else { metadata.pod };
+    pairs.push((names::CONTAINER_ID, container.id.clone()));
+    pairs.push((names::CONTAINER_NAME, metadata.name));
+    pairs.push((names::IMAGE, metadata.image));
+    pairs.push((names::POD, pod));
+    pairs.push((names::NAMESPACE, metadata.namespace));
+}
+
+/// What runtimes print for an id.
+fn short_id(id: &str) -> &str {
+    let is_long_hex = id.len() > SHORT_ID_BYTES && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if is_long_hex { &id[..SHORT_ID_BYTES] } else { id }
+}
+
+fn basename(path: &str) -> &str {
+    path.rsplit('/').next().filter(|name| !name.is_empty()).unwrap_or(path)
+}
+
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.trim_end().to_owned()
+}
+
+fn first_process(cgroup: &Path) -> Option<u32> {
+    let text = std::fs::read_to_string(cgroup.join("cgroup.procs")).ok()?;
+    text.lines().next()?.parse().ok()
+}

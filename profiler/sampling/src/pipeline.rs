@@ -314,3 +314,6 @@ fn user_frames(sample: &Sample, resolve: impl Fn(Avma) -> UserFrame) -> Vec<User
     };
     sample.user.iter().enumerate().map(at_call).map(resolve).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -35,9 +35,15 @@ impl Fates {
 
     /// Moves `ticks` from one fate to another; the books stay balanced.
     pub fn move_to(&mut self, from: TickFate, to: TickFate, ticks: u64) {
-        let moved = ticks.min(self.get(from));
-        self.0[from as usize] -= moved;
+        let moved = self.take(from, ticks);
         self.add(to, moved);
+    }
+
+    /// Takes at most `ticks` out of a fate and returns how many there were.
+    pub fn take(&mut self, fate: TickFate, ticks: u64) -> u64 {
+        let taken = ticks.min(self.get(fate));
+        self.0[fate as usize] -= taken;
+        taken
     }
 
     /// Adds all of `other`.
@@ -143,6 +149,22 @@ impl Ledger {
         self.held = self.held.saturating_sub(user.total());
     }
 
+    /// Enters what the store did with what was handed on to it: the rest is still on its way.
+    pub fn settle_store(&mut self, stored: u64, refused: u64) {
+        let handed_on = self.fates.get(TickFate::Stored);
+        let stored = stored.min(handed_on);
+        let refused = refused.min(handed_on - stored);
+        self.fates.move_to(TickFate::Stored, TickFate::StoreRefused, refused);
+        self.held += self.fates.take(TickFate::Stored, handed_on - stored - refused);
+    }
+
+    /// Ticks that met a running task and are not stored, for whatever reason but that nobody asked for them.
+    pub fn lost(&self) -> u64 {
+        let kept =
+            [TickFate::Sent, TickFate::Idle, TickFate::MissedIdle, TickFate::Stored, TickFate::Filtered];
+        self.fates.iter().filter(|(fate, _)| !kept.contains(fate)).map(|(_, ticks)| ticks).sum()
+    }
+
     /// Ticks owed that no fate explains; 0 when the books are right.
     pub fn unexplained(&self) -> i64 {
         (self.owed + self.surplus) as i64 - (self.fates.total() + self.held) as i64
@@ -193,6 +215,9 @@ mod tests {
             prop_assert_eq!(ledger.unexplained(), 0);
             prop_assert!(ledger.surplus == 0 || ledger.fates.get(TickFate::MissedSkipped) == 0);
             prop_assert_eq!(ledger.held, sent - stored);
+            ledger.settle_store(stored / 2, stored / 4);
+            prop_assert_eq!(ledger.unexplained(), 0);
+            prop_assert_eq!(ledger.held, sent - stored / 2 - stored / 4);
         }
     }
 }

@@ -126,7 +126,8 @@ impl Session {
 
     /// Takes events until time is up, the command has ended or the user has had enough.
     async fn sample(&mut self, args: &RecordArgs, mut workload: Option<&mut Workload>) -> Result<()> {
-        let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        let (mut interrupt, mut terminate) =
+            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
         let limit = args.duration.or(workload.is_none().then_some(DEFAULT_DURATION));
         let bar = progress_bar(limit);
         if let Some(workload) = workload.as_deref() {
@@ -184,7 +185,11 @@ fn progress_bar(limit: Option<Duration>) -> ProgressBar {
         Some(limit) => ProgressBar::new(limit.as_millis() as u64),
         None => ProgressBar::new_spinner(),
     };
-    let template = if limit.is_some() { "recording {wide_bar} {elapsed}/{msg}" } else { "recording {spinner} {elapsed}" };
+    let template = if limit.is_some() {
+        "recording {wide_bar} {elapsed}/{msg}"
+    } else {
+        "recording {spinner} {elapsed}"
+    };
     bar.set_style(ProgressStyle::with_template(template).expect("the template is a constant"));
     bar.set_message(limit.map_or_else(String::new, |limit| format!("{}s", limit.as_secs_f64())));
     bar
@@ -200,7 +205,8 @@ fn ensure_container(name: &str, identity: &mut Identity) -> Result<()> {
         if services.iter().any(|service| is_container(&service.labels, name)) {
             return Ok(());
         }
-        known = services.iter().filter_map(|s| s.labels.get(names::CONTAINER_NAME).map(str::to_owned)).collect();
+        known =
+            services.iter().filter_map(|s| s.labels.get(names::CONTAINER_NAME).map(str::to_owned)).collect();
         std::thread::sleep(TICK);
     }
     match known.as_slice() {
@@ -240,8 +246,10 @@ struct Collected {
 impl Collected {
     fn add(&mut self, batch: &Batch) {
         let remap = self.symbols.merge(&batch.symbols);
-        let wanted = |labels: &LabelSet| self.container.as_ref().is_none_or(|name| is_container(labels, name));
-        let counts = batch.series.iter().filter(|s| s.profile_type == ProfileType::cpu_samples() && wanted(&s.labels));
+        let wanted =
+            |labels: &LabelSet| self.container.as_ref().is_none_or(|name| is_container(labels, name));
+        let counts =
+            batch.series.iter().filter(|s| s.profile_type == ProfileType::cpu_samples() && wanted(&s.labels));
         for row in counts.flat_map(|series| &series.rows) {
             *self.samples.entry(remap.stacks[row.stack.index()]).or_default() += row.value;
         }

@@ -63,7 +63,8 @@ impl Workload {
     }
 
     fn is_stopped(&self) -> Result<bool> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.tgid())).context("the command has vanished")?;
+        let stat =
+            fs::read_to_string(format!("/proc/{}/stat", self.tgid())).context("the command has vanished")?;
         match stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()) {
             Some('T') => Ok(true),
             Some('Z') | None => bail!("the command ended before it began"),

@@ -89,7 +89,9 @@ impl RowStream {
     fn labels(&mut self, second: &Second) -> (LabelsByThread, Certainty) {
         let mut labels = LabelsByThread::new();
         let mut certainty = Certainty::Final;
-        for SampledStack { process, comm, cgroup_id, .. } in second.stacks.iter().map(|counted| &counted.stack) {
+        for SampledStack { process, comm, cgroup_id, .. } in
+            second.stacks.iter().map(|counted| &counted.stack)
+        {
             labels.entry((*process, *comm)).or_insert_with(|| {
                 let comm = comm.to_string();
                 let subject = Subject { process: *process, comm: &comm, cgroup_id: *cgroup_id, parent: 0 };

@@ -48,3 +48,16 @@ pub fn release_free_memory() {
         libc::malloc_trim(0);
     }
 }
+
+/// Sends a signal to one process.
+///
+/// # Errors
+/// When there is no such process, or it is not ours to signal.
+pub fn send_signal(tgid: u32, signal: libc::c_int) -> std::io::Result<()> {
+    let tgid = libc::pid_t::try_from(tgid).map_err(|_out_of_range| std::io::ErrorKind::NotFound)?;
+    // SAFETY: kill has no preconditions. A positive tgid names one process, never a group.
+    match unsafe { libc::kill(tgid, signal) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
+}

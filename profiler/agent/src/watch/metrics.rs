@@ -41,7 +41,12 @@ pub(super) fn sampler(stats: &SamplerStats, ledger: &Ledger, out: &mut Expositio
 fn symbols(symbols: &SymbolizerStats, out: &mut Exposition) {
     out.counter("pyrite_symbols_hits_total", "Addresses named from the cache.", &[], symbols.hits as f64);
     out.counter("pyrite_symbols_lookups_total", "Addresses looked up.", &[], symbols.lookups as f64);
-    out.counter("pyrite_symbols_evictions_total", "Names dropped to keep the bound.", &[], symbols.evictions as f64);
+    out.counter(
+        "pyrite_symbols_evictions_total",
+        "Names dropped to keep the bound.",
+        &[],
+        symbols.evictions as f64,
+    );
     out.gauge("pyrite_symbols_cache_bytes", "Size of the name cache.", &[], symbols.cached_bytes as f64);
     out.gauge("pyrite_symbols_index_bytes", "Size of the symbol indexes.", &[], symbols.index_bytes as f64);
     for (miss, count) in Miss::ALL.iter().zip(symbols.unknown) {

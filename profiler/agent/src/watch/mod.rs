@@ -46,7 +46,8 @@ pub struct Watch {
 impl Watch {
     /// Starts sampling into `store`.
     pub fn start(frequency_hz: u32, store: Store) -> Result<Self> {
-        let identity = Identity::new(IdentityConfig::default()).context("failed to start the runtimes' thread")?;
+        let identity =
+            Identity::new(IdentityConfig::default()).context("failed to start the runtimes' thread")?;
         let name = identity.node().to_owned();
         let (sender, events) = sync_channel(QUEUE_EVENTS);
         let config = SamplerConfig { frequency_hz: u64::from(frequency_hz), ..SamplerConfig::default() };

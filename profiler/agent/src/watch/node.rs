@@ -7,8 +7,8 @@ use pyrite_model::{Exposition, names};
 use pyrite_sampling::Ledger;
 use pyrite_server::{KnownService, NodeInfo, NodeView, ServiceKind};
 
-use crate::identity::cgroup::Unit;
 use crate::identity::Service;
+use crate::identity::cgroup::Unit;
 use crate::rows::RowStats;
 use crate::sampler::{Sampler, SamplerStats};
 use crate::watch::metrics;

@@ -31,7 +31,7 @@ export function fillBuckets(
   stepMs: number,
   recordedFrom: number | null,
 ): (number | null)[] {
-  const count = Math.max(1, Math.round((window.until - window.from) / stepMs));
+  const count = bucketCount(window, stepMs);
   const filled = Array.from<number | null>({ length: count });
   for (let i = 0; i < count; i++) {
     filled[i] = recordedFrom !== null && window.from + (i + 1) * stepMs >= recordedFrom ? 0 : null;
@@ -43,9 +43,13 @@ export function fillBuckets(
   return filled;
 }
 
+function bucketCount(window: Span, stepMs: number): number {
+  return Math.max(1, Math.floor((window.until - window.from) / stepMs));
+}
+
 /** The right edge of each bucket, unix ms. */
 export function bucketTimes(window: Span, stepMs: number): number[] {
-  const count = Math.max(1, Math.round((window.until - window.from) / stepMs));
+  const count = bucketCount(window, stepMs);
   return Array.from({ length: count }, (_, i) => window.from + (i + 1) * stepMs);
 }
 

@@ -68,3 +68,8 @@ export function neighbourMatch(matches: Matches, frame: number, direction: 1 | -
   if (direction === 1) return frames.find((i) => i > frame) ?? frames[0];
   return frames.findLast((i) => i < frame) ?? frames[frames.length - 1];
 }
+
+/** A search text that matches this name and no other. */
+export function exactly(name: string): string {
+  return `^${name.replace(/[\\^$.*+?()[\]{}|]/g, '\\$&')}$`;
+}

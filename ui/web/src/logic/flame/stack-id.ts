@@ -3,6 +3,7 @@
 import type { FlameColumns } from './columns';
 
 const PRIME = 0x01000193;
+const SEEDS: readonly [number, number] = [0x811c9dc5, 0x9747b28c];
 
 function mix(seed: number, text: string): number {
   let hash = seed;
@@ -19,7 +20,7 @@ export function stackId(columns: FlameColumns, frame: number): string {
   if (frame === 0) return '';
   const path: number[] = [];
   for (let i = frame; i !== 0; i = columns.parent[i]) path.push(i);
-  let [a, b] = [0x811c9dc5, 0x9747b28c];
+  let [a, b] = SEEDS;
   for (const i of path.reverse()) {
     const name = columns.names[columns.name[i]];
     [a, b] = [mix(a, name), mix(b, name)];
@@ -30,14 +31,15 @@ export function stackId(columns: FlameColumns, frame: number): string {
 /** The frame whose stack has this id, or -1. */
 export function findStack(columns: FlameColumns, id: string): number {
   if (id === '') return 0;
+  const [wantedA, wantedB] = [Number.parseInt(id.slice(0, 8), 16), Number.parseInt(id.slice(8), 16)];
   const a = new Uint32Array(columns.count);
   const b = new Uint32Array(columns.count);
-  [a[0], b[0]] = [0x811c9dc5, 0x9747b28c];
+  [a[0], b[0]] = SEEDS;
   for (let i = 1; i < columns.count; i++) {
     const name = columns.names[columns.name[i]];
     a[i] = mix(a[columns.parent[i]], name);
     b[i] = mix(b[columns.parent[i]], name);
-    if (hex(a[i]) + hex(b[i]) === id) return i;
+    if (a[i] === wantedA && b[i] === wantedB) return i;
   }
   return -1;
 }

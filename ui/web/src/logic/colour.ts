@@ -29,9 +29,16 @@ export function paletteIndex(text: string, size: number): number {
   return (hash >>> 16) % size;
 }
 
-/** Palette index per function name. */
-export function nameColours(names: readonly string[], size: number): Uint8Array {
-  return Uint8Array.from(names, (name) => paletteIndex(packageOf(name), size));
+/** A C name such as `ExecProcNode` tells no package. */
+function isPlain(name: string): boolean {
+  return /^_*[a-zA-Z][a-zA-Z0-9]*$/.test(name);
+}
+
+/** Palette index per function name: `packages` colours for packages, then `plain` quiet ones for names without. */
+export function nameColours(names: readonly string[], packages: number, plain: number): Uint8Array {
+  return Uint8Array.from(names, (name) =>
+    isPlain(name) ? packages + paletteIndex(name, plain) : paletteIndex(packageOf(name), packages),
+  );
 }
 
 /** Relative luminance of `#rrggbb` (WCAG 2.2). */

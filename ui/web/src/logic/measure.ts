@@ -19,10 +19,15 @@ export interface Scale {
   readonly whole: number;
 }
 
+/** What one stored value is in the unit people read: nanoseconds become seconds. */
+export function unitOf(measure: Measure): number {
+  return measure === 'cpu' || measure === 'time' ? 1e-9 : 1;
+}
+
 /** `value` in the unit people read: cores, seconds, bytes, counts or a fraction of 1. */
 export function toQuantity(value: number, scale: Scale): number {
   if (scale.quantity === 'share') return scale.whole > 0 ? value / scale.whole : 0;
-  const amount = scale.measure === 'cpu' || scale.measure === 'time' ? value / 1e9 : value;
+  const amount = value * unitOf(scale.measure);
   if (scale.quantity === 'amount') return amount;
   return scale.seconds > 0 ? amount / scale.seconds : 0;
 }
@@ -48,6 +53,12 @@ export function formatDelta(number: number, scale: Pick<Scale, 'measure' | 'quan
   return number > 0 ? `▲ +${text}` : `▼ −${text}`;
 }
 
+/** A quantity without its unit, for columns whose heading names it. */
+export function formatBare(number: number, scale: Pick<Scale, 'measure' | 'quantity'>): string {
+  const text = formatQuantity(number, scale);
+  return scale.measure === 'cpu' && scale.quantity === 'rate' ? text.replace(/ cores?$/, '') : text;
+}
+
 /** The name of a quantity of a measure, for headings and switches. */
 export function quantityName(measure: Measure, quantity: Quantity): string {
   if (quantity === 'share') return 'Share';
@@ -63,7 +74,7 @@ export function formatCores(cores: number): string {
 export function formatShare(fraction: number): string {
   const percent = fraction * 100;
   if (percent > 0 && percent < 0.01) return '<0.01 %';
-  return `${percent >= 99.95 ? percent.toFixed(0) : significant(percent)} %`;
+  return `${percent >= 99.95 || percent === 0 ? percent.toFixed(0) : percent.toFixed(percent >= 10 ? 1 : 2)} %`;
 }
 
 export function formatAmount(amount: number, measure: Measure): string {
@@ -89,14 +100,11 @@ export function formatSeconds(seconds: number): string {
   return `${Math.floor(minutes / 60)} h ${String(minutes % 60).padStart(2, '0')} min`;
 }
 
-/** Three significant digits, at most three decimals, no exponent. */
+/** Three significant digits, at most three decimals, no exponent. Columns of them line up. */
 function significant(number: number): string {
   const size = Math.abs(number);
   if (size >= 100) return number.toFixed(0);
   if (size >= 10) return number.toFixed(1);
-  return size >= 1 || size === 0 ? number.toFixed(size === 0 ? 0 : 2) : trimZeros(number.toFixed(3));
-}
-
-function trimZeros(text: string): string {
-  return text.replace(/0+$/, '').replace(/\.$/, '');
+  if (size === 0) return '0';
+  return number.toFixed(size >= 1 ? 2 : 3);
 }

@@ -2,7 +2,9 @@
 import { inkOn } from '../logic/colour';
 import { DIFF_STEPS } from '../logic/flame/diff';
 
+/** Colours for packages, and after them those for names that tell no package. */
 export const FRAME_COLOURS = 16;
+export const PLAIN_COLOURS = 4;
 
 /** A fill and the text colour that can be read on it. */
 export interface Paint {
@@ -39,7 +41,7 @@ export function readPalette(element: Element): Palette {
   const many = (count: number, name: (i: number) => string): Paint[] =>
     Array.from({ length: count }, (_, i) => paint(name(i)));
   return {
-    frames: many(FRAME_COLOURS, (i) => `frame-${i}`),
+    frames: many(FRAME_COLOURS + PLAIN_COLOURS, (i) => `frame-${i}`),
     diff: many(DIFF_STEPS * 2 + 1, (i) => `diff-${i}`),
     root: paint('frame-root'),
     background: forced ? 'Canvas' : token('surface'),

@@ -11,8 +11,14 @@ export interface TimelinePicture {
   readonly layers: readonly Layer[];
   readonly window: { readonly from: number; readonly until: number };
   readonly palette: Palette;
-  readonly format: (value: number) => string;
+  readonly formatValue: (value: number) => string;
+  readonly formatTime: (ms: number) => string;
+  /** Told where the plot lies once the chart has measured its axes. */
+  readonly onPlaced: (box: PlotBox) => void;
 }
+
+/** Height of the time axis below the plot; styles/workbench.css leaves it free of windows. */
+const TIME_AXIS_PX = 24;
 
 /** Where time lies on screen: CSS pixels from the host's left edge. */
 export interface PlotBox {
@@ -20,12 +26,8 @@ export interface PlotBox {
   readonly width: number;
 }
 
-export interface TimelineChart {
-  readonly box: () => PlotBox;
-  readonly destroy: () => void;
-}
-
-export function drawTimeline(host: HTMLElement, picture: TimelinePicture, height: number): TimelineChart {
+/** Draws the chart; returns how to remove it. */
+export function drawTimeline(host: HTMLElement, picture: TimelinePicture, height: number): () => void {
   const { palette, layers, window } = picture;
   const font = '11px system-ui, sans-serif';
   const axis = { stroke: palette.text, grid: { stroke: palette.grid, width: 1 }, ticks: { show: false }, font };
@@ -38,13 +40,21 @@ export function drawTimeline(host: HTMLElement, picture: TimelinePicture, height
       padding: [8, 8, 0, 0],
       cursor: { show: false },
       legend: { show: false },
+      hooks: {
+        ready: [(chart) => picture.onPlaced({ left: chart.over.offsetLeft, width: chart.over.clientWidth })],
+      },
       scales: {
         x: { time: true, range: [window.from / 1000, window.until / 1000] },
         y: { range: (_, __, max) => [0, max > 0 ? max * 1.08 : 1] },
       },
       axes: [
-        { ...axis, space: 70 },
-        { ...axis, size: 58, space: 28, values: (_, splits) => splits.map(picture.format) },
+        {
+          ...axis,
+          size: TIME_AXIS_PX,
+          space: 80,
+          values: (_, splits) => splits.map((seconds) => picture.formatTime(seconds * 1000)),
+        },
+        { ...axis, size: 58, space: 28, values: (_, splits) => splits.map(picture.formatValue) },
       ],
       series: [
         {},
@@ -56,11 +66,8 @@ export function drawTimeline(host: HTMLElement, picture: TimelinePicture, height
         }),
       ],
     },
-    [picture.times.map((ms) => ms / 1000), ...top.map((layer) => [...layer.stacked])],
+    [picture.times.map((ms) => ms / 1000), ...top.map((layer) => Array.from(layer.stacked))],
     host,
   );
-  return {
-    box: () => ({ left: chart.over.offsetLeft, width: chart.over.clientWidth }),
-    destroy: () => chart.destroy(),
-  };
+  return () => chart.destroy();
 }

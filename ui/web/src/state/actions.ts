@@ -6,9 +6,9 @@ import { stackId } from '../logic/flame/stack-id';
 import { panBy, zoomAbout } from '../logic/flame/layout';
 import { withValue } from '../logic/selector';
 import { absoluteRange } from '../logic/time';
-import { readView, writeView } from '../logic/url';
+import { DEFAULT_VIEW, readView, writeView } from '../logic/url';
 import { previousSpan, quietest, shiftSpan, suggestPair } from '../logic/windows';
-import type { SortColumn, Span, View } from '../types/view';
+import type { Sort, SortColumn, Span, View } from '../types/view';
 import { range, stepMs, timeline, timelinePoints } from './answers';
 import { columns, cursorFrame, focusFrame, matches, placement, viewport } from './graph';
 import * as state from './state';
@@ -53,15 +53,19 @@ export function clearWindows(): void {
   choose({ selected: null, baseline: null });
 }
 
-/** Sets the comparison, and a baseline when two windows are compared and there is none. */
+/** Sets the selected window; in a diff that is the comparison. */
 export function selectWindow(selected: Span, history: 'push' | 'replace' = 'push'): void {
   choose({ selected }, history);
 }
 
+/** What a fresh comparison is for. */
+const BY_CHANGE: Sort = { column: 'delta', descending: true };
+
 /** Sets the baseline; the comparison is then the selected window, else what the range still has beside it. */
 export function selectBaseline(baseline: Span, history: 'push' | 'replace' = 'push'): void {
-  const { selected } = state.view.peek();
-  choose({ baseline, selected: selected ?? beside(baseline, range.peek()) }, history);
+  const { selected, baseline: current } = state.view.peek();
+  const sort = current ? {} : { sort: BY_CHANGE };
+  choose({ baseline, selected: selected ?? beside(baseline, range.peek()), ...sort }, history);
 }
 
 /** The longer part of the range on one side of a window. */
@@ -75,19 +79,19 @@ function beside(span: Span, whole: Span): Span {
 export function toggleCompare(): void {
   const { selected, baseline } = state.view.peek();
   if (baseline) {
-    choose({ baseline: null });
+    choose({ baseline: null, sort: DEFAULT_VIEW.sort });
     return;
   }
   const points = timelinePoints.peek();
   const step = timeline.peek()?.stepMs ?? stepMs.peek();
   if (selected) {
     const found = quietest(points, step, selected) ?? previousSpan(selected, range.peek());
-    if (found) choose({ baseline: found });
+    if (found) choose({ baseline: found, sort: BY_CHANGE });
     else announce('There is no other time in this range to compare with. Choose a longer range.');
     return;
   }
   const pair = suggestPair(points, step);
-  if (pair) choose({ baseline: pair.baseline, selected: pair.comparison });
+  if (pair) choose({ baseline: pair.baseline, selected: pair.comparison, sort: BY_CHANGE });
   else announce('Too little has been recorded to compare two windows. Wait a minute or choose a longer range.');
 }
 

@@ -8,7 +8,7 @@ import { place, rateWeights, shareWeights } from '../logic/flame/placement';
 import { findMatches, readSearch } from '../logic/flame/search';
 import { findStack } from '../logic/flame/stack-id';
 import type { Scale } from '../logic/measure';
-import { measureOf } from '../logic/measure';
+import { measureOf, unitOf } from '../logic/measure';
 import { valueOf } from '../logic/selector';
 import { graph, recordedSeconds, services } from './answers';
 import { canvasWidth, cursorStack, pointer, view, zoom } from './state';
@@ -51,7 +51,7 @@ export const scales = computed<Scales>(() => {
 export const weights = computed(() =>
   quantity.value === 'share'
     ? shareWeights(columns.value)
-    : rateWeights(seconds.value.baseline, seconds.value.comparison),
+    : rateWeights(seconds.value, unitOf(scales.value.comparison.measure)),
 );
 
 export const placement = computed(() => place(columns.value, view.value.basis, weights.value));
@@ -99,7 +99,7 @@ export const tableFunctions = computed(() => {
 export const rootName = computed(() => {
   const service = valueOf(view.value.matchers, 'service_name');
   if (service) return service;
-  return view.value.matchers.length > 0 ? 'selection' : 'whole node';
+  return view.value.matchers.length > 0 ? 'Selection' : 'Whole node';
 });
 
 export function frameName(frame: number): string {

@@ -38,6 +38,9 @@ export const pointer = signal<PointerOverGraph | null>(null);
 /** Width of the canvas, CSS pixels. */
 export const canvasWidth = signal(0);
 
+/** Whether the keyboard is on the graph; only then is its cursor drawn. */
+export const graphFocused = signal(false);
+
 /** What is typed above the service list. */
 export const serviceFilter = signal('');
 

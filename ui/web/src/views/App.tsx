@@ -1,22 +1,20 @@
 // The shell: header, filters, service list, workbench, and the keys that work everywhere in it.
 import { useEffect, useRef } from 'preact/hooks';
 import { cursorToMatch, resetZoom, toggleCompare, zoomOut } from '../state/actions';
-import { announcement, helpOpen, view } from '../state/state';
+import { announcement, helpOpen } from '../state/state';
 import { Filters } from './Filters';
 import { Changes } from './flame/Changes';
-import { FlamePanel } from './flame/FlamePanel';
-import { FunctionTable } from './FunctionTable';
 import { Header } from './Header';
 import { Help } from './Help';
 import { SEARCH_ID } from './ids';
 import { Services } from './Services';
 import { TimelinePanel } from './TimelinePanel';
+import { Workbench } from './Workbench';
 
 export function App() {
   const shell = useRef<HTMLDivElement>(null);
   // Keys are heard by the shell, not the window, so it takes the focus that would otherwise rest on the body.
   useEffect(() => shell.current?.focus({ preventScroll: true }), []);
-  const { panel } = view.value;
   return (
     <div class="shell" ref={shell} tabIndex={-1} onKeyDown={onKey}>
       <a class="skip" href="#main">
@@ -29,10 +27,7 @@ export function App() {
         <main class="main" id="main" tabIndex={-1}>
           <TimelinePanel />
           <Changes />
-          <div class={`workbench ${panel}`}>
-            {panel !== 'table' && <FlamePanel />}
-            {panel !== 'graph' && <FunctionTable />}
-          </div>
+          <Workbench />
         </main>
       </div>
       <p class="hidden" role="status" aria-live="polite" data-testid="announcement">

@@ -1,17 +1,16 @@
 // The table of functions: what the canvas shows, as text that can be sorted, read aloud and read by machines. Cells
 // carry the values as stored in `data-*-ns` (nanoseconds for CPU profiles).
+import { computed } from '@preact/signals';
 import { exactly } from '../logic/flame/search';
 import type { FunctionRow } from '../logic/flame/functions';
 import { selfDelta } from '../logic/flame/functions';
 import { frameChange } from '../logic/flame/diff';
-import { formatDelta, formatShare, formatValue } from '../logic/measure';
+import { formatBare, formatDelta, formatShare, toQuantity } from '../logic/measure';
 import { choose, sortBy } from '../state/actions';
 import { graph, graphAbout } from '../state/answers';
-import { columns, diffScale, isDiff, isEmpty, scales, tableFunctions, weights } from '../state/graph';
+import { columns, diffScale, functions, isDiff, isEmpty, scales, tableFunctions, weights } from '../state/graph';
 import { tableRows, view } from '../state/state';
 import type { SortColumn } from '../types/view';
-import { PanelSwitch } from './flame/FlamePanel';
-import { SearchBox } from './flame/SearchBox';
 import { Skeleton } from './Notice';
 
 const MORE_ROWS = 400;
@@ -19,28 +18,20 @@ const MORE_ROWS = 400;
 export function FunctionTable() {
   const { data, pending } = graph.answer.value;
   const rows = tableFunctions.value;
-  const alone = view.value.panel === 'table';
   return (
-    <section class="panel" aria-labelledby="table-title" aria-busy={pending}>
-      <div class="bar">
-        <h2 id="table-title">Functions</h2>
-        <span class="muted">{data ? rows.length : ''}</span>
-        <span class="grow" />
-        {alone && <SearchBox />}
-        {alone && <PanelSwitch />}
-      </div>
+    <section class="pane" aria-label="Functions" aria-busy={pending}>
       {!data && pending && <Skeleton label="Loading the functions" widths={[100, 90, 80, 70, 60]} />}
       {data && !isEmpty.value && (
         <div class={graph.isStale(graphAbout.value) ? 'table stale' : 'table'} tabIndex={0} role="group" aria-label="Functions">
-          <table class="functions" data-testid="functions">
+          <table class={isDiff.value ? 'functions diff' : 'functions'} data-testid="functions">
             <caption class="hidden">Functions with their own and total values</caption>
             <thead>
               <tr>
                 <Heading column="name" label="Function" />
                 {isDiff.value ? (
                   <>
-                    <Heading column="self" label="B self" />
                     <Heading column="delta" label="Δ self" />
+                    <Heading column="self" label="B self" />
                     <Heading column="total" label="B total" />
                   </>
                 ) : (
@@ -80,10 +71,17 @@ function Heading({ column, label }: { readonly column: SortColumn; readonly labe
     <th scope="col" aria-sort={sorted ? direction : 'none'}>
       <button type="button" class="quiet" onClick={() => sortBy(column)}>
         {label}
+        {column !== 'name' && !isDiff.value && unit() !== '' && <span class="muted"> {unit()}</span>}
         <span aria-hidden="true">{sorted ? (sort.descending ? ' ↓' : ' ↑') : ''}</span>
       </button>
     </th>
   );
+}
+
+/** The unit that all cells of a column share, if they share one. */
+function unit(): string {
+  const { measure, quantity } = scales.value.comparison;
+  return measure === 'cpu' && quantity === 'rate' ? 'cores' : '';
 }
 
 function Row({ row }: { readonly row: FunctionRow }) {
@@ -102,25 +100,27 @@ function Row({ row }: { readonly row: FunctionRow }) {
           {row.name}
         </button>
       </td>
-      <SelfCell row={row} />
       {isDiff.value && <DeltaCell row={row} />}
+      <SelfCell row={row} />
       <TotalCell row={row} />
     </tr>
   );
 }
 
+/** Bars compare rows with each other, so the longest is the largest self, not the whole. */
+const largestSelf = computed(() => functions.value.reduce((most, row) => Math.max(most, row.self), 1));
+
 function whole(): number {
   return Math.max(columns.value.total[0], 1);
 }
 
-/** The value as chosen, below it the other reading: the share, or the rate when the share was chosen. */
+/** The value as chosen and, unless that is the share already, its share. The heading names the unit. */
 function Value({ value }: { readonly value: number }) {
   const scale = scales.value.comparison;
-  const other = scale.quantity === 'share' ? formatValue(value, { ...scale, quantity: 'rate' }) : formatShare(value / whole());
   return (
     <>
-      {formatValue(value, scale)}
-      <small>{other}</small>
+      {formatBare(toQuantity(value, scale), scale)}
+      {scale.quantity !== 'share' && !isDiff.value && <small>{formatShare(value / whole())}</small>}
     </>
   );
 }
@@ -130,7 +130,7 @@ function SelfCell({ row }: { readonly row: FunctionRow }) {
   return (
     <td data-self-ns={row.self} {...baseline}>
       <Value value={row.self} />
-      <span class="cell-bar" aria-hidden="true" style={{ width: `${(row.self / whole()) * 80}%` }} />
+      <span class="cell-bar" aria-hidden="true" style={{ width: `${(row.self / largestSelf.value) * 90}%` }} />
     </td>
   );
 }
@@ -140,7 +140,6 @@ function TotalCell({ row }: { readonly row: FunctionRow }) {
   return (
     <td data-total-ns={row.total} {...baseline}>
       <Value value={row.total} />
-      <span class="cell-bar" aria-hidden="true" style={{ width: `${(row.total / whole()) * 80}%` }} />
     </td>
   );
 }
@@ -148,12 +147,12 @@ function TotalCell({ row }: { readonly row: FunctionRow }) {
 function DeltaCell({ row }: { readonly row: FunctionRow }) {
   const delta = selfDelta(row, weights.value);
   const change = frameChange(row.baseSelf, row.self, diffScale.value);
-  const word = { new: 'new', gone: 'gone', same: 'noise or <5 %', grew: '', shrank: '' }[change.kind];
   const tone = change.step === 0 ? 'muted' : delta > 0 ? 'grew' : 'shrank';
+  const word = change.kind === 'new' || change.kind === 'gone' ? `${change.kind} ` : '';
   return (
-    <td class={tone} data-delta={delta}>
-      {formatDelta(delta, scales.value.comparison)}
-      <small>{row.self === 0 && row.baseSelf === 0 ? '' : word}</small>
+    <td class={tone} data-delta={delta} title={change.step === 0 ? 'Within sampling noise, or less than 5 %' : undefined}>
+      {word}
+      {formatDelta(delta, scales.value.comparison).replace(/ cores?$/, '')}
     </td>
   );
 }

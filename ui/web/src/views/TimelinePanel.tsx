@@ -1,8 +1,8 @@
 // The timeline of what is chosen, with the selected window and, when comparing, the baseline.
 import { useComputed } from '@preact/signals';
 import { useEffect, useRef, useState } from 'preact/hooks';
-import { formatQuantity, formatSeconds, toQuantity } from '../logic/measure';
-import { lengthOf } from '../logic/time';
+import { formatBare, formatSeconds, toQuantity } from '../logic/measure';
+import { lengthOf, MINUTE } from '../logic/time';
 import { drawTimeline, type PlotBox } from '../paint/timeline';
 import { clearWindows, rangeToSelection, suggestBaseline, type Suggestion, toggleCompare } from '../state/actions';
 import { chosenSeries, firstRecorded, measure, overview, overviewAbout, range, seriesAbout, stepMs, timeline } from '../state/answers';
@@ -10,11 +10,11 @@ import { rootName } from '../state/graph';
 import { palette } from '../state/document';
 import { view } from '../state/state';
 import { Bands } from './Bands';
-import { formatClock, formatWindow } from './clock-text';
+import { formatClock, formatMinute, formatWindow } from './clock-text';
 import { layers } from './layers';
 import { Empty, ErrorNotice, Skeleton } from './Notice';
 
-const HEIGHT_PX = 148;
+const HEIGHT_PX = 136;
 
 export function TimelinePanel() {
   const isWhole = view.value.matchers.length === 0;
@@ -70,19 +70,19 @@ function Chart() {
     if (!host.current || !shown || width === 0) return undefined;
     const { data } = shown;
     const scale = { measure: shown.measure, quantity: 'rate', seconds: data.stepMs / 1000, whole: 0 } as const;
-    const chart = drawTimeline(
+    return drawTimeline(
       host.current,
       {
         times: data.times,
         layers: shown.layers,
         window: data.window,
         palette: shown.palette,
-        format: (value) => formatQuantity(toQuantity(value, scale), scale).replace(/ cores?$/, ''),
+        formatValue: (value) => formatBare(toQuantity(value, scale), scale),
+        formatTime: lengthOf(data.window) < 10 * MINUTE ? formatClock : formatMinute,
+        onPlaced: setBox,
       },
       HEIGHT_PX,
     );
-    setBox(chart.box());
-    return chart.destroy;
   }, [shown, width]);
   if (!shown) return null;
   return (

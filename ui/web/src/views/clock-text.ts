@@ -9,6 +9,12 @@ export function formatClock(ms: number): string {
   return CLOCK.format(ms);
 }
 
+const SHORT = new Intl.DateTimeFormat('en-GB', { hour: '2-digit', minute: '2-digit' });
+
+export function formatMinute(ms: number): string {
+  return SHORT.format(ms);
+}
+
 export function formatWindow(span: Span): string {
   const sameDay = DATE.format(span.from) === DATE.format(span.until) && span.until - span.from < DAY;
   return sameDay

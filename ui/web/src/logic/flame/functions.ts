@@ -75,6 +75,6 @@ export function biggestChanges(
   const sorted = sortRows(rows, { column: 'delta', descending: true }, weights);
   return {
     grew: sorted.slice(0, count).filter((row) => selfDelta(row, weights) > 0),
-    shrank: sorted.slice(-count).reverse().filter((row) => selfDelta(row, weights) < 0),
+    shrank: sorted.slice(-count).toReversed().filter((row) => selfDelta(row, weights) < 0),
   };
 }

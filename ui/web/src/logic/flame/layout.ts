@@ -123,7 +123,7 @@ export function callersOf(columns: FlameColumns, frame: number): number[] {
     i = columns.parent[i];
     callers.push(i);
   }
-  return callers.reverse();
+  return callers.toReversed();
 }
 
 /** The frame at a point, or -1. */

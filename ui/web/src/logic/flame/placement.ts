@@ -20,9 +20,10 @@ export function shareWeights(columns: FlameColumns): Weights {
   return { comparison: inverse(columns.total[0]), baseline: inverse(columns.base?.total[0] ?? 0) };
 }
 
-/** Weights that turn each side's values into a value per second of that side's window. */
-export function rateWeights(baselineSeconds: number, comparisonSeconds: number): Weights {
-  return { baseline: 1 / Math.max(baselineSeconds, 1e-9), comparison: 1 / Math.max(comparisonSeconds, 1e-9) };
+/** Weights that turn each side's values into `unit`s per second of that side's window, such as cores. */
+export function rateWeights(seconds: { readonly baseline: number; readonly comparison: number }, unit: number): Weights {
+  const weight = (length: number): number => (length > 0 ? unit / length : 0);
+  return { baseline: weight(seconds.baseline), comparison: weight(seconds.comparison) };
 }
 
 export function place(columns: FlameColumns, basis: Basis, weights: Weights): Placement {

@@ -21,7 +21,7 @@ export function stackId(columns: FlameColumns, frame: number): string {
   const path: number[] = [];
   for (let i = frame; i !== 0; i = columns.parent[i]) path.push(i);
   let [a, b] = SEEDS;
-  for (const i of path.reverse()) {
+  for (const i of path.toReversed()) {
     const name = columns.names[columns.name[i]];
     [a, b] = [mix(a, name), mix(b, name)];
   }

@@ -5,10 +5,10 @@ import { nameColours } from '../../logic/colour';
 import { layout } from '../../logic/flame/layout';
 import { DIFF_STEPS } from '../../logic/flame/diff';
 import { type FlamePicture, paintFlame, ROW_PX } from '../../paint/flame';
-import { FRAME_COLOURS } from '../../paint/palette';
+import { FRAME_COLOURS, PLAIN_COLOURS } from '../../paint/palette';
 import { palette } from '../../state/document';
 import * as graph from '../../state/graph';
-import { canvasWidth, pointer, zoom } from '../../state/state';
+import { canvasWidth, graphFocused, pointer, zoom } from '../../state/state';
 import { frameNote } from './describe';
 import { onGraphKey } from './keys';
 import { Mirror, treeItemId } from './Mirror';
@@ -18,7 +18,7 @@ export function FlameGraph() {
   const host = useRef<HTMLDivElement>(null);
   const canvas = useRef<HTMLCanvasElement>(null);
   const [sheet, setSheet] = useState({ widthPx: 0, heightPx: 0, scrollTopPx: 0 });
-  const colours = useComputed(() => nameColours(graph.columns.value.names, FRAME_COLOURS));
+  const colours = useComputed(() => nameColours(graph.columns.value.names, FRAME_COLOURS, PLAIN_COLOURS));
   const cursor = graph.cursorFrame.value;
   const gestures = usePointer(host);
 
@@ -58,7 +58,10 @@ export function FlameGraph() {
       aria-activedescendant={treeItemId(cursor)}
       data-testid="flame"
       data-boxes={picture.list.count}
+      style={{ '--depth': graph.columns.value.depth }}
       onKeyDown={onGraphKey}
+      onFocus={() => (graphFocused.value = true)}
+      onBlur={() => (graphFocused.value = false)}
       {...gestures.handlers}
     >
       <canvas ref={canvas} aria-hidden="true" style={{ height: `${sheet.heightPx}px` }} />
@@ -107,7 +110,7 @@ function currentPicture(colours: Uint8Array, sheet: SheetSize): FlamePicture {
     isGone: (frame) => base !== null && columns.total[frame] === 0 && steps[frame] !== 0,
     matches: graph.matches.value?.names ?? null,
     focus: graph.focusFrame.value,
-    cursor: graph.cursorFrame.value,
+    cursor: graphFocused.value ? graph.cursorFrame.value : -1,
     hover: graph.hoverFrame.value,
   };
 }

@@ -1,35 +1,21 @@
-// The flame graph with its toolbar, breadcrumbs, legend and readout, in whatever state its data is.
-import { BASES, choosable } from './choices';
-import { formatValue, quantityName } from '../../logic/measure';
+// The flame graph with its breadcrumbs, readout and legend, in whatever state its data is.
 import { callersOf } from '../../logic/flame/layout';
-import { choose, focusOn, resetZoom } from '../../state/actions';
-import { graph, graphAbout, measure, window as chosenWindow } from '../../state/answers';
-import { columns, cursorFrame, focusFrame, focusMissing, frameName, hoverFrame, isDiff, isEmpty, quantity, rootName, scales } from '../../state/graph';
-import { live, view, zoom } from '../../state/state';
-import type { Panel } from '../../types/view';
+import { focusOn, resetZoom } from '../../state/actions';
+import { graph, graphAbout, window as chosenWindow } from '../../state/answers';
+import { columns, cursorFrame, focusFrame, focusMissing, frameName, hoverFrame, isDiff, isEmpty, rootName } from '../../state/graph';
+import { live, zoom } from '../../state/state';
 import { formatWindow } from '../clock-text';
-import { Empty, ErrorNotice, Skeleton } from '../Notice';
+import { Empty, Skeleton } from '../Notice';
 import { frameFacts } from './describe';
 import { FlameGraph } from './FlameGraph';
 import { Legend } from './Legend';
-import { SearchBox } from './SearchBox';
 import { Tooltip } from './Tooltip';
 
 export function FlamePanel() {
-  const { data, error, pending } = graph.answer.value;
+  const { data, pending } = graph.answer.value;
   const stale = graph.isStale(graphAbout.value);
   return (
-    <section class="panel" aria-labelledby="flame-title" aria-busy={pending}>
-      <div class="bar">
-        <h2 id="flame-title">{isDiff.value ? 'What changed' : 'Flame graph'}</h2>
-        <Whole />
-        <span class="grow" />
-        <SearchBox />
-        <QuantitySwitch />
-        {isDiff.value && <BasisSwitch />}
-        <PanelSwitch />
-      </div>
-      {error !== null && <ErrorNotice error={error} about="Flame graph:" />}
+    <section class="pane" aria-label="Flame graph" aria-busy={pending}>
       {!data && pending && <Skeleton label="Loading the flame graph" widths={[100, 96, 88, 71, 52, 40, 22]} />}
       {data && (
         <div class={stale ? 'stale' : ''} data-testid="graph" data-stale={stale}>
@@ -57,70 +43,6 @@ function Graph() {
       <Readout />
       <Tooltip />
     </>
-  );
-}
-
-function Whole() {
-  if (isEmpty.value) return null;
-  const { comparison, baseline } = scales.value;
-  const total = columns.value.total[0];
-  const base = columns.value.base?.total[0];
-  if (base === undefined) {
-    return (
-      <span class="muted" data-testid="whole">
-        {formatValue(total, { ...comparison, quantity: 'rate' })} · {formatValue(total, { ...comparison, quantity: 'amount' })}
-      </span>
-    );
-  }
-  return (
-    <span class="muted" data-testid="whole">
-      A {formatValue(base, { ...baseline, quantity: 'rate' })} → B {formatValue(total, { ...comparison, quantity: 'rate' })}
-    </span>
-  );
-}
-
-function QuantitySwitch() {
-  return (
-    <div class="group" role="group" aria-label="Values as">
-      {choosable(isDiff.value).map((one) => (
-        <button type="button" key={one} aria-pressed={quantity.value === one} onClick={() => choose({ quantity: one })}>
-          {quantityName(measure.value, one)}
-        </button>
-      ))}
-    </div>
-  );
-}
-
-function BasisSwitch() {
-  return (
-    <label class="muted">
-      Width{' '}
-      <select value={view.value.basis} onChange={(event) => choose({ basis: BASES[event.currentTarget.selectedIndex].basis })}>
-        {BASES.map(({ basis, label }) => (
-          <option key={basis} value={basis}>
-            {label}
-          </option>
-        ))}
-      </select>
-    </label>
-  );
-}
-
-const PANELS: readonly (readonly [Panel, string])[] = [
-  ['both', 'Both'],
-  ['graph', 'Graph'],
-  ['table', 'Table'],
-];
-
-export function PanelSwitch() {
-  return (
-    <div class="group" role="group" aria-label="Show">
-      {PANELS.map(([panel, label]) => (
-        <button type="button" key={panel} aria-pressed={view.value.panel === panel} onClick={() => choose({ panel })}>
-          {label}
-        </button>
-      ))}
-    </div>
   );
 }
 

@@ -53,19 +53,25 @@ function resolvePoint(point: TimePoint, now: number): number {
   return 'at' in point ? point.at : now - point.ago;
 }
 
-/**
- * Samples reach the store up to two seconds late, so a window that ends at this instant would always end in a dip.
- */
-export const INGEST_LAG = 2 * SECOND;
-
-/** The range in whole steps; a relative one ends at the last step that is complete. */
+/** The range in whole seconds, the resolution of the store's rows. */
 export function resolveRange(range: TimeRange, now: number): Span {
-  const until = resolvePoint(range.until, now - INGEST_LAG);
-  const from = Math.min(resolvePoint(range.from, now - INGEST_LAG), until - SECOND);
-  const step = stepFor(until - from);
-  if (!isRelative(range)) return { from, until };
-  const end = Math.floor(until / step) * step;
-  return { from: end - Math.max(1, Math.round((until - from) / step)) * step, until: end };
+  const second = Math.floor(now / SECOND) * SECOND;
+  const until = resolvePoint(range.until, second);
+  return { from: Math.min(resolvePoint(range.from, second), until - SECOND), until };
+}
+
+/** Samples reach the store up to two seconds late. */
+const INGEST_LAG = 2 * SECOND;
+
+/**
+ * The part of a range that a timeline draws: whole steps, the last of them complete, for a bucket that is still filling
+ * would always end the line in a dip.
+ */
+export function chartWindow(range: Span, now: number): Span {
+  const step = stepFor(lengthOf(range));
+  const until = Math.floor(Math.min(range.until, now - INGEST_LAG) / step) * step;
+  const from = Math.floor(range.from / step) * step;
+  return { from, until: Math.max(until, from + step) };
 }
 
 const STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14_400, 86_400];

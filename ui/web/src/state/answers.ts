@@ -4,7 +4,7 @@ import { fetchDiff, fetchFlame, fetchProfileTypes, fetchSeries, fetchServices, t
 import { diffColumns, type FlameColumns, singleColumns } from '../logic/flame/columns';
 import { writeSelector } from '../logic/selector';
 import { measureOf } from '../logic/measure';
-import { isRelative, lengthOf, resolveRange, stepFor, writeTimePoint } from '../logic/time';
+import { chartWindow, isRelative, lengthOf, resolveRange, stepFor, writeTimePoint } from '../logic/time';
 import { bucketTimes, fillBuckets, firstPoint, recordedPart, toPoints } from '../logic/timeline';
 import type { Span } from '../types/view';
 import { resource } from './resource';
@@ -12,6 +12,9 @@ import { now, retries, view } from './state';
 
 /** The asked range, in absolute times. */
 export const range = computed<Span>(() => resolveRange(view.value.range, now.value));
+
+/** The part of the range the timeline draws. */
+const chart = computed<Span>(() => chartWindow(range.value, now.value));
 
 export const stepMs = computed(() => stepFor(lengthOf(range.value)));
 
@@ -48,7 +51,7 @@ export const overview = resource(
     ask: {
       profileType: view.value.profileType,
       selector: '{}',
-      window: range.value,
+      window: chart.value,
       stepMs: stepMs.value,
       groupBy: ['service_name'],
     },
@@ -63,7 +66,7 @@ export const chosenSeries = resource(
   computed(() =>
     view.value.matchers.length === 0
       ? null
-      : { about: seriesAbout.value, ask: { ...subject.value, window: range.value, stepMs: stepMs.value, groupBy: [] } },
+      : { about: seriesAbout.value, ask: { ...subject.value, window: chart.value, stepMs: stepMs.value, groupBy: [] } },
   ),
   retries,
   async (ask, cancel) => ({ ...ask, series: await fetchSeries(ask, cancel) }),

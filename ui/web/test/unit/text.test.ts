@@ -3,7 +3,7 @@ import { describe, expect, test } from 'vitest';
 import { contrast, inkOn, nameColours, packageOf } from '../../src/logic/colour';
 import { formatAmount, formatCores, formatDelta, formatSeconds, formatShare, measureOf, toQuantity } from '../../src/logic/measure';
 import { readSelector, valueOf, withValue, writeSelector } from '../../src/logic/selector';
-import { isRelative, readTimePoint, resolveRange, stepFor, writeTimePoint } from '../../src/logic/time';
+import { chartWindow, isRelative, readTimePoint, resolveRange, stepFor, writeTimePoint } from '../../src/logic/time';
 import { DEFAULT_VIEW, readView, writeView } from '../../src/logic/url';
 import type { Matcher, View } from '../../src/types/view';
 
@@ -103,13 +103,12 @@ describe('time', () => {
     for (const text of ['', 'now-', 'now-5y', 'yesterday', '-5', '1e9']) expect(readTimePoint(text)).toBeNull();
   });
 
-  test('a relative range ends at a whole step that is already stored', () => {
+  test('a relative range reaches to this second, its timeline to the last step that is stored', () => {
     const now = 1_700_000_003_456;
     const range = resolveRange(DEFAULT_VIEW.range, now);
-    const step = stepFor(range.until - range.from);
-    expect(range.until % step).toBe(0);
-    expect(now - range.until).toBeGreaterThanOrEqual(2000);
-    expect(range.until - range.from).toBe(15 * 60_000);
+    expect(range).toEqual({ from: 1_699_999_103_000, until: 1_700_000_003_000 });
+    expect(chartWindow(range, now)).toEqual({ from: 1_699_999_100_000, until: 1_700_000_000_000 });
+    expect(chartWindow({ from: now - 3000, until: now }, now).until).toBeGreaterThan(now - 4000);
     expect(isRelative(DEFAULT_VIEW.range)).toBe(true);
   });
 

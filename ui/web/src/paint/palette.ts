@@ -25,6 +25,8 @@ export interface Palette {
   readonly grid: string;
   /** Timeline layers, the biggest first; the last is for all others. */
   readonly layers: readonly string[];
+  /** The timeline of one series, over which the windows' blue and orange stand out. */
+  readonly lone: string;
   readonly mono: string;
   /** Fills mean nothing then: frames need an edge to be told apart. */
   readonly forced: boolean;
@@ -51,6 +53,7 @@ export function readPalette(element: Element): Palette {
     text: forced ? 'CanvasText' : token('text-muted'),
     grid: forced ? 'GrayText' : token('line'),
     layers: Array.from({ length: LAYER_COLOURS + 1 }, (_, i) => token(`layer-${i}`)),
+    lone: forced ? 'GrayText' : token('layer-lone'),
     mono: token('mono'),
     forced,
   };

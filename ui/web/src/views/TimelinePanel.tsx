@@ -84,11 +84,10 @@ function Chart() {
       HEIGHT_PX,
     );
   }, [shown, width]);
-  if (!shown) return null;
   return (
     <div class="timeline">
       <div ref={host} aria-hidden="true" />
-      <Bands box={box} window={shown.data.window} stepMs={shown.data.stepMs} />
+      {shown && <Bands box={box} window={shown.data.window} stepMs={shown.data.stepMs} />}
     </div>
   );
 }

@@ -17,7 +17,7 @@ export function Workbench() {
   return (
     <section class="panel" aria-labelledby="flame-title">
       <div class="bar">
-        <h2 id="flame-title">{isDiff.value ? 'What changed' : 'Where CPU goes'}</h2>
+        <h2 id="flame-title">{isDiff.value ? 'What changed' : measure.value === 'cpu' ? 'Where CPU goes' : 'Flame graph'}</h2>
         <Whole />
         <span class="grow" />
         <SearchBox />

@@ -176,8 +176,8 @@ describe('flame graph', () => {
   test('a stack of 4,000 frames is drawn to its end, on a canvas no taller than its window', async () => {
     stage.mock.stacks = new Map([[Array.from({ length: 4000 }, (_, i) => `deep${i}`).join(';'), 1e9]]);
     page = await stage.open('?v=1&panel=graph');
-    stage.mock.stacks = null;
     await flame().waitFor();
+    stage.mock.stacks = null;
     await flame().evaluate((element) => element.scrollTo(0, element.scrollHeight));
     await page.waitForTimeout(100);
     const bottom = await flame().evaluate((element) => {

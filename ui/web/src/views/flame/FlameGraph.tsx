@@ -1,10 +1,11 @@
 // The canvas in its scroller, and its gestures and keys. The scroller is the tree a screen reader walks (Mirror.tsx).
-import { useComputed } from '@preact/signals';
-import { useEffect, useRef, useState } from 'preact/hooks';
+// Painting follows the signals directly: a pointer that moves repaints, but renders nothing.
+import { computed, useComputed, useSignal, useSignalEffect } from '@preact/signals';
+import { useEffect, useRef } from 'preact/hooks';
 import { nameColours } from '../../logic/colour';
-import { layout } from '../../logic/flame/layout';
 import { DIFF_STEPS } from '../../logic/flame/diff';
-import { type FlamePicture, paintFlame, ROW_PX } from '../../paint/flame';
+import { type DisplayList, layout } from '../../logic/flame/layout';
+import { type FlamePicture, paintFlame, ROW_PX, type Sheet } from '../../paint/flame';
 import { FRAME_COLOURS, PLAIN_COLOURS } from '../../paint/palette';
 import { palette } from '../../state/document';
 import * as graph from '../../state/graph';
@@ -14,11 +15,13 @@ import { onGraphKey } from './keys';
 import { Mirror, treeItemId } from './Mirror';
 import { usePointer } from './pointer';
 
+const colours = computed(() => nameColours(graph.columns.value.names, FRAME_COLOURS, PLAIN_COLOURS));
+
 export function FlameGraph() {
   const host = useRef<HTMLDivElement>(null);
   const canvas = useRef<HTMLCanvasElement>(null);
-  const [sheet, setSheet] = useState({ widthPx: 0, heightPx: 0, scrollTopPx: 0 });
-  const colours = useComputed(() => nameColours(graph.columns.value.names, FRAME_COLOURS, PLAIN_COLOURS));
+  const sheet = useSignal<Sheet>({ widthPx: 0, heightPx: 0, scrollTopPx: 0 });
+  const list = useComputed(() => visibleFrames(sheet.value));
   const cursor = graph.cursorFrame.value;
   const gestures = usePointer(host);
 
@@ -27,7 +30,7 @@ export function FlameGraph() {
     if (!element) return undefined;
     const measure = (): void => {
       canvasWidth.value = element.clientWidth;
-      setSheet({ widthPx: element.clientWidth, heightPx: element.clientHeight, scrollTopPx: element.scrollTop });
+      sheet.value = { widthPx: element.clientWidth, heightPx: element.clientHeight, scrollTopPx: element.scrollTop };
     };
     const observer = new ResizeObserver(measure);
     observer.observe(element);
@@ -40,10 +43,8 @@ export function FlameGraph() {
       pointer.value = null;
     };
   }, []);
-
-  const picture = currentPicture(colours.value, sheet);
-  useEffect(() => {
-    if (canvas.current && sheet.widthPx > 0) paintFlame(canvas.current, picture, sheet);
+  useSignalEffect(() => {
+    if (canvas.current && sheet.value.widthPx > 0) paintFlame(canvas.current, pictureOf(list.value), sheet.value);
   });
   useEffect(() => reveal(host.current, graph.columns.peek().level[cursor]), [cursor]);
 
@@ -53,57 +54,56 @@ export function FlameGraph() {
       class={zoom.value ? 'flame zoomed' : 'flame'}
       role="tree"
       tabIndex={0}
-      aria-label={summary()}
+      aria-label={summary.value}
       aria-roledescription="flame graph"
       aria-activedescendant={treeItemId(cursor)}
       data-testid="flame"
-      data-boxes={picture.list.count}
+      data-boxes={list.value.count}
       style={{ '--depth': graph.columns.value.depth }}
       onKeyDown={onGraphKey}
       onFocus={() => (graphFocused.value = true)}
       onBlur={() => (graphFocused.value = false)}
       {...gestures.handlers}
     >
-      <canvas ref={canvas} aria-hidden="true" style={{ height: `${sheet.heightPx}px` }} />
-      <div aria-hidden="true" style={{ height: `${Math.max(0, graph.columns.value.depth * ROW_PX - sheet.heightPx)}px` }} />
+      <canvas ref={canvas} aria-hidden="true" style={{ height: `${sheet.value.heightPx}px` }} />
+      <div
+        aria-hidden="true"
+        style={{ height: `${Math.max(0, graph.columns.value.depth * ROW_PX - sheet.value.heightPx)}px` }}
+      />
       <Mirror />
     </div>
   );
 }
 
-function summary(): string {
+const summary = computed(() => {
   const top = graph.functions.value
     .toSorted((a, b) => b.self - a.self)
     .slice(0, 3)
     .map((row) => row.name);
   return `Flame graph of ${graph.rootName.value}, ${graph.columns.value.count} frames. Most own time: ${top.join(', ')}.`;
+});
+
+function visibleFrames(sheet: Sheet): DisplayList {
+  const firstRow = Math.floor(sheet.scrollTopPx / ROW_PX);
+  const rows = Math.ceil(sheet.heightPx / ROW_PX) + 1;
+  const view = { ...graph.viewport.value, widthPx: Math.max(sheet.widthPx, 1), firstRow, rows };
+  const weight = graph.isDiff.value ? graph.changes.value : graph.placement.value.width;
+  return layout(graph.columns.value, graph.placement.value, view, weight);
 }
 
-interface SheetSize {
-  readonly widthPx: number;
-  readonly heightPx: number;
-  readonly scrollTopPx: number;
-}
-
-function currentPicture(colours: Uint8Array, sheet: SheetSize): FlamePicture {
+function pictureOf(list: DisplayList): FlamePicture {
   const columns = graph.columns.value;
   const steps = graph.steps.value;
   const colour = palette.value;
+  const nameColour = colours.value;
   const { base } = columns;
-  const firstRow = Math.floor(sheet.scrollTopPx / ROW_PX);
-  const rows = Math.ceil(sheet.heightPx / ROW_PX) + 1;
   return {
     columns,
-    list: layout(
-      columns,
-      graph.placement.value,
-      { ...graph.viewport.value, widthPx: Math.max(sheet.widthPx, 1), firstRow, rows },
-      base ? graph.changes.value : graph.placement.value.width,
-    ),
+    list,
     palette: colour,
     paintOf: base
       ? (frame) => colour.diff[steps[frame] + DIFF_STEPS]
-      : (frame) => (frame === 0 ? colour.root : colour.frames[colours[columns.name[frame]]]),
+      : (frame) => (frame === 0 ? colour.root : colour.frames[nameColour[columns.name[frame]]]),
     labelOf: graph.frameName,
     noteOf: base ? frameNote : () => '',
     isNew: (frame) => base !== null && base.total[frame] === 0 && steps[frame] !== 0,

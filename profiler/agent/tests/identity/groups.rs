@@ -100,8 +100,9 @@ fn root_a_process_that_changes_its_cgroup_changes_its_service() {
     if !privileged("root_a_process_that_changes_its_cgroup_changes_its_service") {
         return;
     }
-    let first = Group::new("pyrite-test-first.service");
+    // Dropped last, for the process that the other starts ends up in it.
     let second = Group::new("pyrite-test-second.service");
+    let first = Group::new("pyrite-test-first.service");
     let mut identity = identity(no_runtimes());
     let of = |cgroup_id| Subject { cgroup_id, ..subject(first.child.id()) };
     let service = |labels: &pyrite_model::LabelSet| labels.get(names::SERVICE_NAME).map(str::to_owned);

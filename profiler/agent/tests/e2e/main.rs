@@ -3,6 +3,7 @@
 
 mod clients;
 mod command_line;
+mod profiles;
 mod pyrite;
 
 /// Whether a privileged test can run here. Prints why not; under CI it panics instead.

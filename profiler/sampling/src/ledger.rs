@@ -178,7 +178,9 @@ mod tests {
 
     fn counted(pairs: &[(TickFate, u64)]) -> Fates {
         let mut fates = Fates::default();
-        pairs.iter().for_each(|(fate, ticks)| fates.add(*fate, *ticks));
+        for (fate, ticks) in pairs {
+            fates.add(*fate, *ticks);
+        }
         fates
     }
 

@@ -134,8 +134,8 @@ impl Mappings {
     }
 
     /// The mappings in order of address.
-    pub fn iter(&self) -> std::slice::Iter<'_, Mapping> {
-        self.0.iter()
+    pub fn as_slice(&self) -> &[Mapping] {
+        &self.0
     }
 
     /// How many there are.

@@ -242,7 +242,7 @@ impl Sampling {
             ChangeKind::Mapped { tgid, range } => self.processes.mapped(*tgid, range),
             ChangeKind::Exec { tgid, comm } => self.processes.exec(*tgid, *comm),
             ChangeKind::ProcessForked { tgid, parent_tgid } => {
-                self.processes.forked(*tgid, *parent_tgid, time)
+                self.processes.forked(*tgid, *parent_tgid, time);
             }
             ChangeKind::ThreadStarted { tgid } => self.processes.thread_started(*tgid, time),
             ChangeKind::ThreadExited { tgid } => self.processes.thread_exited(*tgid, time),
@@ -256,15 +256,13 @@ impl Sampling {
 
     fn on_sample(&mut self, sample: Sample) {
         // While a process is being read its samples wait together, so that none overtakes another.
-        let lookup = match self.waiting.contains_key(&sample.tgid) {
-            true => Lookup::Load,
-            false => self.processes.lookup(&sample),
-        };
+        let is_waited_for = self.waiting.contains_key(&sample.tgid);
+        let lookup = if is_waited_for { Lookup::Load } else { self.processes.lookup(&sample) };
         match lookup {
             Lookup::Known => self.count(&sample),
             Lookup::Filtered => self.fates.add(TickFate::Filtered, 1),
             Lookup::Load if self.waiting_samples >= self.limits.waiting => {
-                self.fates.add(TickFate::WaitingFull, 1)
+                self.fates.add(TickFate::WaitingFull, 1);
             }
             Lookup::Load => {
                 self.waiting_samples += 1;

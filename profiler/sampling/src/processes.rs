@@ -276,7 +276,10 @@ impl Processes {
         let Some(process) = self.by_tgid.get_mut(&loaded.tgid) else { return };
         self.mapping_count = self.mapping_count - process.mappings.len() + mappings.len();
         if process.announced {
-            let new = mappings.iter().filter(|mapping| process.mappings.find(mapping.start) != Some(mapping));
+            let new = mappings
+                .as_slice()
+                .iter()
+                .filter(|mapping| process.mappings.find(mapping.start) != Some(mapping));
             self.events.extend(new.filter_map(|mapping| new_mapping(process.key, mapping)));
         }
         process.mappings = Arc::new(mappings);
@@ -316,8 +319,9 @@ impl Processes {
                 comm: process.comm,
                 is_kernel_thread: process.is_kernel_thread,
             });
-            self.events
-                .extend(process.mappings.iter().filter_map(|mapping| new_mapping(process.key, mapping)));
+            self.events.extend(
+                process.mappings.as_slice().iter().filter_map(|mapping| new_mapping(process.key, mapping)),
+            );
         }
     }
 
@@ -347,7 +351,9 @@ impl Processes {
             by_age.sort_unstable();
             by_age.truncate((by_age.len() / 8).max(1));
             self.notes.add(Note::ProcessEvicted, by_age.len() as u64);
-            by_age.into_iter().for_each(|(_, tgid)| self.remove(tgid));
+            for (_, tgid) in by_age {
+                self.remove(tgid);
+            }
         }
     }
 }

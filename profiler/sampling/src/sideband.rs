@@ -162,9 +162,10 @@ pub fn decode_change(bytes: &[u8]) -> Result<Change, SidebandError> {
         }
         PERF_RECORD_FORK => {
             let (tgid, parent_tgid) = (fields.u32()?, fields.u32()?);
-            match tgid == parent_tgid {
-                true => ChangeKind::ThreadStarted { tgid },
-                false => ChangeKind::ProcessForked { tgid, parent_tgid },
+            if tgid == parent_tgid {
+                ChangeKind::ThreadStarted { tgid }
+            } else {
+                ChangeKind::ProcessForked { tgid, parent_tgid }
             }
         }
         PERF_RECORD_EXIT => ChangeKind::ThreadExited { tgid: fields.u32()? },

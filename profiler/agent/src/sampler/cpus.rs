@@ -210,8 +210,8 @@ fn parse_idle(text: &str, clock_ticks_hz: u64) -> HashMap<u32, u64> {
 }
 
 /// The kernel's way to write a set of numbers: `0-3,8`.
-fn parse_cpu_list(list: &str) -> Vec<u32> {
-    let ranges = list.trim().split(',').filter_map(|part| {
+fn parse_cpu_list(text: &str) -> Vec<u32> {
+    let ranges = text.trim().split(',').filter_map(|part| {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
         Some(first.parse::<u32>().ok()?..=last.parse::<u32>().ok()?)
     });

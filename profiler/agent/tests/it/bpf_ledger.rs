@@ -43,11 +43,11 @@ fn at_hz(frequency_hz: u64) -> SamplerConfig {
 fn bpf_ledger_is_exact_under_load_and_when_idle() {
     let Some(_guard) = privileged("bpf_ledger_load") else { return };
     let syscalls = Workload::build("syscalls");
-    for mut load in [syscalls.command(), Command::new("sleep")] {
-        match load.get_program() == "sleep" {
-            true => load.arg("3"),
-            false => load.args(["3000", "2"]),
-        };
+    let mut busy = syscalls.command();
+    busy.args(["3000", "2"]);
+    let mut idle = Command::new("sleep");
+    idle.arg("3");
+    for mut load in [busy, idle] {
         println!("{load:?}");
         let (events, stats, elapsed) = run_for(at_hz(997), &mut load);
         check_closed(&events, &stats);

@@ -329,9 +329,11 @@ proptest! {
         let mut sent = 0;
         for (i, (ms, tgid, change, is_sample)) in steps.into_iter().enumerate() {
             story.at(ms);
-            match is_sample {
-                true => { story.sample(tgid, ms / 2000 * 2000); sent += 1; }
-                false => { story.change(change); }
+            if is_sample {
+                story.sample(tgid, ms / 2000 * 2000);
+                sent += 1;
+            } else {
+                story.change(change);
             }
             if i % 7 == 0 {
                 story.until(ms);

@@ -50,8 +50,8 @@ pub struct StackProfile {
 }
 
 impl StackProfile {
-    /// The sum of all values.
+    /// The sum of all values; pushed values may be of any size, so it saturates.
     pub fn total(&self) -> i64 {
-        self.values.iter().map(|(_, value)| value).sum()
+        self.values.iter().fold(0, |sum, (_, value)| sum.saturating_add(*value))
     }
 }

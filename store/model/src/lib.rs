@@ -10,15 +10,25 @@
 
 mod address;
 mod batch;
+mod exposition;
+mod flame;
+mod frames;
 mod labels;
+pub mod pprof;
 mod profile_type;
+mod selector;
+mod selector_scan;
 mod symbols;
 mod time;
 
 pub use address::{Avma, FileKey, FileOffset};
 pub use batch::{Batch, Row, SeriesRows, StackProfile};
+pub use exposition::{Exposition, MetricLabels};
+pub use flame::{FlameTree, Flamebearer};
+pub use frames::frame_names;
 pub use labels::{Label, LabelSet, names};
 pub use profile_type::{ProfileType, ProfileTypeError};
+pub use selector::{MatchOp, Matcher, SYNTHETIC_LABELS, Selector, SelectorError, SeriesKey};
 pub use symbols::{
     Function, FunctionId, Line, Location, LocationId, Mapping, MappingId, Remap, StackId, StackNode,
     StringId, SymbolTable, TableLens,

@@ -79,7 +79,8 @@ pub struct Line {
 pub struct Location {
     /// The executable, where known.
     pub mapping: Option<MappingId>,
-    /// Address within the mapping (file offset for sampled code, as given for pushed profiles); 0 where unknown.
+    /// Address within the mapping: a file offset, or as given where a pushed profile does not say how it was mapped;
+    /// 0 where unknown, and for pushed locations that have lines.
     pub address: u64,
     /// Inlined functions first, the function that really holds the address last; empty where unresolved.
     pub lines: Vec<Line>,

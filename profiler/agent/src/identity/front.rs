@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
 use pyrite_model::{LabelSet, names};
+use pyrite_sampling::{BootNs, ProcessKey};
 
 use super::cardinality::{Cardinality, CardinalityLimits};
 use super::cgroup::{Container, Unit, unit_of};
 use super::containers::Containers;
 use super::inventory::{CgroupMounts, Inventory};
-use super::process::{self, ProcessFacts, ProcessKey, ProcessMiss};
+use super::process::{self, ProcessFacts, ProcessMiss};
 use super::runtime::{Metadata, RuntimeConfig, RuntimeMiss, RuntimeWorker};
 
 /// Processes remembered; a node with more has many short-lived ones, which are read again if they sample again.
@@ -157,6 +158,11 @@ impl Identity {
         })
     }
 
+    /// The name of this node.
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
     /// The labels of a sample's process as they are known now.
     pub fn labels_for(&mut self, subject: &Subject<'_>) -> Labels {
         self.containers.drain();
@@ -271,7 +277,7 @@ impl Identity {
         if parent == 0 {
             return None;
         }
-        let facts = process::read(ProcessKey { tgid: parent, start_boot_ns: 0 }).ok()?;
+        let facts = process::read(ProcessKey { tgid: parent, start: BootNs(0) }).ok()?;
         Some(Arc::new(unit_of(&facts.cgroup)))
     }
 

@@ -8,10 +8,10 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use pyrite::identity::inventory::{CgroupMounts, Inventory};
-use pyrite::identity::process::ProcessKey;
 use pyrite::identity::runtime::RuntimeConfig;
 use pyrite::identity::{Certainty, Subject};
 use pyrite_model::names;
+use pyrite_sampling::{BootNs, ProcessKey};
 
 use super::{final_labels, identity, no_runtimes, privileged, subject};
 
@@ -72,7 +72,7 @@ fn a_process_that_nothing_is_known_of_is_named_after_its_thread() {
     assert_eq!(labels.get(names::SERVICE_NAME), Some("worker"));
     assert_eq!(identity.stats().process_misses, [1, 0, 0]);
     let pid = std::process::id();
-    let reused = Subject { process: ProcessKey { tgid: pid, start_boot_ns: 1 }, ..subject(pid) };
+    let reused = Subject { process: ProcessKey { tgid: pid, start: BootNs(1) }, ..subject(pid) };
     assert_eq!(identity.labels_for(&reused).set.get(names::EXE), None);
     assert_eq!(identity.stats().process_misses, [1, 1, 0]);
 }

@@ -11,9 +11,9 @@ mod runtimes;
 
 use std::time::{Duration, Instant};
 
-use pyrite::identity::process::ProcessKey;
 use pyrite::identity::runtime::RuntimeConfig;
 use pyrite::identity::{Certainty, Identity, IdentityConfig, Labels, Subject};
+use pyrite_sampling::{BootNs, ProcessKey};
 
 /// Whether a privileged test can run here.
 fn privileged(test: &str) -> bool {
@@ -35,7 +35,7 @@ fn identity(runtimes: RuntimeConfig) -> Identity {
 }
 
 fn subject(tgid: u32) -> Subject<'static> {
-    let process = ProcessKey { tgid, start_boot_ns: 0 };
+    let process = ProcessKey { tgid, start: BootNs(0) };
     Subject { process, comm: "worker", cgroup_id: 0, parent: 0 }
 }
 

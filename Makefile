@@ -1,0 +1,54 @@
+# The menu. `make run` and `make test` do all the set-up a fresh Debian 12 or Ubuntu machine with git, make and
+# rustup needs; the other targets are their parts.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+CARGO_TARGET_DIR ?= target
+export CARGO_TARGET_DIR
+PREFIX ?= /usr/local
+DESTDIR ?=
+BINARY := $(CARGO_TARGET_DIR)/release/pyrite
+ARGS ?=
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: build ## build Pyrite and start it on this node (ARGS="--listen …" is passed on)
+	@bench/dev/as-root.sh $(BINARY) run $(ARGS)
+
+.PHONY: build
+build: deps-build page ## build the release binary with its page
+	cargo build --release --locked --package pyrite
+
+.PHONY: page
+page: ## build the web page into ui/web/dist
+	@bench/dev/page.sh build
+
+.PHONY: test
+test: deps-test page ## everything CI runs: format, lints, tidy, unit, integration, privileged, page
+	@bench/dev/test.sh
+
+.PHONY: lint
+lint: deps-build page ## format, clippy and tidy only
+	@bench/dev/lint.sh
+
+.PHONY: bench
+bench: build ## the overhead harness; see bench/README.md for the others
+	@bench/dev/as-root.sh $$(command -v cargo) run --release --locked --package pyrite-bench --bin overhead -- $(ARGS)
+
+.PHONY: install
+install: build ## put the binary and the systemd unit in place
+	install -D -m 0755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/pyrite
+	install -d -m 0755 $(DESTDIR)/etc/systemd/system
+	sed 's|@PREFIX@|$(PREFIX)|' profiler/agent/pyrite.service > $(DESTDIR)/etc/systemd/system/pyrite.service
+	@echo 'installed; start it with: systemctl daemon-reload && systemctl enable --now pyrite'
+
+.PHONY: deps-build
+deps-build:
+	@bench/dev/packages.sh build
+
+.PHONY: deps-test
+deps-test:
+	@bench/dev/packages.sh build test

@@ -1,0 +1,230 @@
+//! `overhead`: what the whole of Pyrite costs while it watches a busy node.
+//!
+//! Starts the release binary with an empty data directory, puts a load on every CPU and reads, once a second, what the
+//! kernel accounts to Pyrite: user and system time of it and its children, resident memory, and — from the fdinfo of
+//! its BPF file descriptors — the run time of its programs and the memory of its maps. BPF time is spent inside the
+//! watched programs, so it is added to Pyrite's own. Prints one table per load and fails if a bound is broken.
+//!
+//! Bounds (`--strict` is the default): CPU ≤ 1.0 % of one CPU, RSS ≤ 100 MB, maps ≤ 40 MB, and with
+//! `--minutes 30` growth of RSS from minute 5 to the end ≤ 2 MB.
+
+#![forbid(unsafe_code)]
+#![expect(clippy::print_stdout, reason = "the table is this program's output")]
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Parser, ValueEnum};
+
+const MAX_CPU_PERCENT: f64 = 1.0;
+const MAX_RSS_MB: f64 = 100.0;
+const MAX_MAPS_MB: f64 = 40.0;
+const MAX_GROWTH_MB: f64 = 2.0;
+/// Start-up (BTF, symbol tables, first sight of every process) is not what a node pays from then on.
+const WARM_UP: Duration = Duration::from_secs(30);
+const GROWTH_FROM: Duration = Duration::from_mins(5);
+const MIX_PROCESSES: usize = 200;
+
+#[derive(Parser)]
+struct Args {
+    /// Which load to put on the node; all of them in turn unless named.
+    #[arg(long, value_enum)]
+    load: Option<Load>,
+    /// How long to measure each load after the warm-up.
+    #[arg(long, default_value_t = 5.0)]
+    minutes: f64,
+    /// The binary to measure.
+    #[arg(long, default_value = "target/release/pyrite")]
+    pyrite: PathBuf,
+    /// Sampling frequency.
+    #[arg(long, default_value_t = 97)]
+    frequency: u32,
+    /// Print the figures without judging them.
+    #[arg(long)]
+    no_bounds: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Load {
+    /// One process, every CPU, frame pointers, 28 frames.
+    FramePointers,
+    /// The same without frame pointers.
+    NoFramePointers,
+    /// 200 processes that share the CPUs.
+    Mix,
+}
+
+/// Kills what it started when it goes out of scope.
+struct Running(Vec<Child>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            // A child that is already gone is what was wanted.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// One reading of everything Pyrite is charged for.
+#[derive(Clone, Copy, Debug, Default)]
+struct Reading {
+    cpu_seconds: f64,
+    bpf_ns: u64,
+    bpf_runs: u64,
+    rss_mb: f64,
+    rss_anon_mb: f64,
+    maps_mb: f64,
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    let stats = Path::new("/proc/sys/kernel/bpf_stats_enabled");
+    let before = fs::read_to_string(stats).context("no BPF statistics on this kernel")?;
+    fs::write(stats, "1").context("BPF statistics need root")?;
+    let loads = args
+        .load
+        .map_or_else(|| vec![Load::FramePointers, Load::NoFramePointers, Load::Mix], |load| vec![load]);
+    let outcome = loads.into_iter().try_for_each(|load| measure(&args, load));
+    fs::write(stats, before.trim())?;
+    outcome
+}
+
+fn measure(args: &Args, load: Load) -> Result<()> {
+    let scratch = std::env::temp_dir().join(format!("pyrite-overhead-{}", std::process::id()));
+    fs::create_dir_all(&scratch)?;
+    let _load = start_load(load, &scratch)?;
+    let pyrite = start_pyrite(args, &scratch.join("data"))?;
+    let pid = pyrite.0[0].id();
+    thread::sleep(WARM_UP);
+
+    let (first, start) = (read(pid)?, Instant::now());
+    let duration = Duration::from_secs_f64(args.minutes * 60.0);
+    let (mut last, mut peak_rss_mb, mut settled_rss_mb) = (first, first.rss_mb, None);
+    while start.elapsed() < duration {
+        thread::sleep(Duration::from_secs(1));
+        last = read(pid)?;
+        peak_rss_mb = peak_rss_mb.max(last.rss_mb);
+        if settled_rss_mb.is_none() && start.elapsed() >= GROWTH_FROM {
+            settled_rss_mb = Some(last.rss_mb);
+        }
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    drop(pyrite);
+    fs::remove_dir_all(&scratch)?;
+
+    let own = (last.cpu_seconds - first.cpu_seconds) / seconds * 100.0;
+    let bpf = (last.bpf_ns - first.bpf_ns) as f64 / 1e9 / seconds * 100.0;
+    let runs = (last.bpf_runs - first.bpf_runs).max(1);
+    let growth = settled_rss_mb.map(|settled| last.rss_mb - settled);
+    println!("{load:?}, {} Hz, {seconds:.0} s", args.frequency);
+    println!("  CPU            {:.2} % of one CPU ({own:.2} own, {bpf:.2} BPF)", own + bpf);
+    println!(
+        "  BPF            {:.0} ns per run, {runs} runs",
+        (last.bpf_ns - first.bpf_ns) as f64 / runs as f64
+    );
+    println!(
+        "  RSS            {:.1} MB now, {peak_rss_mb:.1} MB peak, {:.1} MB anonymous",
+        last.rss_mb, last.rss_anon_mb
+    );
+    println!("  maps           {:.1} MB", last.maps_mb);
+    if let Some(growth) = growth {
+        println!("  RSS growth     {growth:+.1} MB from minute 5 on");
+    }
+    if args.no_bounds {
+        return Ok(());
+    }
+    ensure!(own + bpf <= MAX_CPU_PERCENT, "{load:?}: more than {MAX_CPU_PERCENT} % of one CPU");
+    ensure!(peak_rss_mb <= MAX_RSS_MB, "{load:?}: more than {MAX_RSS_MB} MB resident");
+    ensure!(last.maps_mb <= MAX_MAPS_MB, "{load:?}: more than {MAX_MAPS_MB} MB of maps");
+    ensure!(growth.unwrap_or(0.0) <= MAX_GROWTH_MB, "{load:?}: resident memory grows");
+    Ok(())
+}
+
+fn start_load(load: Load, scratch: &Path) -> Result<Running> {
+    let frame_pointers =
+        if load == Load::NoFramePointers { "-fomit-frame-pointer" } else { "-fno-omit-frame-pointer" };
+    let program = scratch.join("busy");
+    let built = Command::new("cc")
+        .args(["-O2", "-g", frame_pointers, "-pthread", "-o"])
+        .arg(&program)
+        .arg("fixtures/workloads/busy.c")
+        .status()
+        .context("no C compiler")?;
+    ensure!(built.success(), "fixtures/workloads/busy.c does not compile");
+    let cpus = thread::available_parallelism()?.get();
+    let (processes, threads, duty) = match load {
+        Load::Mix => (MIX_PROCESSES, 1, (cpus * 100 / MIX_PROCESSES).max(1)),
+        Load::FramePointers | Load::NoFramePointers => (1, cpus, 100),
+    };
+    let mut running = Running(Vec::new());
+    for _ in 0..processes {
+        let child =
+            Command::new(&program).args([threads.to_string(), duty.to_string(), "26".into()]).spawn()?;
+        running.0.push(child);
+    }
+    Ok(running)
+}
+
+fn start_pyrite(args: &Args, data: &Path) -> Result<Running> {
+    let mut child = Command::new(&args.pyrite)
+        .args(["run", "--listen", "127.0.0.1:0", "--frequency", &args.frequency.to_string(), "--data"])
+        .arg(data)
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("{} does not start; run `make build`", args.pyrite.display()))?;
+    let stdout = child.stdout.take().context("stdout is piped")?;
+    let running = Running(vec![child]);
+    for line in BufReader::new(stdout).lines() {
+        if line?.contains("http://") {
+            return Ok(running);
+        }
+    }
+    bail!("pyrite ended before it printed its address")
+}
+
+fn read(pid: u32) -> Result<Reading> {
+    let mut reading = Reading::default();
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).context("pyrite has ended")?;
+    let field_mb = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok()).unwrap_or(0.0) / 1024.0
+    };
+    (reading.rss_mb, reading.rss_anon_mb) = (field_mb("VmRSS:"), field_mb("RssAnon:"));
+    reading.cpu_seconds = cpu_seconds(pid)?;
+    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
+        // A descriptor closed while we look has no figures any more.
+        let Ok(info) = fs::read_to_string(entry?.path()) else { continue };
+        let number = |name: &str| {
+            let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            line.and_then(|value| value.trim().parse::<u64>().ok()).unwrap_or(0)
+        };
+        if info.contains("\nprog_type:") {
+            reading.bpf_ns += number("run_time_ns");
+            reading.bpf_runs += number("run_cnt");
+        } else if info.contains("\nmap_type:") {
+            reading.maps_mb += number("memlock") as f64 / 1e6;
+        }
+    }
+    Ok(reading)
+}
+
+/// User and system time of a process, with its ended children and all its living descendants.
+fn cpu_seconds(pid: u32) -> Result<f64> {
+    const TICKS_PER_SECOND: f64 = 100.0;
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let after_comm = stat.rsplit_once(')').context("malformed stat")?.1;
+    // Fields 14–17 of proc(5): utime, stime, cutime, cstime.
+    let ticks: f64 =
+        after_comm.split_whitespace().skip(11).take(4).filter_map(|field| field.parse::<f64>().ok()).sum();
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let of_children: f64 =
+        children.split_whitespace().filter_map(|child| cpu_seconds(child.parse().ok()?).ok()).sum();
+    Ok(ticks / TICKS_PER_SECOND + of_children)
+}

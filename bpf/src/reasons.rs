@@ -1,0 +1,38 @@
+//! The Rust side of `include/reasons.def`: enums with a stable name and a help text for each reason.
+
+macro_rules! reasons {
+    (
+        $(#[$doc:meta])* $name:ident, $count:literal;
+        variants { $($(#[$variant_doc:meta])* $variant:ident,)* }
+        table { $(($path:path, $label:literal, $help:literal),)* }
+    ) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u8)]
+        pub enum $name { $($(#[$variant_doc])* $variant,)* }
+
+        impl $name {
+            /// How many there are.
+            pub const COUNT: usize = $count;
+            /// All of them, in the order of their codes.
+            pub const ALL: [Self; Self::COUNT] = [$(Self::$variant,)*];
+
+            /// The stable short name, used as the metric label.
+            pub fn name(self) -> &'static str {
+                match self { $($path => $label,)* }
+            }
+
+            /// What it means, in a few words.
+            pub fn help(self) -> &'static str {
+                match self { $($path => $help,)* }
+            }
+
+            /// The reason with this code, as the BPF programs write it.
+            pub fn from_code(code: u8) -> Option<Self> {
+                Self::ALL.get(usize::from(code)).copied()
+            }
+        }
+    };
+}
+
+include!(concat!(env!("OUT_DIR"), "/reasons.rs"));

@@ -1,0 +1,11 @@
+//! One file per subcommand.
+
+mod doctor;
+mod output;
+mod record;
+mod serve;
+mod workload;
+
+pub use doctor::doctor;
+pub use record::record;
+pub use serve::{run, server};

@@ -1,0 +1,278 @@
+//! `pyrite record`: one profile of the node, a process, a container or a command, written to a file.
+
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, bail, ensure};
+use hashbrown::HashMap;
+use indicatif::{ProgressBar, ProgressStyle};
+use pyrite_model::pprof::ExportMeta;
+use pyrite_model::{Batch, LabelSet, ProfileType, StackId, StackProfile, SymbolTable, names};
+use pyrite_sampling::{Event, Filter};
+use pyrite_symbolizer::SymbolizerConfig;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::output::{Format, Recording};
+use super::workload::{Workload, exit_code};
+use crate::cli::RecordArgs;
+use crate::config::check_frequency;
+use crate::identity::{Identity, IdentityConfig};
+use crate::privilege;
+use crate::rows::{RowMaker, RowStream};
+use crate::sampler::{Delivery, Sampler, SamplerConfig};
+
+const DEFAULT_DURATION: Duration = Duration::from_secs(10);
+const QUEUE_EVENTS: usize = 8192;
+const TICK: Duration = Duration::from_millis(50);
+/// How long a second waits for a container's name; nobody is waiting for the row.
+const HOLD: Duration = Duration::from_secs(2);
+
+/// Records, writes the file, and ends with the exit code of the command if there was one.
+pub fn record(args: &RecordArgs) -> Result<ExitCode> {
+    let format = Format::of(&args.output)?;
+    check_frequency(args.frequency)?;
+    if let Some(refusal) = privilege::refusal() {
+        bail!(refusal);
+    }
+    let mut workload = match args.command.as_slice() {
+        [] => None,
+        command => Some(Workload::hold_back(command)?),
+    };
+    let session = Session::start(args, workload.as_ref())?;
+    let recorded = session.run(args, workload.as_mut())?;
+    write(&args.output, &recorded.encode(format)?)?;
+    eprintln!(
+        "{} samples, {:.2} s of CPU, written to {}",
+        recorded.samples.total(),
+        recorded.samples.total() as f64 / f64::from(args.frequency),
+        args.output.display()
+    );
+    match workload.as_mut() {
+        Some(workload) => Ok(exit_code(workload.wait()?)),
+        None => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// Writes beside the target and renames: a recording that fails to be written leaves the old file as it was.
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".partial");
+    fs::write(&beside, bytes)
+        .and_then(|()| fs::rename(&beside, path))
+        .with_context(|| format!("failed to write {}", path.display()))
+}
+
+/// A running recording.
+struct Session {
+    sampler: Sampler,
+    events: Receiver<Event>,
+    stream: RowStream,
+    started: Instant,
+    started_at: SystemTime,
+    collected: Collected,
+}
+
+impl Session {
+    fn start(args: &RecordArgs, workload: Option<&Workload>) -> Result<Self> {
+        let mut filter = Filter::default();
+        let root = args.pid.or(workload.map(Workload::tgid));
+        if let Some(tgid) = root {
+            ensure!(Path::new(&format!("/proc/{tgid}")).exists(), "there is no process {tgid}");
+            filter.roots.insert(tgid);
+        }
+        let mut identity = Identity::new(IdentityConfig::default())?;
+        if let Some(name) = &args.container {
+            ensure_container(name, &mut identity)?;
+        }
+        let (sender, events) = sync_channel(QUEUE_EVENTS);
+        let frequency_hz = u64::from(args.frequency);
+        let config = SamplerConfig { frequency_hz, filter, ..SamplerConfig::default() };
+        let sampler = Sampler::start(config, move |event| match sender.try_send(event) {
+            Ok(()) => Delivery::Taken,
+            Err(_) => Delivery::QueueFull,
+        })?;
+        let stream = RowStream::new(RowMaker::new(args.frequency, SymbolizerConfig::default()), identity);
+        let (started, started_at) = (Instant::now(), SystemTime::now());
+        let collected = Collected { container: args.container.clone(), ..Collected::default() };
+        Ok(Self { sampler, events, stream, started, started_at, collected })
+    }
+
+    fn run(mut self, args: &RecordArgs, workload: Option<&mut Workload>) -> Result<Recording> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(self.sample(args, workload))?;
+        let stats = self.sampler.stop();
+        while let Ok(event) = self.events.recv() {
+            self.stream.on_event(event);
+        }
+        while let Some(ready) = self.stream.next_ready(Duration::ZERO) {
+            self.collected.add(&ready.batch);
+        }
+        let lost = stats.ledger.lost();
+        if lost > 0 {
+            eprintln!("{lost} of {} ticks were lost; their CPU time is missing", stats.ledger.owed);
+        }
+        let time_ns = self.started_at.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as i64;
+        let meta = ExportMeta {
+            profile_type: ProfileType::cpu_time(),
+            time_ns,
+            duration_ns: self.started.elapsed().as_nanos() as i64,
+            period: 1_000_000_000 / i64::from(args.frequency),
+        };
+        Ok(Recording { samples: self.collected.into_profile(), title: title(args), meta })
+    }
+
+    /// Takes events until time is up, the command has ended or the user has had enough.
+    async fn sample(&mut self, args: &RecordArgs, mut workload: Option<&mut Workload>) -> Result<()> {
+        let (mut interrupt, mut terminate) =
+            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        let limit = args.duration.or(workload.is_none().then_some(DEFAULT_DURATION));
+        let bar = progress_bar(limit);
+        if let Some(workload) = workload.as_deref() {
+            workload.begin()?;
+        }
+        while limit.is_none_or(|limit| self.started.elapsed() < limit) {
+            self.take_events();
+            bar.set_position(self.started.elapsed().as_millis() as u64);
+            if let Some(workload) = workload.as_deref_mut()
+                && workload.ended()?.is_some()
+            {
+                break;
+            }
+            // The terminal sends SIGINT to the command as well; SIGTERM came to us alone.
+            match asked_to_end(&mut interrupt, &mut terminate).await {
+                Some(Asked::Terminate) => {
+                    if let Some(workload) = workload.as_deref() {
+                        workload.terminate();
+                    }
+                    break;
+                }
+                Some(Asked::Interrupt) => break,
+                None => {}
+            }
+        }
+        bar.finish_and_clear();
+        Ok(())
+    }
+
+    fn take_events(&mut self) {
+        for event in self.events.try_iter() {
+            self.stream.on_event(event);
+        }
+        while let Some(ready) = self.stream.next_ready(HOLD) {
+            self.collected.add(&ready.batch);
+        }
+    }
+}
+
+enum Asked {
+    Interrupt,
+    Terminate,
+}
+
+async fn asked_to_end(interrupt: &mut Signal, terminate: &mut Signal) -> Option<Asked> {
+    tokio::select! {
+        _ = interrupt.recv() => Some(Asked::Interrupt),
+        _ = terminate.recv() => Some(Asked::Terminate),
+        () = tokio::time::sleep(TICK) => None,
+    }
+}
+
+fn progress_bar(limit: Option<Duration>) -> ProgressBar {
+    let bar = match limit {
+        Some(limit) => ProgressBar::new(limit.as_millis() as u64),
+        None => ProgressBar::new_spinner(),
+    };
+    let template = if limit.is_some() {
+        "recording {wide_bar} {elapsed}/{msg}"
+    } else {
+        "recording {spinner} {elapsed}"
+    };
+    bar.set_style(ProgressStyle::with_template(template).expect("the template is a constant"));
+    bar.set_message(limit.map_or_else(String::new, |limit| format!("{}s", limit.as_secs_f64())));
+    bar
+}
+
+/// Refuses a container that is not there before time is spent on recording it.
+fn ensure_container(name: &str, identity: &mut Identity) -> Result<()> {
+    let asked = Instant::now();
+    let mut known: Vec<String> = Vec::new();
+    // The first inventory asks the runtimes for names; their answers come a little later.
+    while asked.elapsed() < HOLD {
+        let services = identity.inventory();
+        if services.iter().any(|service| is_container(&service.labels, name)) {
+            return Ok(());
+        }
+        known =
+            services.iter().filter_map(|s| s.labels.get(names::CONTAINER_NAME).map(str::to_owned)).collect();
+        std::thread::sleep(TICK);
+    }
+    match known.as_slice() {
+        [] => bail!("there is no container {name:?}: no container is running here"),
+        known => bail!("there is no container {name:?}; running: {}", known.join(", ")),
+    }
+}
+
+fn is_container(labels: &LabelSet, name: &str) -> bool {
+    /// Runtimes take an id by its beginning; shorter ones would be ambiguous.
+    const MIN_ID_BYTES: usize = 8;
+    let by_id = |id: &str| name.len() >= MIN_ID_BYTES && id.starts_with(name);
+    labels.get(names::CONTAINER_NAME) == Some(name) || labels.get(names::CONTAINER_ID).is_some_and(by_id)
+}
+
+fn title(args: &RecordArgs) -> String {
+    let of = match (&args.container, args.pid, args.command.as_slice()) {
+        (Some(container), _, _) => format!("container {container}"),
+        (_, Some(pid), _) => format!("process {pid}"),
+        (_, _, []) => "this node".to_owned(),
+        (_, _, command) => {
+            let words: Vec<_> = command.iter().map(|word| word.to_string_lossy()).collect();
+            words.join(" ")
+        }
+    };
+    format!("CPU time of {of}, {} Hz", args.frequency)
+}
+
+/// Samples by stack over the whole recording.
+#[derive(Default)]
+struct Collected {
+    container: Option<String>,
+    symbols: SymbolTable,
+    samples: HashMap<StackId, i64>,
+}
+
+impl Collected {
+    fn add(&mut self, batch: &Batch) {
+        let remap = self.symbols.merge(&batch.symbols);
+        let wanted =
+            |labels: &LabelSet| self.container.as_ref().is_none_or(|name| is_container(labels, name));
+        let counts =
+            batch.series.iter().filter(|s| s.profile_type == ProfileType::cpu_samples() && wanted(&s.labels));
+        for row in counts.flat_map(|series| &series.rows) {
+            *self.samples.entry(remap.stacks[row.stack.index()]).or_default() += row.value;
+        }
+    }
+
+    fn into_profile(self) -> StackProfile {
+        StackProfile { symbols: self.symbols, values: self.samples.into_iter().collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_is_named_or_identified() {
+        let id = "0123456789abcdef0123456789abcdef";
+        let labels = LabelSet::from_pairs([(names::CONTAINER_NAME, "web"), (names::CONTAINER_ID, id)]);
+        for name in ["web", id, "0123456789ab"] {
+            assert!(is_container(&labels, name), "{name}");
+        }
+        for name in ["we", "0123", "", "abcdef0123456789"] {
+            assert!(!is_container(&labels, name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! `pyrite run` and `pyrite server`: one process, with and without the agent.
+
+use std::future::Future;
+use std::net::{SocketAddr, TcpListener};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use pyrite_store::{Retention, Store, StoreConfig};
+
+use crate::cli::ServeArgs;
+use crate::config::Config;
+use crate::privilege;
+use crate::watch::Watch;
+
+/// Watches this node and serves what it sees, until SIGINT or SIGTERM.
+pub fn run(args: &ServeArgs) -> Result<ExitCode> {
+    let config = Config::load(args)?;
+    if let Some(refusal) = privilege::refusal() {
+        bail!(refusal);
+    }
+    let listener = listen(config.listen)?;
+    let store = open_store(&config)?;
+    let watch = Watch::start(config.frequency_hz, store.clone())?;
+    let served = serve(listener, store.clone(), Some(watch.node()));
+    // The agent ends first: what it has drained by then must still find the store open.
+    watch.stop();
+    store.close().context("failed to close the store")?;
+    served
+}
+
+/// Serves what others push, until SIGINT or SIGTERM.
+pub fn server(args: &ServeArgs) -> Result<ExitCode> {
+    let config = Config::load(args)?;
+    let listener = listen(config.listen)?;
+    let store = open_store(&config)?;
+    let served = serve(listener, store.clone(), None);
+    store.close().context("failed to close the store")?;
+    served
+}
+
+/// Takes the port before anything else, so that a second Pyrite ends before it touches the first one's data.
+fn listen(address: SocketAddr) -> Result<TcpListener> {
+    let listener = TcpListener::bind(address)
+        .with_context(|| format!("failed to listen on {address}; choose another with --listen"))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+fn open_store(config: &Config) -> Result<Store> {
+    let retention = Retention { max_age: config.max_age, max_bytes: config.max_bytes };
+    let (store, report) = Store::open(StoreConfig { retention, ..StoreConfig::new(config.data.clone()) })
+        .with_context(|| format!("failed to open the data directory {}", config.data.display()))?;
+    for line in report.lines() {
+        tracing::info!("{line}");
+    }
+    Ok(store)
+}
+
+#[expect(clippy::print_stdout, reason = "the address is what the user waits for")]
+fn serve(
+    listener: TcpListener,
+    store: Store,
+    node: Option<Arc<dyn pyrite_server::NodeView>>,
+) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        let address = listener.local_addr()?;
+        let shutdown = shutdown_signal()?;
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        println!("http://{address}");
+        pyrite_server::serve(listener, pyrite_server::AppState::new(store, node), shutdown).await?;
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+fn shutdown_signal() -> Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        tracing::info!("shutting down");
+    })
+}

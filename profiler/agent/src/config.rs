@@ -1,0 +1,183 @@
+//! One `Config` out of defaults, the TOML file and the flags, in rising order of precedence.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+
+use crate::cli::ServeArgs;
+
+/// Sampling frequencies that the sampler accepts.
+pub const FREQUENCY_RANGE_HZ: std::ops::RangeInclusive<u32> = 1..=1000;
+
+/// Everything `run` and `server` can be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Address of the API and the page.
+    pub listen: SocketAddr,
+    /// Data directory.
+    pub data: PathBuf,
+    /// Samples per second and CPU.
+    pub frequency_hz: u32,
+    /// Profiles older than this are deleted.
+    pub max_age: Duration,
+    /// Beyond this size the oldest profiles are deleted.
+    pub max_bytes: u64,
+}
+
+/// The configuration file. Unknown keys are errors: a misspelt setting must not be silently ignored.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConfigFile {
+    listen: Option<SocketAddr>,
+    data: Option<PathBuf>,
+    frequency: Option<u32>,
+    #[serde(default)]
+    retention: RetentionTable,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RetentionTable {
+    max_age: Option<String>,
+    max_size: Option<String>,
+}
+
+impl Config {
+    /// Joins defaults, the file that `--config` names and the flags.
+    pub fn load(args: &ServeArgs) -> Result<Self> {
+        let file = match &args.config {
+            Some(path) => {
+                let text = std::fs::read_to_string(path)
+                    .with_context(|| format!("failed to read configuration file {}", path.display()))?;
+                parse_file(&text).with_context(|| format!("in configuration file {}", path.display()))?
+            }
+            None => ConfigFile::default(),
+        };
+        Self::join(args, file)
+    }
+
+    fn join(args: &ServeArgs, file: ConfigFile) -> Result<Self> {
+        let frequency_hz = args.frequency.or(file.frequency).unwrap_or(97);
+        check_frequency(frequency_hz)?;
+        let max_age = file.retention.max_age.as_deref().unwrap_or("30d");
+        let max_size = file.retention.max_size.as_deref().unwrap_or("10GiB");
+        Ok(Self {
+            listen: args.listen.or(file.listen).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 4040))),
+            data: args.data.clone().or(file.data).map_or_else(default_data_dir, Ok)?,
+            frequency_hz,
+            max_age: parse_duration(max_age).map_err(anyhow::Error::msg).context("retention.max_age")?,
+            max_bytes: parse_size(max_size).context("retention.max_size")?,
+        })
+    }
+}
+
+/// Refuses a frequency outside [`FREQUENCY_RANGE_HZ`].
+pub fn check_frequency(frequency_hz: u32) -> Result<()> {
+    if FREQUENCY_RANGE_HZ.contains(&frequency_hz) {
+        return Ok(());
+    }
+    let (min, max) = (FREQUENCY_RANGE_HZ.start(), FREQUENCY_RANGE_HZ.end());
+    bail!("a frequency of {frequency_hz} Hz is not possible: choose {min} to {max}")
+}
+
+/// Where data is kept unless told otherwise.
+pub fn default_data_dir() -> Result<PathBuf> {
+    if crate::privilege::is_root() {
+        return Ok(PathBuf::from("/var/lib/pyrite"));
+    }
+    let base = match (std::env::var_os("XDG_DATA_HOME"), std::env::var_os("HOME")) {
+        (Some(data), _) if Path::new(&data).is_absolute() => PathBuf::from(data),
+        (_, Some(home)) => PathBuf::from(home).join(".local/share"),
+        _ => bail!("neither XDG_DATA_HOME nor HOME is set: name a directory with --data DIR"),
+    };
+    Ok(base.join("pyrite"))
+}
+
+fn parse_file(text: &str) -> Result<ConfigFile> {
+    Ok(toml::from_str(text)?)
+}
+
+/// Reads `500ms`, `10s`, `5m`, `2h`, `30d`; a bare number is seconds.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let unit_ms: u64 = match &text[split..] {
+        "ms" => 1,
+        "" | "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err(format!("{text:?} is not a duration: write 500ms, 10s, 5m, 2h or 30d")),
+    };
+    let duration_ms =
+        text[..split].parse::<u64>().ok().and_then(|n| n.checked_mul(unit_ms)).filter(|&ms| ms > 0);
+    duration_ms
+        .map(Duration::from_millis)
+        .ok_or_else(|| format!("{text:?} is not a duration above zero: write 500ms, 10s, 5m, 2h or 30d"))
+}
+
+/// Reads `500MB`, `10GiB`; a bare number is bytes.
+fn parse_size(text: &str) -> Result<u64> {
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let unit_bytes: u64 = match text[split..].trim() {
+        "" | "B" => 1,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "TB" => 1_000_000_000_000,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "TiB" => 1 << 40,
+        _ => bail!("{text:?} is not a size: write 500MB, 10GiB or 1TiB"),
+    };
+    let bytes =
+        text[..split].parse::<u64>().ok().and_then(|n| n.checked_mul(unit_bytes)).filter(|&bytes| bytes > 0);
+    bytes.with_context(|| format!("{text:?} is not a size above zero: write 500MB, 10GiB or 1TiB"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn join(args: &ServeArgs, toml: &str) -> Result<Config> {
+        Config::join(args, parse_file(toml)?)
+    }
+
+    fn error(toml: &str) -> String {
+        let args = ServeArgs { data: Some("/d".into()), ..ServeArgs::default() };
+        format!("{:#}", join(&args, toml).expect_err("must be refused"))
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_defaults() {
+        let toml = "listen = '0.0.0.0:1'\ndata = '/file'\nfrequency = 19\n[retention]\nmax_age = '2d'";
+        let args = ServeArgs { frequency: Some(49), ..ServeArgs::default() };
+        let config = join(&args, toml).expect("valid");
+        assert_eq!(config.frequency_hz, 49);
+        assert_eq!(config.data, Path::new("/file"));
+        assert_eq!(config.listen.to_string(), "0.0.0.0:1");
+        assert_eq!(config.max_age, Duration::from_secs(2 * 86_400));
+        assert_eq!(config.max_bytes, 10 << 30);
+    }
+
+    #[test]
+    fn refusals_name_the_setting() {
+        assert!(error("frequncy = 1").contains("unknown field `frequncy`"));
+        assert!(error("frequency = 5000").contains("5000 Hz is not possible: choose 1 to 1000"));
+        assert!(error("[retention]\nmax_size = '3 parsecs'").contains("retention.max_size"));
+        assert!(error("[retention]\nmax_age = '0s'").contains("retention.max_age"));
+        assert!(error("listen = 'nowhere'").contains("listen"));
+    }
+
+    #[test]
+    fn durations() {
+        for (text, ms) in [("7", 7_000), ("500ms", 500), ("10s", 10_000), ("2m", 120_000), ("1h", 3_600_000)]
+        {
+            assert_eq!(parse_duration(text), Ok(Duration::from_millis(ms)), "{text}");
+        }
+        for bad in ["", "s", "-1s", "1w", "0", "99999999999999999999d"] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+}

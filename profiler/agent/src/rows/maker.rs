@@ -1,0 +1,248 @@
+//! Counted stacks to rows of the store: every address gets its name, every process its labels.
+//!
+//! A second is turned as a whole, so that each distinct address is named once and each file is visited once. Executables
+//! are opened the moment a process maps them and stay open, so that code of a process that has exited still has names.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use pyrite_bpf::StackOutcome;
+use pyrite_model::{
+    Avma, Batch, FileKey, FileOffset, LabelSet, LocationId, ProfileType, Row, SeriesRows, StackId,
+    SymbolTable, UnixMs,
+};
+use pyrite_sampling::{CountedStack, MappedFile, ProcessKey, SampledStack, Second, UserFrame};
+use pyrite_symbolizer::{Address, ExecutableRef, Executables, Miss, Symbolizer, SymbolizerConfig};
+
+/// Files kept open. Each costs a descriptor; a busy node maps a few hundred distinct ones.
+const MAX_OPEN_EXECUTABLES: usize = 1024;
+
+/// Names addresses and forms rows. Owned by one thread.
+pub struct RowMaker {
+    symbolizer: Symbolizer,
+    executables: Executables,
+    vdso: ExecutableRef,
+    frequency_hz: u32,
+}
+
+/// A distinct code address within one second.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Place {
+    Kernel(Avma),
+    File(FileKey, FileOffset),
+    Vdso(FileOffset),
+    Anonymous,
+    Unmapped,
+}
+
+impl RowMaker {
+    /// Knows no executable yet. `frequency_hz` is what a sample's CPU time is computed from.
+    pub fn new(frequency_hz: u32, symbols: SymbolizerConfig) -> Self {
+        Self {
+            symbolizer: Symbolizer::new(symbols),
+            executables: Executables::new(MAX_OPEN_EXECUTABLES),
+            vdso: Executables::vdso(),
+            frequency_hz,
+        }
+    }
+
+    /// Opens a file that a process has just mapped at `start..end`, while the process lives.
+    pub fn open(&mut self, process: ProcessKey, file: &MappedFile, start: Avma, end: Avma) {
+        let name = Path::new(&*file.path);
+        let proc = PathBuf::from(format!("/proc/{}", process.tgid));
+        let in_root = proc.join("root").join(name.strip_prefix("/").unwrap_or(name));
+        // The kernel names these links without leading zeros, unlike the lines of /proc/PID/maps.
+        let map_file = proc.join(format!("map_files/{:x}-{:x}", start.0, end.0));
+        self.executables.open(file.key, name, &[map_file, in_root, name.to_path_buf()]);
+    }
+
+    /// The rows of one second, each stack under the labels that `labels_of` gives its process.
+    pub fn batch(&mut self, second: &Second, mut labels_of: impl FnMut(&SampledStack) -> LabelSet) -> Batch {
+        let mut symbols = SymbolTable::new();
+        let locations = self.locate(&second.stacks, &mut symbols);
+        let mut by_labels: HashMap<LabelSet, Vec<(StackId, u64)>> = HashMap::new();
+        for CountedStack { stack, count } in &second.stacks {
+            let id = intern(stack, &locations, &mut symbols);
+            by_labels.entry(labels_of(stack)).or_default().push((id, *count));
+        }
+        let series =
+            by_labels.into_iter().flat_map(|(labels, counts)| self.series(second.start, labels, &counts));
+        Batch { series: series.collect(), symbols }
+    }
+
+    /// Counters of the caches, for `/metrics`.
+    pub fn stats(&self) -> (pyrite_symbolizer::SymbolizerStats, pyrite_symbolizer::ExecutablesStats) {
+        (self.symbolizer.stats(), self.executables.stats())
+    }
+
+    /// Names every distinct address of `stacks`.
+    fn locate(&mut self, stacks: &[CountedStack], symbols: &mut SymbolTable) -> HashMap<Place, LocationId> {
+        let mut addresses: HashMap<Place, Address> = HashMap::new();
+        let mut files: HashMap<FileKey, ExecutableRef> = HashMap::new();
+        for CountedStack { stack, .. } in stacks {
+            for &avma in &stack.kernel {
+                addresses.entry(Place::Kernel(avma)).or_insert(Address::Kernel(avma));
+            }
+            for frame in &stack.user {
+                addresses.entry(place(frame)).or_insert_with(|| self.address(frame, &mut files));
+            }
+        }
+        let (places, addresses): (Vec<Place>, Vec<Address>) = addresses.into_iter().unzip();
+        let resolved = self.symbolizer.resolve(&addresses);
+        places.into_iter().zip(resolved).map(|(place, symbol)| (place, symbol.intern(symbols))).collect()
+    }
+
+    fn address(&mut self, frame: &UserFrame, files: &mut HashMap<FileKey, ExecutableRef>) -> Address {
+        match frame {
+            UserFrame::File { file, offset } => {
+                let executable = files.entry(file.key).or_insert_with(|| {
+                    // It is open already unless it was evicted, and then its path may still lead to it.
+                    let path = Path::new(&*file.path);
+                    self.executables.open(file.key, path, &[path.to_path_buf()])
+                });
+                Address::File { executable: Arc::clone(executable), offset: *offset }
+            }
+            UserFrame::Vdso { offset } => {
+                Address::File { executable: Arc::clone(&self.vdso), offset: *offset }
+            }
+            UserFrame::Anonymous(_) => Address::Unknown(Miss::Anonymous),
+            UserFrame::Unmapped(_) => Address::Unknown(Miss::Unmapped),
+        }
+    }
+
+    /// The two series that a sampled second makes of one label set: CPU time and number of samples.
+    fn series(&self, time: UnixMs, labels: LabelSet, counts: &[(StackId, u64)]) -> [SeriesRows; 2] {
+        let rows = |value_of: &dyn Fn(u64) -> i64| {
+            counts.iter().map(|&(stack, count)| Row { time, stack, value: value_of(count) }).collect()
+        };
+        let cpu_ns = |count: u64| cpu_ns(count, self.frequency_hz);
+        [
+            SeriesRows { labels: labels.clone(), profile_type: ProfileType::cpu_time(), rows: rows(&cpu_ns) },
+            SeriesRows {
+                labels,
+                profile_type: ProfileType::cpu_samples(),
+                rows: rows(&|count| count as i64),
+            },
+        ]
+    }
+}
+
+/// The CPU time that `count` samples stand for, whatever event made them.
+fn cpu_ns(count: u64, frequency_hz: u32) -> i64 {
+    let frequency_hz = u128::from(frequency_hz);
+    ((u128::from(count) * 1_000_000_000 + frequency_hz / 2) / frequency_hz) as i64
+}
+
+fn place(frame: &UserFrame) -> Place {
+    match frame {
+        UserFrame::File { file, offset } => Place::File(file.key, *offset),
+        UserFrame::Vdso { offset } => Place::Vdso(*offset),
+        UserFrame::Anonymous(_) => Place::Anonymous,
+        UserFrame::Unmapped(_) => Place::Unmapped,
+    }
+}
+
+/// Adds the stack, kernel part at the leaf, and a root frame that says so where a walk did not reach its end.
+fn intern(
+    stack: &SampledStack,
+    locations: &HashMap<Place, LocationId>,
+    symbols: &mut SymbolTable,
+) -> StackId {
+    let kernel = stack.kernel.iter().map(|avma| Place::Kernel(*avma));
+    let mut leaf_first: Vec<LocationId> =
+        kernel.chain(stack.user.iter().map(place)).map(|place| locations[&place]).collect();
+    let cut = [stack.user_outcome, stack.kernel_outcome].into_iter().find_map(|outcome| match outcome {
+        StackOutcome::Truncated => Some("[truncated: too many frames]"),
+        StackOutcome::Fault => Some("[truncated: stack not readable]"),
+        StackOutcome::Walked | StackOutcome::Absent => None,
+    });
+    if let Some(marker) = cut.or_else(|| leaf_first.is_empty().then_some("[no stack]")) {
+        leaf_first.push(symbols.intern_named_location(marker));
+    }
+    symbols.intern_stack(&leaf_first).expect("a stack has at least its marker")
+}
+
+#[cfg(test)]
+mod tests {
+    use pyrite_model::TableLens;
+    use pyrite_sampling::{BootNs, Comm};
+
+    use super::*;
+
+    fn stack(comm: &[u8], user: Vec<UserFrame>) -> SampledStack {
+        SampledStack {
+            process: ProcessKey { tgid: 1, start: BootNs(1) },
+            comm: Comm::new(comm),
+            cgroup_id: 1,
+            is_kernel_thread: false,
+            kernel_outcome: StackOutcome::Absent,
+            user_outcome: StackOutcome::Walked,
+            kernel: vec![],
+            user,
+        }
+    }
+
+    fn batch(stacks: &[(SampledStack, u64)]) -> Batch {
+        let stacks = stacks.iter().map(|(stack, count)| CountedStack { stack: stack.clone(), count: *count });
+        let second = Second { start: UnixMs(5_000), stacks: stacks.collect() };
+        let label = |stack: &SampledStack| LabelSet::from_pairs([("comm", stack.comm.to_string())]);
+        RowMaker::new(97, SymbolizerConfig::default()).batch(&second, label)
+    }
+
+    fn names(batch: &Batch, stack: StackId) -> Vec<String> {
+        pyrite_model::frame_names(&batch.symbols, stack).into_iter().map(Into::into).collect()
+    }
+
+    #[test]
+    fn one_series_pair_per_label_set() {
+        let frames = || vec![UserFrame::Anonymous(Avma(7))];
+        let batch =
+            batch(&[(stack(b"a", frames()), 2), (stack(b"b", frames()), 1), (stack(b"a", vec![]), 3)]);
+        assert_eq!(batch.series.len(), 4);
+        let mut totals: Vec<(String, i64)> = batch
+            .series
+            .iter()
+            .map(|s| {
+                (format!("{} {}", s.labels, s.profile_type.sample_type), s.rows.iter().map(|r| r.value).sum())
+            })
+            .collect();
+        totals.sort();
+        let expect =
+            [("{comm=\"a\"} cpu", 51_546_392), ("{comm=\"a\"} samples", 5), ("{comm=\"b\"} cpu", 10_309_278)];
+        for ((name, value), (expect_name, expect_value)) in totals.iter().zip(expect) {
+            assert_eq!(name, expect_name);
+            // Each row rounds by itself.
+            assert!((value - expect_value).abs() <= 1, "{name}: {value}");
+        }
+    }
+
+    #[test]
+    fn a_stack_that_was_cut_says_so_at_its_root() {
+        let mut cut = stack(b"a", vec![UserFrame::Anonymous(Avma(7)), UserFrame::Unmapped(Avma(9))]);
+        cut.user_outcome = StackOutcome::Truncated;
+        let mut absent = stack(b"b", vec![]);
+        absent.user_outcome = StackOutcome::Fault;
+        let batch = batch(&[(cut, 1), (absent, 1)]);
+        let mut roots: Vec<String> =
+            batch.series.iter().map(|series| names(&batch, series.rows[0].stack).remove(0)).collect();
+        roots.sort();
+        roots.dedup();
+        assert_eq!(roots, ["[truncated: stack not readable]", "[truncated: too many frames]"]);
+    }
+
+    #[test]
+    fn equal_addresses_are_one_location() {
+        let frames = || vec![UserFrame::Unmapped(Avma(9)); 3];
+        let TableLens { locations, .. } =
+            batch(&[(stack(b"a", frames()), 1), (stack(b"b", frames()), 1)]).symbols.lens();
+        assert_eq!(locations, 1);
+    }
+
+    #[test]
+    fn cpu_time_of_samples_is_rounded_not_truncated() {
+        assert_eq!(cpu_ns(1, 97), 10_309_278);
+        assert_eq!(cpu_ns(97, 97), 1_000_000_000);
+        assert_eq!(cpu_ns(u64::from(u32::MAX), 1), 4_294_967_295_000_000_000);
+    }
+}

@@ -1,0 +1,107 @@
+//! Events in, batches of rows out: learns of processes and files as they appear and holds a second back for as long as a
+//! container's name may still come.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use hashbrown::HashMap;
+use pyrite_model::{Batch, LabelSet};
+use pyrite_sampling::{Comm, Event, ProcessKey, SampledStack, Second};
+use pyrite_symbolizer::{ExecutablesStats, SymbolizerStats};
+
+use crate::identity::{Certainty, Identity, IdentityStats, Service, Subject};
+use crate::rows::RowMaker;
+
+/// One second's rows.
+pub struct Ready {
+    /// The rows.
+    pub batch: Batch,
+    /// How many ticks they stand for.
+    pub ticks: u64,
+}
+
+/// Counters of everything a row passes through.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RowStats {
+    /// Names of addresses.
+    pub symbolizer: SymbolizerStats,
+    /// Files kept open.
+    pub executables: ExecutablesStats,
+    /// Who processes are.
+    pub identity: IdentityStats,
+}
+
+/// Turns events into rows. Owned by one thread.
+pub struct RowStream {
+    maker: RowMaker,
+    identity: Identity,
+    waiting: VecDeque<(Instant, Second)>,
+}
+
+type LabelsByThread = HashMap<(ProcessKey, Comm), LabelSet>;
+
+impl RowStream {
+    /// Nothing seen yet.
+    pub fn new(maker: RowMaker, identity: Identity) -> Self {
+        Self { maker, identity, waiting: VecDeque::new() }
+    }
+
+    /// Takes an event of the sampler.
+    pub fn on_event(&mut self, event: Event) {
+        match event {
+            Event::ProcessSeen { key, parent, comm, .. } => {
+                // What it was before an exec no longer holds. Asking now reads /proc while the process lives.
+                self.identity.forget(key.tgid);
+                let parent = parent.map_or(0, |parent| parent.tgid);
+                let subject = Subject { process: key, comm: &comm.to_string(), cgroup_id: 0, parent };
+                self.identity.labels_for(&subject);
+            }
+            Event::NewMapping { process, file, start, end } => self.maker.open(process, &file, start, end),
+            Event::ProcessGone { key } => self.identity.forget(key.tgid),
+            Event::Second(second) => self.waiting.push_back((Instant::now(), second)),
+        }
+    }
+
+    /// The next second whose labels are final or that has waited for `hold`.
+    pub fn next_ready(&mut self, hold: Duration) -> Option<Ready> {
+        let (since, second) = self.waiting.pop_front()?;
+        let (labels, certainty) = self.labels(&second);
+        if certainty == Certainty::Pending && since.elapsed() < hold {
+            self.waiting.push_front((since, second));
+            return None;
+        }
+        let batch = self.maker.batch(&second, |stack| labels[&(stack.process, stack.comm)].clone());
+        Some(Ready { batch, ticks: second.ticks() })
+    }
+
+    /// Every container and unit of this node, busy or idle.
+    pub fn inventory(&mut self) -> Vec<Service> {
+        self.identity.inventory()
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> RowStats {
+        let (symbolizer, executables) = self.maker.stats();
+        RowStats { symbolizer, executables, identity: self.identity.stats() }
+    }
+
+    /// The labels of every thread name of every process in a second, and whether all of them are final.
+    fn labels(&mut self, second: &Second) -> (LabelsByThread, Certainty) {
+        let mut labels = LabelsByThread::new();
+        let mut certainty = Certainty::Final;
+        for SampledStack { process, comm, cgroup_id, .. } in
+            second.stacks.iter().map(|counted| &counted.stack)
+        {
+            labels.entry((*process, *comm)).or_insert_with(|| {
+                let comm = comm.to_string();
+                let subject = Subject { process: *process, comm: &comm, cgroup_id: *cgroup_id, parent: 0 };
+                let found = self.identity.labels_for(&subject);
+                if found.certainty == Certainty::Pending {
+                    certainty = Certainty::Pending;
+                }
+                found.set
+            });
+        }
+        (labels, certainty)
+    }
+}

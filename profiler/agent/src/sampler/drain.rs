@@ -1,0 +1,157 @@
+//! The thread that empties the rings, answers what the pure part asks for, and hands on what comes out.
+
+use std::collections::VecDeque;
+use std::os::fd::AsFd as _;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use aya::maps::{MapData, PerCpuArray, RingBuf};
+use pyrite_bpf::TickFate;
+use pyrite_sampling::{BootNs, Event, Fates, Sampling};
+
+use crate::sampler::cpus::{Cpus, Readings, read_idle};
+use crate::sampler::{Delivery, SamplerStats, processes};
+use crate::sys::{self, Alarm, CpuCounters};
+
+/// What lies less far back than this may still be on its way into a ring, so it waits for the next round.
+const HOLD_BACK_NS: u64 = 20_000_000;
+/// How often the books are read and CPUs looked for.
+const REFRESH: Duration = Duration::from_secs(1);
+/// At most this often are the rings emptied, however loudly they call: a dead CPU's ring calls all the time.
+const SHORTEST_ROUND: Duration = Duration::from_millis(10);
+/// Processes read from `/proc` per round; the rest wait for the next.
+const LOADS_PER_ROUND: usize = 256;
+/// While `/proc` is read at the start, the rings are emptied after so many processes.
+const SCAN_CHUNK: usize = 32;
+
+/// What the thread shares with whoever started it.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) alarm: Alarm,
+    pub(crate) stop: AtomicBool,
+    pub(crate) stats: Mutex<SamplerStats>,
+}
+
+pub(crate) struct Drain<S> {
+    pub(crate) sampling: Sampling,
+    pub(crate) ring: RingBuf<MapData>,
+    pub(crate) counters: PerCpuArray<MapData, CpuCounters>,
+    pub(crate) cpus: Cpus,
+    pub(crate) interval: Duration,
+    pub(crate) sink: S,
+    pub(crate) shared: Arc<Shared>,
+    /// What became of the ticks that were told.
+    pub(crate) told: Fates,
+    pub(crate) to_load: VecDeque<u32>,
+}
+
+impl<S: FnMut(Event) -> Delivery> Drain<S> {
+    /// Runs until asked to stop; then nothing is left in any ring and the books are closed.
+    pub(crate) fn run(mut self) {
+        self.scan();
+        let mut refreshed = Instant::now();
+        while !self.shared.stop.load(Ordering::Acquire) {
+            let round = Instant::now();
+            self.round();
+            if refreshed.elapsed() >= REFRESH {
+                refreshed = Instant::now();
+                self.refresh();
+            }
+            self.wait();
+            std::thread::sleep(SHORTEST_ROUND.saturating_sub(round.elapsed()));
+        }
+        self.close();
+    }
+
+    /// Learns of the processes that ran before us.
+    fn scan(&mut self) {
+        for chunk in processes::list().chunks(SCAN_CHUNK) {
+            for tgid in chunk {
+                self.sampling.process_loaded(*tgid, processes::load(*tgid));
+            }
+            self.round();
+        }
+    }
+
+    fn round(&mut self) {
+        let until = sys::boot_now().saturating_sub(HOLD_BACK_NS);
+        self.read_rings();
+        self.to_load.extend(self.sampling.advance(until, sys::wall_clock()));
+        self.answer(LOADS_PER_ROUND);
+        let events = self.sampling.take_events(until);
+        self.hand_on(events);
+    }
+
+    fn read_rings(&mut self) {
+        self.cpus.drain_sideband(|record| self.sampling.on_sideband(record));
+        while let Some(record) = self.ring.next() {
+            self.sampling.on_record(&record);
+        }
+    }
+
+    fn answer(&mut self, limit: usize) {
+        for tgid in self.to_load.drain(..limit.min(self.to_load.len())) {
+            self.sampling.process_loaded(tgid, processes::load(tgid));
+        }
+    }
+
+    fn hand_on(&mut self, events: Vec<Event>) {
+        for event in events {
+            let ticks = match &event {
+                Event::Second(second) => second.ticks(),
+                _ => 0,
+            };
+            match (self.sink)(event) {
+                Delivery::Taken => self.told.add(TickFate::Stored, ticks),
+                Delivery::QueueFull => self.told.add(TickFate::QueueFull, ticks),
+            }
+        }
+    }
+
+    fn readings(&self) -> Readings {
+        let counted = self.counters.get(&0, 0);
+        let counted = counted.iter().flat_map(|cpus| cpus.iter()).map(|cpu| Fates::from_counts(cpu.0.ticks));
+        Readings { counted: counted.collect(), idle_ns: read_idle() }
+    }
+
+    fn refresh(&mut self) {
+        let readings = self.readings();
+        if self.cpus.refresh(&readings, |record| self.sampling.on_sideband(record)) {
+            self.sampling.sideband_gap();
+        }
+        self.publish();
+    }
+
+    fn publish(&self) {
+        let mut ledger = self.cpus.ledger();
+        let mut user = self.told;
+        user.merge(self.sampling.fates());
+        ledger.settle(&user);
+        let mut notes = self.sampling.notes();
+        notes.merge(&self.cpus.notes);
+        let mut stats = self.shared.stats.lock().unwrap_or_else(PoisonError::into_inner);
+        stats.ledger = ledger;
+        stats.notes = notes;
+        stats.cpus = self.cpus.len();
+        stats.processes = self.sampling.process_count();
+        stats.drain_cpu = Duration::from_nanos(sys::thread_cpu_ns());
+    }
+
+    fn wait(&self) {
+        let own = [self.shared.alarm.as_fd(), self.ring.as_fd()];
+        sys::wait_readable(own.into_iter().chain(self.cpus.sideband_fds()), self.interval);
+    }
+
+    fn close(mut self) {
+        self.cpus.disable();
+        self.read_rings();
+        self.to_load.extend(self.sampling.advance(BootNs::MAX, sys::wall_clock()));
+        self.answer(usize::MAX);
+        let events = self.sampling.finish();
+        self.hand_on(events);
+        let readings = self.readings();
+        self.cpus.read_books(&readings);
+        self.publish();
+    }
+}

@@ -1,0 +1,225 @@
+//! The sampler: opens the events, loads the program, and runs the thread that turns ticks into counted stacks.
+//!
+//! Used by the daemon and by `pyrite record` alike. What comes out goes to a sink, in order, on the sampler's own thread;
+//! see [`pyrite_sampling::Event`].
+
+mod cpus;
+mod drain;
+mod error;
+mod load;
+mod processes;
+
+use std::collections::VecDeque;
+use std::fs;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use pyrite_bpf::abi::pyrite_config;
+use pyrite_sampling::{Event, Fates, Filter, Ledger, Limits, Notes, Sampling};
+
+use crate::sampler::cpus::{Cpus, EventSettings};
+use crate::sampler::drain::{Drain, Shared};
+use crate::sys::{Alarm, PerfEvent};
+
+pub use crate::sampler::error::SamplerError;
+pub use crate::sys::TickSource;
+
+const MAX_SAMPLE_RATE: &str = "/proc/sys/kernel/perf_event_max_sample_rate";
+const PARANOID: &str = "/proc/sys/kernel/perf_event_paranoid";
+
+/// How to sample.
+#[derive(Clone, Debug)]
+pub struct SamplerConfig {
+    /// Ticks per second and CPU.
+    pub frequency_hz: u64,
+    /// Which processes.
+    pub filter: Filter,
+    /// Bounds of the tables in user space.
+    pub limits: Limits,
+    /// How often the rings are emptied.
+    pub drain_interval: Duration,
+    /// Size of the ring for samples, a power of two of at least a page; `None` chooses by the number of CPUs.
+    pub ring_bytes: Option<u32>,
+    /// What to count; `None` takes cycles where there is a counter for them.
+    pub source: Option<TickSource>,
+}
+
+impl Default for SamplerConfig {
+    /// All processes at 97 Hz: a prime, so that it does not run in step with what programs do at round intervals.
+    fn default() -> Self {
+        Self {
+            frequency_hz: 97,
+            filter: Filter::default(),
+            limits: Limits::default(),
+            drain_interval: Duration::from_millis(150),
+            ring_bytes: None,
+            source: None,
+        }
+    }
+}
+
+/// What the sink did with an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// It is on its way.
+    Taken,
+    /// There was no room; its ticks are counted as lost there.
+    QueueFull,
+}
+
+/// How sampling goes; at most about a second old.
+#[derive(Clone, Copy, Debug)]
+pub struct SamplerStats {
+    /// What the ticks count.
+    pub source: TickSource,
+    /// Ticks per second and CPU.
+    pub frequency_hz: u64,
+    /// What became of every tick.
+    pub ledger: Ledger,
+    /// Counters of what lost no tick.
+    pub notes: Notes,
+    /// CPUs being sampled.
+    pub cpus: usize,
+    /// Processes known.
+    pub processes: usize,
+    /// CPU time that the sampler's thread has used.
+    pub drain_cpu: Duration,
+}
+
+/// A running sampler. Dropping it stops it.
+#[derive(Debug)]
+pub struct Sampler {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Sampler {
+    /// Starts sampling. From then on `sink` is called on the sampler's thread and must not block.
+    ///
+    /// # Errors
+    /// Whatever keeps the kernel from sampling for us; each says what to do.
+    pub fn start<S>(config: SamplerConfig, sink: S) -> Result<Self, SamplerError>
+    where
+        S: FnMut(Event) -> Delivery + Send + 'static,
+    {
+        let source = choose_source(&config)?;
+        let online = cpus::online().len().max(1);
+        let ring_bytes = config.ring_bytes.unwrap_or_else(|| ring_bytes(online));
+        let period_ns = match source {
+            TickSource::CpuClock => 1_000_000_000 / config.frequency_hz,
+            TickSource::Cycles => 0,
+        };
+        let bpf_config = pyrite_config { ring_wakeup_bytes: u64::from(ring_bytes / 2), period_ns };
+        let loaded = load::load(&bpf_config, ring_bytes)?;
+        let settings = EventSettings {
+            source,
+            frequency_hz: config.frequency_hz,
+            sideband_bytes: sideband_bytes(online),
+        };
+        let os = |action| move |source| SamplerError::Os { action, source };
+        let shared = Arc::new(Shared {
+            alarm: Alarm::new().map_err(os("create an eventfd"))?,
+            stop: AtomicBool::new(false),
+            stats: Mutex::new(SamplerStats::new(source, config.frequency_hz)),
+        });
+        let drain = Drain {
+            sampling: Sampling::new(config.filter, config.limits),
+            ring: loaded.ring,
+            counters: loaded.cpus,
+            cpus: Cpus::open(settings, loaded.program)?,
+            interval: config.drain_interval,
+            sink,
+            shared: Arc::clone(&shared),
+            told: Fates::default(),
+            to_load: VecDeque::new(),
+        };
+        let thread = std::thread::Builder::new().name("pyrite-sampler".to_owned());
+        let thread = thread.spawn(move || drain.run()).map_err(os("start the sampler's thread"))?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// How it goes.
+    pub fn stats(&self) -> SamplerStats {
+        *self.shared.stats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Stops: the clocks first, then everything that is still held goes to the sink. The ledger is then closed: nothing
+    /// is held any more.
+    pub fn stop(mut self) -> SamplerStats {
+        self.join();
+        self.stats()
+    }
+
+    fn join(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        self.shared.alarm.set_off();
+        if let Some(thread) = self.thread.take() {
+            // It can only fail where the sink panicked, and that has been reported on the thread itself.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Sampler {
+    fn drop(&mut self) {
+        self.join();
+    }
+}
+
+impl SamplerStats {
+    fn new(source: TickSource, frequency_hz: u64) -> Self {
+        Self {
+            source,
+            frequency_hz,
+            ledger: Ledger::default(),
+            notes: Notes::default(),
+            cpus: 0,
+            processes: 0,
+            drain_cpu: Duration::ZERO,
+        }
+    }
+}
+
+/// Cycles where the hardware can count them, else the clock; the answer is what one CPU says.
+fn choose_source(config: &SamplerConfig) -> Result<TickSource, SamplerError> {
+    let frequency_hz = config.frequency_hz;
+    let max_hz = read_setting(MAX_SAMPLE_RATE).parse().unwrap_or(u64::MAX);
+    if frequency_hz == 0 || frequency_hz > max_hz {
+        return Err(SamplerError::Frequency { frequency_hz, max_hz });
+    }
+    let cpu = cpus::online().first().copied().unwrap_or(0);
+    let candidates =
+        config.source.map_or_else(|| vec![TickSource::Cycles, TickSource::CpuClock], |one| vec![one]);
+    let mut failure = io::ErrorKind::Unsupported.into();
+    for source in candidates {
+        match PerfEvent::open_ticks(cpu, source, frequency_hz) {
+            Ok(_) => return Ok(source),
+            Err(error) => failure = error,
+        }
+    }
+    match failure.kind() {
+        io::ErrorKind::PermissionDenied => {
+            Err(SamplerError::PerfRefused { paranoid: read_setting(PARANOID) })
+        }
+        _ => Err(SamplerError::Perf { cpu, source: failure }),
+    }
+}
+
+fn read_setting(path: &str) -> String {
+    fs::read_to_string(path).map_or_else(|_| "unreadable".to_owned(), |text| text.trim().to_owned())
+}
+
+/// A busy CPU at 97 Hz makes about 6 KB of records in a drain interval; ten times that, so that a late drain or a higher
+/// frequency loses nothing.
+fn ring_bytes(cpus: usize) -> u32 {
+    let bytes = (cpus * (64 << 10)).next_power_of_two().clamp(512 << 10, 8 << 20);
+    bytes as u32
+}
+
+/// A program start makes about 2 KB of mapping events. All CPUs together stay under 8 MB.
+fn sideband_bytes(cpus: usize) -> usize {
+    ((8 << 20) / cpus.next_power_of_two()).clamp(16 << 10, 128 << 10)
+}

@@ -1,0 +1,63 @@
+//! Clocks, limits and the allocator.
+
+use pyrite_sampling::{BootNs, WallClock};
+
+fn clock_ns(clock: libc::clockid_t) -> i64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is a valid timespec to write to. The clocks used here exist on every supported kernel, and on
+    // failure `now` stays zero.
+    unsafe { libc::clock_gettime(clock, &raw mut now) };
+    now.tv_sec * 1_000_000_000 + now.tv_nsec
+}
+
+/// Now, on the clock that samples are stamped with.
+pub fn boot_now() -> BootNs {
+    BootNs(clock_ns(libc::CLOCK_BOOTTIME) as u64)
+}
+
+/// Where the wall clock stands relative to the boot clock at this moment.
+pub fn wall_clock() -> WallClock {
+    WallClock { boot_at_unix_ns: clock_ns(libc::CLOCK_REALTIME) - clock_ns(libc::CLOCK_BOOTTIME) }
+}
+
+/// CPU time that the calling thread has used, in nanoseconds.
+pub fn thread_cpu_ns() -> u64 {
+    clock_ns(libc::CLOCK_THREAD_CPUTIME_ID) as u64
+}
+
+/// The unit of times in `/proc/stat` and `/proc/PID/stat`.
+pub fn clock_ticks_hz() -> u64 {
+    // SAFETY: sysconf has no preconditions.
+    let ticks = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+    u64::try_from(ticks).unwrap_or(100).max(1)
+}
+
+/// Lets kernels before 5.11 lock memory for BPF maps. Later ones account maps to the cgroup, so a refusal (no
+/// `CAP_SYS_RESOURCE`) is no failure: if it matters, creating the first map says so.
+pub fn raise_memlock_limit() {
+    let unlimited = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: `unlimited` is a valid rlimit to read.
+    unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const unlimited) };
+}
+
+/// Gives freed memory back to the kernel: parsing the kernel's BTF takes 13 MB that are never needed again.
+pub fn release_free_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim has no preconditions.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+/// Sends a signal to one process.
+///
+/// # Errors
+/// When there is no such process, or it is not ours to signal.
+pub fn send_signal(tgid: u32, signal: libc::c_int) -> std::io::Result<()> {
+    let tgid = libc::pid_t::try_from(tgid).map_err(|_out_of_range| std::io::ErrorKind::NotFound)?;
+    // SAFETY: kill has no preconditions. A positive tgid names one process, never a group.
+    match unsafe { libc::kill(tgid, signal) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
+}

@@ -1,0 +1,24 @@
+//! The seam to the kernel: every system call that neither std nor aya makes for us, and all of the agent's unsafe code.
+
+mod host;
+mod perf_event;
+mod perf_ring;
+mod wait;
+
+pub use host::{
+    boot_now, clock_ticks_hz, raise_memlock_limit, release_free_memory, send_signal, thread_cpu_ns,
+    wall_clock,
+};
+pub use perf_event::{PerfCounts, PerfEvent, TickSource};
+pub use perf_ring::PerfRing;
+pub use wait::{Alarm, wait_readable};
+
+use pyrite_bpf::abi::pyrite_cpu;
+
+/// One CPU's counters as the BPF map holds them.
+#[derive(Clone, Copy, Debug)]
+#[repr(transparent)]
+pub struct CpuCounters(pub pyrite_cpu);
+
+// SAFETY: pyrite_cpu consists of u64 fields alone, without padding (-Wpadded): every bit pattern is a value.
+unsafe impl aya::Pod for CpuCounters {}

@@ -1,0 +1,124 @@
+//! Watching this node: what the sampler tells becomes rows of the store.
+//!
+//! ```text
+//! sampler thread ──events──▶ bounded queue ──▶ rows thread: identity + names ──batch──▶ store
+//!       │                                          │
+//!       └──────────── stats ───────▶ Node ◀────────┘ what runs here, counters
+//! ```
+//!
+//! The sampler's thread never waits for a disk or a symbol table: a full queue loses rows, counted, not ticks unseen.
+
+mod metrics;
+mod node;
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use pyrite_sampling::Event;
+use pyrite_server::NodeView;
+use pyrite_store::Store;
+use pyrite_symbolizer::SymbolizerConfig;
+
+use crate::identity::{Identity, IdentityConfig};
+use crate::rows::{RowMaker, RowStream};
+use crate::sampler::{Delivery, Sampler, SamplerConfig};
+use crate::watch::node::Node;
+
+/// Events between the two threads: a process start makes about ten, a second is one.
+const QUEUE_EVENTS: usize = 8192;
+/// How long a second waits for a container's name. A row must be queryable two seconds after its sample.
+const HOLD: Duration = Duration::from_millis(400);
+const TICK: Duration = Duration::from_millis(100);
+const INVENTORY_EVERY: Duration = Duration::from_secs(10);
+/// Soon after the start, so that the page can list idle services from its first look on.
+const FIRST_INVENTORY: Duration = Duration::from_secs(1);
+const WARN_EVERY: Duration = Duration::from_mins(1);
+
+/// A node being watched. Ends with [`Watch::stop`].
+pub struct Watch {
+    rows: JoinHandle<()>,
+    node: Arc<Node>,
+}
+
+impl Watch {
+    /// Starts sampling into `store`.
+    pub fn start(frequency_hz: u32, store: Store) -> Result<Self> {
+        let identity =
+            Identity::new(IdentityConfig::default()).context("failed to start the runtimes' thread")?;
+        let name = identity.node().to_owned();
+        let (sender, events) = sync_channel(QUEUE_EVENTS);
+        let config = SamplerConfig { frequency_hz: u64::from(frequency_hz), ..SamplerConfig::default() };
+        let sampler = Sampler::start(config, move |event| match sender.try_send(event) {
+            Ok(()) => Delivery::Taken,
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Delivery::QueueFull,
+        })?;
+        let node = Arc::new(Node::new(sampler, name, frequency_hz));
+        let stream = RowStream::new(RowMaker::new(frequency_hz, SymbolizerConfig::default()), identity);
+        let rows = Rows { stream, store, node: Arc::clone(&node), warned: None };
+        let rows = std::thread::Builder::new()
+            .name("pyrite-rows".into())
+            .spawn(move || rows.run(&events))
+            .context("failed to start the rows thread")?;
+        Ok(Self { rows, node })
+    }
+
+    /// The node as the server sees it.
+    pub fn node(&self) -> Arc<dyn NodeView> {
+        Arc::clone(&self.node) as Arc<dyn NodeView>
+    }
+
+    /// Stops sampling and stores everything that was sampled until now.
+    pub fn stop(self) {
+        // The sampler holds the queue's only sender: without it the rows thread empties the queue and ends.
+        self.node.stop_sampler();
+        if self.rows.join().is_err() {
+            tracing::error!("the rows thread ended early; its last rows are lost");
+        }
+    }
+}
+
+/// The rows thread.
+struct Rows {
+    stream: RowStream,
+    store: Store,
+    node: Arc<Node>,
+    warned: Option<Instant>,
+}
+
+impl Rows {
+    /// Runs until the sampler is gone and all it told is stored.
+    fn run(mut self, events: &Receiver<Event>) {
+        let mut next_inventory = Instant::now() + FIRST_INVENTORY;
+        loop {
+            match events.recv_timeout(TICK) {
+                Ok(event) => self.stream.on_event(event),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            self.store_ready(HOLD);
+            if Instant::now() >= next_inventory {
+                next_inventory = Instant::now() + INVENTORY_EVERY;
+                self.node.set_services(self.stream.inventory());
+            }
+        }
+        self.store_ready(Duration::ZERO);
+    }
+
+    fn store_ready(&mut self, hold: Duration) {
+        while let Some(ready) = self.stream.next_ready(hold) {
+            let outcome = self.store.append_blocking(ready.batch);
+            self.node.count_ticks(ready.ticks, outcome.is_ok());
+            self.node.set_row_stats(self.stream.stats());
+            let quiet = self.warned.is_some_and(|at| at.elapsed() < WARN_EVERY);
+            if let Err(error) = outcome
+                && !quiet
+            {
+                self.warned = Some(Instant::now());
+                tracing::warn!("a second of samples was not stored: {error}");
+            }
+        }
+    }
+}

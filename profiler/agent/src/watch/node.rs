@@ -1,0 +1,114 @@
+//! This node as the server sees it: what runs here, how it is sampled, and the agent's counters.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use pyrite_model::{Exposition, names};
+use pyrite_sampling::Ledger;
+use pyrite_server::{KnownService, NodeInfo, NodeView, ServiceKind};
+
+use crate::identity::Service;
+use crate::identity::cgroup::Unit;
+use crate::rows::RowStats;
+use crate::sampler::{Sampler, SamplerStats};
+use crate::watch::metrics;
+
+pub(super) struct Node {
+    name: String,
+    frequency_hz: u32,
+    sampler: Mutex<SamplerState>,
+    services: Mutex<Vec<KnownService>>,
+    row_stats: Mutex<RowStats>,
+    stored_ticks: AtomicU64,
+    refused_ticks: AtomicU64,
+}
+
+enum SamplerState {
+    Running(Sampler),
+    Stopped(SamplerStats),
+}
+
+impl Node {
+    pub(super) fn new(sampler: Sampler, name: String, frequency_hz: u32) -> Self {
+        Self {
+            name,
+            frequency_hz,
+            sampler: Mutex::new(SamplerState::Running(sampler)),
+            services: Mutex::default(),
+            row_stats: Mutex::default(),
+            stored_ticks: AtomicU64::new(0),
+            refused_ticks: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn stop_sampler(&self) {
+        let mut state = lock(&self.sampler);
+        let stats = state.stats();
+        if let SamplerState::Running(sampler) = std::mem::replace(&mut *state, SamplerState::Stopped(stats)) {
+            *state = SamplerState::Stopped(sampler.stop());
+        }
+    }
+
+    pub(super) fn count_ticks(&self, ticks: u64, stored: bool) {
+        let counter = if stored { &self.stored_ticks } else { &self.refused_ticks };
+        counter.fetch_add(ticks, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_services(&self, found: Vec<Service>) {
+        *lock(&self.services) = found.into_iter().map(known_service).collect();
+    }
+
+    pub(super) fn set_row_stats(&self, stats: RowStats) {
+        *lock(&self.row_stats) = stats;
+    }
+
+    /// The sampler's books, closed with what the store did with the rows.
+    fn ledger(&self, stats: &SamplerStats) -> Ledger {
+        let mut ledger = stats.ledger;
+        let (stored, refused) = (&self.stored_ticks, &self.refused_ticks);
+        ledger.settle_store(stored.load(Ordering::Relaxed), refused.load(Ordering::Relaxed));
+        ledger
+    }
+}
+
+impl SamplerState {
+    fn stats(&self) -> SamplerStats {
+        match self {
+            Self::Running(sampler) => sampler.stats(),
+            Self::Stopped(stats) => *stats,
+        }
+    }
+}
+
+impl NodeView for Node {
+    fn services(&self) -> Vec<KnownService> {
+        lock(&self.services).clone()
+    }
+
+    fn info(&self) -> NodeInfo {
+        let event = lock(&self.sampler).stats().source.name().to_owned();
+        NodeInfo { name: self.name.clone(), frequency_hz: self.frequency_hz, event }
+    }
+
+    fn metrics(&self, out: &mut Exposition) {
+        let stats = lock(&self.sampler).stats();
+        metrics::sampler(&stats, &self.ledger(&stats), out);
+        metrics::rows(&lock(&self.row_stats), out);
+    }
+}
+
+fn known_service(service: Service) -> KnownService {
+    let kind = match *service.unit {
+        Unit::Container(_) => ServiceKind::Container,
+        Unit::Systemd(_) => ServiceKind::Unit,
+        Unit::Plain => ServiceKind::Process,
+    };
+    let mut labels = service.labels;
+    let service_name = labels.remove(names::SERVICE_NAME).unwrap_or_default();
+    KnownService { service_name, kind, labels }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic elsewhere must not hide the counters that would tell of it.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,209 @@
+//! Drives the real binary: starts it, talks HTTP to it, stops or kills it.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+
+/// CPU time, the profile type that every test reads.
+pub const CPU: &str = "process_cpu:cpu:nanoseconds:cpu:nanoseconds";
+
+/// A running Pyrite; killed when dropped.
+pub struct Pyrite {
+    child: Child,
+    address: String,
+    /// When the process was started.
+    pub started: Instant,
+}
+
+/// An HTTP response with its body as bytes.
+pub struct Response {
+    pub status: u16,
+    pub body: Vec<u8>,
+}
+
+impl Response {
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
+/// The binary under test, with no configuration but its arguments.
+pub fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pyrite"));
+    command.args(args);
+    command
+}
+
+/// The wall clock, in the API's unit.
+pub fn now_ms() -> i64 {
+    i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis())
+        .expect("before 292M")
+}
+
+/// Calls `probe` until it answers, for at most `limit`.
+pub fn eventually<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(answer) = probe() {
+            return answer;
+        }
+        assert!(start.elapsed() < limit, "{what}: not within {limit:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+impl Pyrite {
+    /// `pyrite run` on a free port.
+    pub fn run(data: &Path, more: &[&str]) -> Self {
+        Self::start("run", data, more)
+    }
+
+    /// `pyrite server` on a free port.
+    pub fn server(data: &Path) -> Self {
+        Self::start("server", data, &[])
+    }
+
+    fn start(subcommand: &str, data: &Path, more: &[&str]) -> Self {
+        let started = Instant::now();
+        let mut child = command(&[subcommand, "--listen", "127.0.0.1:0", "--data"])
+            .arg(data)
+            .args(more)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
+        let stdout = BufReader::new(child.stdout.take().expect("piped"));
+        let (sender, receiver) = mpsc::channel();
+        // Reads on after the address so that Pyrite never blocks on a full pipe.
+        std::thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                if let Some((_, address)) = line.split_once("http://") {
+                    let _ = sender.send(address.trim().trim_end_matches('/').to_owned());
+                }
+            }
+        });
+        let address = receiver.recv_timeout(Duration::from_secs(20)).expect("pyrite prints its address");
+        Self { child, address, started }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Ends it as an operator would.
+    pub fn terminate(mut self) -> ExitStatus {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs").success());
+        let limit = Duration::from_secs(20);
+        eventually("pyrite ends after SIGTERM", limit, || self.child.try_wait().expect("our child"))
+    }
+
+    /// Ends it as a crash would.
+    pub fn kill(mut self) {
+        self.child.kill().expect("it still runs");
+        self.child.wait().expect("our child");
+    }
+
+    pub fn get(&self, path: &str) -> Response {
+        self.request("GET", path, "", &[])
+    }
+
+    pub fn post(&self, path: &str, content_type: &str, body: &[u8]) -> Response {
+        self.request("POST", path, content_type, body)
+    }
+
+    /// A Connect JSON call that must succeed.
+    pub fn call(&self, method: &str, request: &Value) -> Value {
+        let path = format!("/querier.v1.QuerierService/{method}");
+        let response = self.post(&path, "application/json", request.to_string().as_bytes());
+        assert_eq!(response.status, 200, "{method}: {}", response.text());
+        response.json()
+    }
+
+    /// Self value in nanoseconds of every function, over all of the last `window`.
+    pub fn self_values(&self, selector: &str, window: Duration) -> Vec<(String, i64)> {
+        let end = now_ms() + 1000;
+        let start = end - i64::try_from(window.as_millis()).expect("a short window");
+        let request = json!({
+            "profileTypeID": CPU, "labelSelector": selector, "start": start, "end": end, "maxNodes": 65536,
+        });
+        let flamegraph = &self.call("SelectMergeStacktraces", &request)["flamegraph"];
+        let names: Vec<&str> =
+            flamegraph["names"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let mut values: Vec<(String, i64)> = names.iter().map(|name| ((*name).to_owned(), 0)).collect();
+        for level in flamegraph["levels"].as_array().into_iter().flatten() {
+            let numbers: Vec<i64> =
+                level["values"].as_array().into_iter().flatten().map(|n| int(n)).collect();
+            for node in numbers.chunks_exact(4) {
+                values[usize::try_from(node[3]).expect("an index")].1 += node[2];
+            }
+        }
+        values
+    }
+
+    fn request(&self, method: &str, path: &str, content_type: &str, body: &[u8]) -> Response {
+        let mut stream = TcpStream::connect(&self.address).expect("pyrite listens");
+        stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a valid timeout");
+        let length = body.len();
+        write!(
+            stream,
+            "{method} {path} HTTP/1.1\r\nHost: pyrite\r\nConnection: close\r\nContent-Type: {content_type}\r\n\
+             Content-Length: {length}\r\n\r\n"
+        )
+        .expect("the request is taken");
+        stream.write_all(body).expect("the body is taken");
+        let mut raw = Vec::new();
+        stream.read_to_end(&mut raw).expect("a whole response");
+        parse_response(&raw)
+    }
+}
+
+impl Drop for Pyrite {
+    fn drop(&mut self) {
+        // Already gone is as good.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// An int64 of proto3 JSON: a string, and a number where a client sent one.
+pub fn int(value: &Value) -> i64 {
+    value
+        .as_i64()
+        .or_else(|| value.as_str()?.parse().ok())
+        .unwrap_or_else(|| panic!("{value} is not an integer"))
+}
+
+fn parse_response(raw: &[u8]) -> Response {
+    let split = raw.windows(4).position(|four| four == b"\r\n\r\n").expect("a header");
+    let head = String::from_utf8_lossy(&raw[..split]).to_ascii_lowercase();
+    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
+    let body = &raw[split + 4..];
+    let body = if head.contains("transfer-encoding: chunked") { unchunk(body) } else { body.to_vec() };
+    Response { status, body }
+}
+
+fn unchunk(mut rest: &[u8]) -> Vec<u8> {
+    let mut body = Vec::new();
+    loop {
+        let end = rest.windows(2).position(|two| two == b"\r\n").expect("a chunk size");
+        let size = usize::from_str_radix(std::str::from_utf8(&rest[..end]).expect("ASCII"), 16).expect("hex");
+        if size == 0 {
+            return body;
+        }
+        body.extend_from_slice(&rest[end + 2..end + 2 + size]);
+        rest = &rest[end + 4 + size..];
+    }
+}

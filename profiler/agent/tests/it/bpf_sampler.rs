@@ -1,0 +1,202 @@
+//! What the sampler says of processes whose behaviour is known.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use pyrite::sampler::SamplerConfig;
+use pyrite_bpf::Note;
+use pyrite_sampling::{Event, Filter, UserFrame};
+
+use crate::support::{Recording, Workload, leaf_offset, privileged, stacks, ticks};
+
+fn at_hz(frequency_hz: u64) -> SamplerConfig {
+    SamplerConfig { frequency_hz, ..SamplerConfig::default() }
+}
+
+#[test]
+fn bpf_shares_agree_with_the_time_measured_inside_the_program() {
+    let Some(_guard) = privileged("bpf_shares") else { return };
+    let shares = Workload::build("shares");
+    let recording = Recording::start(at_hz(2999));
+    let child = shares.command().arg("3000").stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let tgid = child.id();
+    let output = child.wait_with_output().unwrap();
+    let (events, stats) = recording.stop();
+
+    let said = String::from_utf8(output.stdout).unwrap();
+    let words: Vec<&str> = said.split_whitespace().collect();
+    let measured: Vec<(&str, f64)> =
+        words.chunks(2).map(|pair| (pair[0], pair[1].parse().unwrap())).collect();
+    let whole_ns: f64 = measured.iter().map(|(_, ns)| ns).sum();
+
+    let path = shares.path();
+    let of_process = || stacks(&events).filter(|counted| counted.stack.process.tgid == tgid);
+    let burners: Vec<_> = measured.iter().map(|(name, _)| shares.function(name)).collect();
+    let in_burners = ticks(of_process(), |counted| {
+        leaf_offset(counted, &path).is_some_and(|at| burners.iter().any(|burner| burner.contains(&at)))
+    });
+    assert!(in_burners >= 5_000, "{in_burners} samples, {:?}", stats.ledger);
+    for ((name, ns), burner) in measured.iter().zip(&burners) {
+        let found =
+            ticks(of_process(), |counted| leaf_offset(counted, &path).is_some_and(|at| burner.contains(&at)));
+        let (expect, found) = (ns / whole_ns, found as f64 / in_burners as f64);
+        let standard_error = (expect * (1.0 - expect) / in_burners as f64).sqrt();
+        println!("{name}: measured {expect:.4}, sampled {found:.4}, standard error {standard_error:.4}");
+        assert!((found - expect).abs() <= 3.0 * standard_error, "{name}: {found} is not {expect}");
+    }
+    // The ticks of the whole process are its CPU time, less what the kernel did not deliver.
+    let all = ticks(of_process(), |_| true) as f64;
+    let lost_share =
+        1.0 - stats.ledger.fates.total() as f64 / (stats.ledger.owed + stats.ledger.surplus) as f64;
+    assert!(lost_share.abs() < 0.01, "{:?}", stats.ledger);
+    println!("{all} ticks for {:.0} owed by CPU time", whole_ns * 2999.0 / 1e9);
+    // Every frame pointer chain leads to main.
+    let main = shares.function("main");
+    let from_main = ticks(of_process(), |counted| {
+        counted
+            .stack
+            .user
+            .iter()
+            .any(|frame| matches!(frame, UserFrame::File { offset, .. } if main.contains(&offset.0)))
+    });
+    assert!(from_main as f64 > 0.95 * all, "{from_main} of {all} stacks go through main");
+}
+
+#[test]
+fn bpf_a_process_of_twenty_milliseconds_resolves_to_file_and_offset() {
+    let Some(_guard) = privileged("bpf_short_lived") else { return };
+    let shares = Workload::build("shares");
+    let recording = Recording::start(at_hz(997));
+    std::thread::sleep(Duration::from_millis(300));
+    let tgids: Vec<u32> = (0..20)
+        .map(|_| {
+            let mut child = shares.command().arg("20").stdout(std::process::Stdio::null()).spawn().unwrap();
+            let tgid = child.id();
+            child.wait().unwrap();
+            tgid
+        })
+        .collect();
+    let (events, _) = recording.stop();
+    let path = shares.path();
+    let burners = [shares.function("seventy"), shares.function("twenty"), shares.function("ten")];
+    for tgid in tgids {
+        let of_process = || stacks(&events).filter(|counted| counted.stack.process.tgid == tgid);
+        let burning = ticks(of_process(), |counted| {
+            leaf_offset(counted, &path).is_some_and(|at| burners.iter().any(|burner| burner.contains(&at)))
+        });
+        assert!(burning >= 10, "{tgid}: {burning} ticks in its functions");
+        // Only in the kernel's execve can a tick meet registers that belong to the memory of the program before.
+        let unmapped = |frame: &UserFrame| matches!(frame, UserFrame::Unmapped(_));
+        let lost = ticks(of_process(), |counted| {
+            counted.stack.kernel.is_empty() && counted.stack.user.first().is_some_and(unmapped)
+        });
+        assert_eq!(lost, 0);
+        let seen = events
+            .iter()
+            .position(|event| matches!(event, Event::ProcessSeen { key, .. } if key.tgid == tgid));
+        let mapped = events.iter().position(
+            |event| matches!(event, Event::NewMapping { process, file, .. } if process.tgid == tgid && *file.path == *path.to_string_lossy()),
+        );
+        assert!(seen.is_some() && seen < mapped, "seen {seen:?}, mapped {mapped:?}");
+    }
+}
+
+#[test]
+fn bpf_start_to_first_sample_is_short() {
+    let Some(_guard) = privileged("bpf_start") else { return };
+    let shares = Workload::build("shares");
+    let mut child = shares.command().arg("4000").stdout(std::process::Stdio::null()).spawn().unwrap();
+    let before = Instant::now();
+    let recording = Recording::start(at_hz(97));
+    let started = before.elapsed();
+    while stacks(&recording.events()).next().is_none() && before.elapsed() < Duration::from_secs(5) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let first = before.elapsed();
+    println!("start() returned after {started:?}, first second of rows after {first:?}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    drop(recording);
+    assert!(first < Duration::from_secs(2), "{first:?}");
+}
+
+#[test]
+fn bpf_a_process_from_before_is_read_from_proc() {
+    let Some(_guard) = privileged("bpf_before") else { return };
+    let shares = Workload::build("shares");
+    let mut child = shares.command().arg("1500").stdout(std::process::Stdio::null()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    let recording = Recording::start(at_hz(997));
+    child.wait().unwrap();
+    let (events, stats) = recording.stop();
+    let found = ticks(stacks(&events), |counted| leaf_offset(counted, &shares.path()).is_some());
+    assert!(found > 500, "{found} ticks");
+    assert!(stats.notes.get(Note::ProcessLoaded) > 0);
+}
+
+#[test]
+fn bpf_a_filter_takes_a_process_with_its_children_and_counts_the_rest() {
+    let Some(_guard) = privileged("bpf_filter") else { return };
+    let shares = Workload::build("shares");
+    let script = format!("sleep 0.3; '{0}' 400 >/dev/null", shares.path().display());
+    let mut shell = Command::new("sh").args(["-c", &script]).spawn().unwrap();
+    let mut other = shares.command().arg("500").stdout(std::process::Stdio::null()).spawn().unwrap();
+    let filter = Filter { roots: [shell.id()].into(), ..Filter::default() };
+    let recording = Recording::start(SamplerConfig { filter, ..at_hz(997) });
+    shell.wait().unwrap();
+    other.wait().unwrap();
+    let (events, stats) = recording.stop();
+    let found = ticks(stacks(&events), |counted| leaf_offset(counted, &shares.path()).is_some());
+    assert!(found > 200, "{found} ticks of the child");
+    assert_eq!(ticks(stacks(&events), |counted| counted.stack.process.tgid == other.id()), 0);
+    assert!(stats.ledger.fates.get(pyrite_bpf::TickFate::Filtered) > 200, "{:?}", stats.ledger);
+}
+
+#[test]
+fn bpf_the_cgroup_is_the_version_two_directory() {
+    let Some(_guard) = privileged("bpf_cgroup") else { return };
+    let mounts = fs::read_to_string("/proc/mounts").unwrap();
+    let root = mounts.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split(' ').collect();
+        (fields[2] == "cgroup2").then(|| fields[1].to_owned())
+    });
+    let directory =
+        Path::new(&root.expect("cgroup v2 is mounted")).join(format!("pyrite-test-{}", std::process::id()));
+    fs::create_dir(&directory).unwrap();
+    let shares = Workload::build("shares");
+    let recording = Recording::start(at_hz(997));
+    let script =
+        format!("echo $$ > '{}/cgroup.procs' && exec '{}' 300", directory.display(), shares.path().display());
+    assert!(Command::new("sh").args(["-c", &script]).output().unwrap().status.success());
+    let (events, _) = recording.stop();
+    let id = fs::metadata(&directory).unwrap().ino();
+    fs::remove_dir(&directory).unwrap();
+    let burning = || stacks(&events).filter(|counted| leaf_offset(counted, &shares.path()).is_some());
+    assert!(ticks(burning(), |_| true) > 100);
+    assert_eq!(ticks(burning(), |counted| counted.stack.cgroup_id != id), 0);
+}
+
+#[test]
+fn bpf_kernel_threads_are_flagged_and_have_kernel_stacks_only() {
+    let Some(_guard) = privileged("bpf_kernel_threads") else { return };
+    let recording = Recording::start(at_hz(2999));
+    // Writing back a file is work for kworker or the disk's kernel thread.
+    let directory = tempfile::TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let data = vec![7_u8; 64 << 20];
+    for i in 0..4 {
+        fs::write(directory.path().join(i.to_string()), &data).unwrap();
+        assert!(Command::new("sync").status().unwrap().success());
+    }
+    let (events, _) = recording.stop();
+    let kernel_threads = || stacks(&events).filter(|counted| counted.stack.is_kernel_thread);
+    assert!(ticks(kernel_threads(), |_| true) > 0, "no kernel thread was sampled");
+    assert!(
+        kernel_threads().all(|counted| counted.stack.user.is_empty() && !counted.stack.kernel.is_empty())
+    );
+    for counted in stacks(&events).filter(|counted| !counted.stack.is_kernel_thread) {
+        assert!(!counted.stack.user.is_empty() || !counted.stack.kernel.is_empty());
+    }
+}

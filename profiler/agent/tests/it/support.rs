@@ -1,0 +1,128 @@
+//! Building the workloads, running a sampler beside them, and reading what came out.
+
+use std::fs;
+use std::ops::Range;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use object::{Object as _, ObjectSegment as _, ObjectSymbol as _};
+use pyrite::sampler::{Delivery, Sampler, SamplerConfig, SamplerStats};
+use pyrite_sampling::{CountedStack, Event, UserFrame};
+use tempfile::TempDir;
+
+/// One privileged test at a time: two samplers disturb each other's ticks.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// The right to run a privileged test, or `None` where it cannot run, which fails under CI.
+pub(crate) fn privileged(test: &str) -> Option<MutexGuard<'static, ()>> {
+    let guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    if fs::metadata("/proc/self").unwrap().uid() == 0 {
+        return Some(guard);
+    }
+    assert!(std::env::var_os("CI").is_none(), "{test} needs root and must not be skipped under CI");
+    eprintln!("\n*** SKIPPED {test}: it needs root ***\n");
+    None
+}
+
+/// A workload, built into a directory of its own.
+pub(crate) struct Workload {
+    directory: TempDir,
+    name: &'static str,
+}
+
+impl Workload {
+    pub(crate) fn build(name: &'static str) -> Self {
+        let directory = TempDir::new().unwrap();
+        let built = Self { directory, name };
+        let source = source(&format!("{name}.c"));
+        let mut cc = Command::new("cc");
+        cc.args(["-O2", "-fno-omit-frame-pointer", "-pthread"]).arg(source).arg("-o").arg(built.path());
+        assert!(cc.status().expect("cc is installed").success());
+        built
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.directory.path().join(self.name)
+    }
+
+    pub(crate) fn command(&self) -> Command {
+        Command::new(self.path())
+    }
+
+    /// The file offsets of a function.
+    pub(crate) fn function(&self, name: &str) -> Range<u64> {
+        let bytes = fs::read(self.path()).unwrap();
+        let file = object::File::parse(&*bytes).unwrap();
+        let symbol = file.symbols().find(|symbol| symbol.name() == Ok(name)).unwrap();
+        let holds = |segment: &object::Segment<'_, '_>| {
+            (segment.address()..segment.address() + segment.size()).contains(&symbol.address())
+        };
+        let segment = file.segments().find(holds).unwrap();
+        let start = symbol.address() - segment.address() + segment.file_range().0;
+        start..start + symbol.size()
+    }
+}
+
+pub(crate) fn source(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/workloads").join(name)
+}
+
+/// A sampler whose events are collected.
+pub(crate) struct Recording {
+    sampler: Sampler,
+    events: Arc<Mutex<Vec<Event>>>,
+}
+
+impl Recording {
+    pub(crate) fn start(config: SamplerConfig) -> Self {
+        let events = Arc::new(Mutex::new(Vec::new()));
+        let collected = Arc::clone(&events);
+        let sampler = Sampler::start(config, move |event| {
+            collected.lock().unwrap().push(event);
+            Delivery::Taken
+        });
+        Self { sampler: sampler.unwrap_or_else(|error| panic!("{error}: {error:?}")), events }
+    }
+
+    pub(crate) fn sampler(&self) -> &Sampler {
+        &self.sampler
+    }
+
+    /// The events so far.
+    pub(crate) fn events(&self) -> Vec<Event> {
+        self.events.lock().unwrap().clone()
+    }
+
+    /// The events, and the closed books.
+    pub(crate) fn stop(self) -> (Vec<Event>, SamplerStats) {
+        let stats = self.sampler.stop();
+        let events = std::mem::take(&mut *self.events.lock().unwrap());
+        (events, stats)
+    }
+}
+
+/// All counted stacks in the events.
+pub(crate) fn stacks(events: &[Event]) -> impl Iterator<Item = &CountedStack> {
+    events.iter().flat_map(|event| match event {
+        Event::Second(second) => second.stacks.as_slice(),
+        _ => &[],
+    })
+}
+
+/// Ticks of the stacks that match.
+pub(crate) fn ticks<'a>(
+    stacks: impl Iterator<Item = &'a CountedStack>,
+    matches: impl Fn(&CountedStack) -> bool,
+) -> u64 {
+    stacks.filter(|counted| matches(counted)).map(|counted| counted.count).sum()
+}
+
+/// Where the user leaf of a stack is, if in a file of that path.
+pub(crate) fn leaf_offset(counted: &CountedStack, path: &Path) -> Option<u64> {
+    match counted.stack.user.first() {
+        Some(UserFrame::File { file, offset }) if *file.path == *path.to_string_lossy() => Some(offset.0),
+        _ => None,
+    }
+}

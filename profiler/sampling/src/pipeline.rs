@@ -1,0 +1,319 @@
+//! The whole of sampling as one function of its input: what the rings gave, in order of time, becomes counted stacks.
+//!
+//! Samples and mapping events come from different rings, so they are held until a horizon that every ring has been read
+//! up to, and then taken in order of time: a sample meets the mappings of its moment.
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use pyrite_bpf::{Note, TickFate};
+use pyrite_model::{Avma, UnixMs};
+
+use crate::processes::{Lookup, Processes};
+use crate::second::OpenSeconds;
+use crate::{
+    BootNs, Change, ChangeKind, Comm, Fates, Filter, LoadFailure, LoadedProcess, MappedFile, Notes,
+    ProcessKey, Sample, SampledStack, Second, UserFrame, WallClock, decode_change, decode_sample,
+};
+
+/// Bounds of everything that grows (invariant I4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Processes known at once.
+    pub processes: usize,
+    /// Executable mappings of one process.
+    pub mappings_per_process: usize,
+    /// Executable mappings of all processes.
+    pub mappings: usize,
+    /// Records between two calls of [`Sampling::advance`].
+    pub pending: usize,
+    /// Samples that wait for their process to be read from `/proc`.
+    pub waiting: usize,
+    /// Distinct stacks within the seconds that are still open.
+    pub stacks: usize,
+}
+
+impl Default for Limits {
+    /// Enough for a node with 200 CPUs at 97 Hz; when all is full it is about 40 MB, on an ordinary node about 2.
+    fn default() -> Self {
+        Self {
+            processes: 16_384,
+            mappings_per_process: 4_096,
+            mappings: 262_144,
+            pending: 65_536,
+            waiting: 4_096,
+            stacks: 32_768,
+        }
+    }
+}
+
+/// What sampling tells its consumer, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A process was sampled for the first time, or runs a new program (exec): the time to look at who it is, while it
+    /// lives. Comes before any row that names the process.
+    ProcessSeen {
+        /// The process.
+        key: ProcessKey,
+        /// Its parent, where known: who it is can be inherited if the process itself has ended.
+        parent: Option<ProcessKey>,
+        /// The name of its leader.
+        comm: Comm,
+        /// Whether it is a kernel thread.
+        is_kernel_thread: bool,
+    },
+    /// A seen process has a file mapped executable: the time to open it, by `/proc/PID/map_files/START-END`.
+    NewMapping {
+        /// The process.
+        process: ProcessKey,
+        /// The file.
+        file: Arc<MappedFile>,
+        /// First address of the mapping.
+        start: Avma,
+        /// First address behind it.
+        end: Avma,
+    },
+    /// The rows of one second.
+    Second(Second),
+    /// The process ended a while ago, or was dropped from a full table: no later row names this key, unless it is seen
+    /// again.
+    ProcessGone {
+        /// The process.
+        key: ProcessKey,
+    },
+}
+
+#[derive(Debug)]
+enum Pending {
+    Sample(Sample),
+    Change(ChangeKind),
+}
+
+/// Records in, counted stacks out.
+#[derive(Debug)]
+pub struct Sampling {
+    limits: Limits,
+    pending: Vec<(BootNs, Pending)>,
+    pending_samples: u64,
+    processes: Processes,
+    /// Samples by the process that is being read from `/proc`. A tgid is here from the asking to the answer.
+    waiting: HashMap<u32, Vec<Sample>>,
+    waiting_samples: usize,
+    load: Vec<u32>,
+    seconds: OpenSeconds,
+    clock: WallClock,
+    fates: Fates,
+    notes: Notes,
+}
+
+impl Sampling {
+    /// Knows no process yet.
+    pub fn new(filter: Filter, limits: Limits) -> Self {
+        Self {
+            limits,
+            pending: Vec::new(),
+            pending_samples: 0,
+            processes: Processes::new(filter, limits),
+            waiting: HashMap::new(),
+            waiting_samples: 0,
+            load: Vec::new(),
+            seconds: OpenSeconds::default(),
+            clock: WallClock::default(),
+            fates: Fates::default(),
+            notes: Notes::default(),
+        }
+    }
+
+    /// Takes one record of the BPF ring.
+    pub fn on_record(&mut self, bytes: &[u8]) {
+        match decode_sample(bytes) {
+            Err(_) => self.fates.add(TickFate::Malformed, 1),
+            Ok(_) if self.pending.len() >= self.limits.pending => self.fates.add(TickFate::PendingFull, 1),
+            Ok(sample) => {
+                self.pending_samples += 1;
+                self.pending.push((sample.time, Pending::Sample(sample)));
+            }
+        }
+    }
+
+    /// Takes one record of a sideband ring.
+    pub fn on_sideband(&mut self, bytes: &[u8]) {
+        match decode_change(bytes) {
+            Err(_) => self.notes.add(Note::SidebandMalformed, 1),
+            Ok(Change { kind: ChangeKind::Other, .. }) => {}
+            Ok(_) if self.pending.len() >= self.limits.pending => {
+                self.notes.add(Note::SidebandFull, 1);
+                self.processes.gap();
+            }
+            Ok(change) => self.pending.push((change.time, Pending::Change(change.kind))),
+        }
+    }
+
+    /// Events may have been missed, for example because a CPU came online before its ring was opened.
+    pub fn sideband_gap(&mut self) {
+        self.processes.gap();
+    }
+
+    /// Takes the answer to a load request, or a process nobody asked for (at the start).
+    pub fn process_loaded(&mut self, tgid: u32, answer: Result<LoadedProcess, LoadFailure>) {
+        match answer {
+            Ok(loaded) => self.processes.loaded(&loaded),
+            Err(failure) => self.processes.load_failed(failure),
+        }
+        for sample in self.waiting.remove(&tgid).unwrap_or_default() {
+            self.waiting_samples -= 1;
+            match self.processes.adopt(&sample) {
+                Lookup::Filtered => self.fates.add(TickFate::Filtered, 1),
+                Lookup::Known | Lookup::Load => self.count(&sample),
+            }
+        }
+    }
+
+    /// Takes everything up to `until` in order of time. Every ring must have been read up to there. Returns the processes
+    /// to be read from `/proc`, each to be answered by [`Self::process_loaded`].
+    #[must_use]
+    pub fn advance(&mut self, until: BootNs, clock: WallClock) -> Vec<u32> {
+        self.clock = clock;
+        self.pending.sort_by_key(|(time, _)| *time);
+        let due = self.pending.partition_point(|(time, _)| *time <= until);
+        let later = self.pending.split_off(due);
+        for (time, item) in std::mem::replace(&mut self.pending, later) {
+            match item {
+                Pending::Sample(sample) => {
+                    self.pending_samples -= 1;
+                    self.on_sample(sample);
+                }
+                Pending::Change(change) => self.on_change(time, &change),
+            }
+        }
+        std::mem::take(&mut self.load)
+    }
+
+    /// What there is to tell, once the load requests of [`Self::advance`] up to `until` are answered: news of processes
+    /// and the seconds that are complete.
+    #[must_use]
+    pub fn take_events(&mut self, until: BootNs) -> Vec<Event> {
+        self.take(until, Some(self.clock.second_of(until)))
+    }
+
+    /// Takes and tells everything there is. Samples whose process was never answered for count as lost.
+    #[must_use]
+    pub fn finish(&mut self) -> Vec<Event> {
+        // Nobody will answer these requests: whoever wants the answers calls advance() first.
+        drop(self.advance(BootNs::MAX, self.clock));
+        let lost = std::mem::take(&mut self.waiting_samples) as u64;
+        self.fates.add(TickFate::WaitingFull, lost);
+        self.waiting.clear();
+        self.take(BootNs::default(), None)
+    }
+
+    /// What became of the records that are in no counted stack.
+    pub fn fates(&self) -> &Fates {
+        &self.fates
+    }
+
+    /// Counters of what lost no tick.
+    pub fn notes(&self) -> Notes {
+        let mut notes = self.notes;
+        notes.merge(&self.processes.notes);
+        notes
+    }
+
+    /// Ticks taken in and neither told nor lost yet.
+    pub fn held(&self) -> u64 {
+        self.pending_samples + self.waiting_samples as u64 + self.seconds.ticks()
+    }
+
+    /// Processes known at the moment.
+    pub fn process_count(&self) -> usize {
+        self.processes.len()
+    }
+
+    fn take(&mut self, until: BootNs, open: Option<UnixMs>) -> Vec<Event> {
+        let mut events = std::mem::take(&mut self.processes.events);
+        events.extend(self.seconds.take_all_but(open).into_iter().map(Event::Second));
+        self.processes.reap(until);
+        events.append(&mut self.processes.events);
+        events
+    }
+
+    fn on_change(&mut self, time: BootNs, change: &ChangeKind) {
+        match change {
+            ChangeKind::Mapped { tgid, range } => self.processes.mapped(*tgid, range),
+            ChangeKind::Exec { tgid, comm } => self.processes.exec(*tgid, *comm),
+            ChangeKind::ProcessForked { tgid, parent_tgid } => {
+                self.processes.forked(*tgid, *parent_tgid, time)
+            }
+            ChangeKind::ThreadStarted { tgid } => self.processes.thread_started(*tgid, time),
+            ChangeKind::ThreadExited { tgid } => self.processes.thread_exited(*tgid, time),
+            ChangeKind::Lost { records } => {
+                self.notes.add(Note::SidebandLost, *records);
+                self.processes.gap();
+            }
+            ChangeKind::Other => {}
+        }
+    }
+
+    fn on_sample(&mut self, sample: Sample) {
+        // While a process is being read its samples wait together, so that none overtakes another.
+        let lookup = match self.waiting.contains_key(&sample.tgid) {
+            true => Lookup::Load,
+            false => self.processes.lookup(&sample),
+        };
+        match lookup {
+            Lookup::Known => self.count(&sample),
+            Lookup::Filtered => self.fates.add(TickFate::Filtered, 1),
+            Lookup::Load if self.waiting_samples >= self.limits.waiting => {
+                self.fates.add(TickFate::WaitingFull, 1)
+            }
+            Lookup::Load => {
+                self.waiting_samples += 1;
+                let tgid = sample.tgid;
+                let waiting = self.waiting.entry(tgid).or_default();
+                waiting.push(sample);
+                if waiting.len() == 1 {
+                    self.load.push(tgid);
+                }
+            }
+        }
+    }
+
+    fn count(&mut self, sample: &Sample) {
+        let Some(process) = self.processes.get(sample.tgid) else {
+            // adopt() or lookup() has just put it there; only a table of no entries at all can have dropped it.
+            self.fates.add(TickFate::WaitingFull, 1);
+            return;
+        };
+        let stack = SampledStack {
+            process: process.key,
+            comm: sample.comm,
+            cgroup_id: sample.cgroup_id,
+            is_kernel_thread: sample.is_kernel_thread,
+            kernel_outcome: sample.kernel_outcome,
+            user_outcome: sample.user_outcome,
+            kernel: sample.kernel.clone(),
+            user: user_frames(sample, |avma| process.mappings.resolve(avma)),
+        };
+        let leaf_is_lost = sample.is_user_mode && matches!(stack.user.first(), Some(UserFrame::Unmapped(_)));
+        if leaf_is_lost && self.processes.wants_reload(sample) {
+            self.load.push(sample.tgid);
+        }
+        let second = self.clock.second_of(sample.time);
+        if !self.seconds.add(second, stack, self.limits.stacks) {
+            self.fates.add(TickFate::SecondFull, 1);
+        }
+    }
+}
+
+/// The leaf is the instruction itself; a caller's address is where the call will return to, so the call is a byte before
+/// it, which may lie in another line or function.
+fn user_frames(sample: &Sample, resolve: impl Fn(Avma) -> UserFrame) -> Vec<UserFrame> {
+    let at_call = |(depth, avma): (usize, &Avma)| match depth {
+        0 => *avma,
+        _ => Avma(avma.0.saturating_sub(1)),
+    };
+    sample.user.iter().enumerate().map(at_call).map(resolve).collect()
+}
+
+#[cfg(test)]
+mod tests;

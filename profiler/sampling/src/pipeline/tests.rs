@@ -1,0 +1,350 @@
+//! Streams of records through the whole of sampling.
+
+use super::*;
+use crate::CountedStack;
+use crate::record::tests::{encode as encode_sample, sample};
+use crate::sideband::tests::{encode as encode_change, range};
+use proptest::prelude::{Just, Strategy, any, prop_assert_eq, prop_oneof, proptest};
+use pyrite_model::FileOffset;
+
+const CLOCK: WallClock = WallClock { boot_at_unix_ns: 1_000_000_000_000 };
+const SECOND: u64 = 1_000_000_000;
+
+/// A sampler fed with what a story tells: `at(ms)` moves the time that the next records carry.
+struct Story {
+    sampling: Sampling,
+    now: u64,
+    events: Vec<Event>,
+    asked: Vec<u32>,
+}
+
+impl Story {
+    fn new(filter: Filter, limits: Limits) -> Self {
+        Self { sampling: Sampling::new(filter, limits), now: 0, events: Vec::new(), asked: Vec::new() }
+    }
+
+    fn plain() -> Self {
+        Self::new(Filter::default(), Limits::default())
+    }
+
+    fn at(&mut self, ms: u64) -> &mut Self {
+        self.now = ms * 1_000_000;
+        self
+    }
+
+    fn change(&mut self, kind: ChangeKind) -> &mut Self {
+        self.sampling.on_sideband(&encode_change(&Change { time: BootNs(self.now), kind }));
+        self
+    }
+
+    fn fork(&mut self, parent_tgid: u32, tgid: u32) -> &mut Self {
+        self.change(ChangeKind::ProcessForked { tgid, parent_tgid })
+    }
+
+    fn exec(&mut self, tgid: u32, path: &str) -> &mut Self {
+        self.change(ChangeKind::Exec { tgid, comm: Comm::new(path.as_bytes()) });
+        self.map(tgid, path)
+    }
+
+    fn map(&mut self, tgid: u32, path: &str) -> &mut Self {
+        self.change(ChangeKind::Mapped { tgid, range: range(0x1000, 0x5000, 7, path) })
+    }
+
+    fn exit(&mut self, tgid: u32) -> &mut Self {
+        self.change(ChangeKind::ThreadExited { tgid })
+    }
+
+    fn sample(&mut self, tgid: u32, start_ms: u64) -> &mut Self {
+        let time = BootNs(self.now);
+        self.sampling.on_record(&encode_sample(&Sample {
+            tgid,
+            time,
+            start: BootNs(start_ms * 1_000_000),
+            ..sample()
+        }));
+        self
+    }
+
+    fn until(&mut self, ms: u64) -> &mut Self {
+        let until = BootNs(ms * 1_000_000);
+        self.asked.extend(self.sampling.advance(until, CLOCK));
+        self.events.extend(self.sampling.take_events(until));
+        self
+    }
+
+    fn finish(&mut self) -> &mut Self {
+        self.events.extend(self.sampling.finish());
+        self
+    }
+
+    /// Seconds as lines: `second path+offset path+offset xcount`.
+    fn rows(&self) -> Vec<String> {
+        let mut rows = Vec::new();
+        for event in &self.events {
+            let Event::Second(second) = event else { continue };
+            for CountedStack { stack, count } in &second.stacks {
+                let frames: Vec<String> = stack.user.iter().map(draw).collect();
+                rows.push(format!(
+                    "{} {} {} x{count}",
+                    second.start.0 / 1000,
+                    stack.process.tgid,
+                    frames.join(" ")
+                ));
+            }
+        }
+        rows.sort();
+        rows
+    }
+
+    fn stored(&self) -> u64 {
+        let ticks = |event: &Event| match event {
+            Event::Second(second) => second.ticks(),
+            _ => 0,
+        };
+        self.events.iter().map(ticks).sum()
+    }
+}
+
+fn draw(frame: &UserFrame) -> String {
+    match frame {
+        UserFrame::File { file, offset: FileOffset(offset) } => format!("{}+{offset:x}", file.path),
+        UserFrame::Vdso { offset } => format!("vdso+{:x}", offset.0),
+        UserFrame::Anonymous(avma) => format!("anon:{:x}", avma.0),
+        UserFrame::Unmapped(avma) => format!("?{:x}", avma.0),
+    }
+}
+
+fn loaded(tgid: u32, start_ms: u64, path: &str) -> LoadedProcess {
+    LoadedProcess {
+        tgid,
+        parent_tgid: 1,
+        start: BootNs(start_ms * 1_000_000),
+        comm: Comm::new(b"old"),
+        is_kernel_thread: false,
+        threads: 1,
+        read_at: BootNs(2 * SECOND),
+        ranges: vec![range(0x1000, 0x5000, 7, path)],
+    }
+}
+
+#[test]
+fn a_process_that_is_gone_before_the_drain_still_resolves() {
+    let mut story = Story::plain();
+    story.at(100).fork(1, 9).at(101).exec(9, "/bin/a").at(110).sample(9, 100).at(120).exit(9).until(2000);
+    assert_eq!(story.rows(), ["1000 9 /bin/a+1010 /bin/a+101f x1"]);
+    assert_eq!(story.asked, Vec::<u32>::new());
+}
+
+#[test]
+fn rings_are_merged_by_time_not_by_arrival() {
+    let mut story = Story::plain();
+    story.at(110).sample(9, 100).at(130).sample(9, 100);
+    story.at(100).fork(1, 9).at(101).exec(9, "/bin/a").at(120).exec(9, "/bin/b").until(2000);
+    assert_eq!(story.rows(), ["1000 9 /bin/a+1010 /bin/a+101f x1", "1000 9 /bin/b+1010 /bin/b+101f x1"]);
+}
+
+#[test]
+fn what_comes_after_the_horizon_waits() {
+    let mut story = Story::plain();
+    story.at(100).fork(1, 9).at(101).exec(9, "/bin/a").at(500).sample(9, 100).until(400);
+    assert_eq!((story.sampling.held(), story.stored()), (1, 0));
+    story.until(1100);
+    assert_eq!((story.sampling.held(), story.stored()), (0, 1));
+}
+
+#[test]
+fn a_forked_child_has_its_parents_mappings_and_keeps_its_own() {
+    let mut story = Story::plain();
+    story.at(100).fork(1, 9).at(101).exec(9, "/bin/a").at(200).fork(9, 10).at(210).map(10, "/bin/b");
+    story.at(220).sample(9, 100).sample(10, 200).until(2000);
+    assert_eq!(story.rows(), ["1000 10 /bin/b+1010 /bin/b+101f x1", "1000 9 /bin/a+1010 /bin/a+101f x1"]);
+}
+
+#[test]
+fn an_unknown_process_is_asked_for_once_and_its_samples_wait() {
+    let mut story = Story::plain();
+    story.at(100).sample(9, 50).at(200).sample(9, 50).at(300);
+    story.asked = story.sampling.advance(BootNs(SECOND), CLOCK);
+    assert_eq!((story.asked.as_slice(), story.sampling.held()), (&[9][..], 2));
+    story.sampling.process_loaded(9, Ok(loaded(9, 50, "/bin/old")));
+    story.until(1000);
+    assert_eq!(story.rows(), ["1000 9 /bin/old+1010 /bin/old+101f x2"]);
+}
+
+#[test]
+fn a_process_that_cannot_be_read_is_counted_and_its_samples_stay() {
+    let mut story = Story::plain();
+    story.at(100).sample(9, 50).until(200);
+    story.sampling.process_loaded(9, Err(LoadFailure::Gone));
+    story.at(300).sample(9, 50).until(1000);
+    assert_eq!(story.rows(), ["1000 9 ?1010 ?101f x2"]);
+    assert_eq!(story.asked, [9]);
+    assert_eq!(story.sampling.notes().get(Note::ProcessGone), 1);
+}
+
+#[test]
+fn after_lost_events_nothing_is_trusted() {
+    let mut story = Story::plain();
+    story.at(100).fork(1, 9).at(101).exec(9, "/bin/a").at(150).change(ChangeKind::Lost { records: 5 });
+    story.at(200).sample(9, 100).until(900);
+    assert_eq!(story.asked, [9]);
+    story.sampling.process_loaded(9, Ok(loaded(9, 100, "/bin/b")));
+    story.until(2000);
+    assert_eq!(story.rows(), ["1000 9 /bin/b+1010 /bin/b+101f x1"]);
+    assert_eq!(story.sampling.notes().get(Note::SidebandLost), 5);
+}
+
+#[test]
+fn a_tgid_used_again_is_another_process() {
+    let mut story = Story::plain();
+    story.at(100).fork(1, 9).at(101).exec(9, "/bin/a").at(110).sample(9, 100).at(120).exit(9);
+    story.at(700).fork(1, 9).at(701).exec(9, "/bin/b").at(710).sample(9, 700).until(2000);
+    let seen = story.events.iter().filter_map(|event| match event {
+        Event::ProcessSeen { key, .. } => Some((key.tgid, key.start.0 / 1_000_000)),
+        _ => None,
+    });
+    let keys: Vec<_> = seen.collect();
+    assert_eq!(keys, [(9, 100), (9, 700)]);
+    assert_eq!(story.rows(), ["1000 9 /bin/a+1010 /bin/a+101f x1", "1000 9 /bin/b+1010 /bin/b+101f x1"]);
+}
+
+#[test]
+fn news_come_in_order_seen_mapped_rows_gone() {
+    let mut story = Story::plain();
+    story.at(100).fork(1, 9).at(101).exec(9, "/bin/a").at(110).sample(9, 100).at(120).exit(9);
+    story.until(1500).until(9000);
+    let kinds: Vec<&str> = story
+        .events
+        .iter()
+        .map(|event| match event {
+            Event::ProcessSeen { .. } => "seen",
+            Event::NewMapping { .. } => "mapped",
+            Event::Second(_) => "rows",
+            Event::ProcessGone { .. } => "gone",
+        })
+        .collect();
+    assert_eq!(kinds, ["seen", "mapped", "rows", "gone"]);
+    assert_eq!(story.sampling.process_count(), 0);
+}
+
+#[test]
+fn a_leader_that_ends_before_its_threads_leaves_the_process_alive() {
+    let mut story = Story::plain();
+    story.at(100).fork(1, 9).at(101).exec(9, "/bin/a").at(102).change(ChangeKind::ThreadStarted { tgid: 9 });
+    story.at(200).exit(9).until(1000).until(9000).at(9500).sample(9, 100).until(11000);
+    assert_eq!(story.rows(), ["1009 9 /bin/a+1010 /bin/a+101f x1"]);
+}
+
+#[test]
+fn rows_belong_to_their_own_second_even_when_they_come_late() {
+    let mut story = Story::plain();
+    story
+        .at(100)
+        .fork(1, 9)
+        .at(101)
+        .exec(9, "/bin/a")
+        .at(900)
+        .sample(9, 100)
+        .at(1100)
+        .sample(9, 100)
+        .until(1200);
+    story.at(950).sample(9, 100).until(3000);
+    let one = "1000 9 /bin/a+1010 /bin/a+101f x1";
+    assert_eq!(story.rows(), [one, one, "1001 9 /bin/a+1010 /bin/a+101f x1"]);
+}
+
+#[test]
+fn a_wall_clock_set_back_holds_no_row_back() {
+    let mut story = Story::plain();
+    story.at(100).fork(1, 9).at(101).exec(9, "/bin/a").at(900).sample(9, 100).until(950);
+    let an_hour_back = WallClock { boot_at_unix_ns: CLOCK.boot_at_unix_ns - 3600 * SECOND as i64 };
+    drop(story.sampling.advance(BootNs(SECOND), an_hour_back));
+    let events = story.sampling.take_events(BootNs(SECOND));
+    story.events.extend(events);
+    assert_eq!(story.stored(), 1);
+}
+
+#[test]
+fn every_bound_is_counted() {
+    let limits = Limits { processes: 2, pending: 4, waiting: 1, stacks: 1, ..Limits::default() };
+    let mut story = Story::new(Filter::default(), limits);
+    for tgid in 1..=5 {
+        story.at(100).sample(tgid, 50);
+    }
+    assert_eq!(story.sampling.fates().get(TickFate::PendingFull), 1);
+    story.until(200);
+    assert_eq!(story.sampling.fates().get(TickFate::WaitingFull), 3);
+    story.sampling.process_loaded(1, Ok(loaded(1, 50, "/bin/a")));
+    story.at(300).sample(1, 50).at(310).sample(1, 50).map(1, "/bin/b").at(320).sample(1, 50).until(400);
+    assert_eq!(story.sampling.fates().get(TickFate::SecondFull), 1);
+    for tgid in 10..20 {
+        story.at(500 + u64::from(tgid)).fork(1, tgid);
+        story.until(600);
+    }
+    assert!(story.sampling.process_count() <= 2);
+    assert!(story.sampling.notes().get(Note::ProcessEvicted) >= 9);
+    story.sampling.on_record(b"junk");
+    assert_eq!(story.sampling.fates().get(TickFate::Malformed), 1);
+}
+
+#[test]
+fn a_filter_takes_descendants_and_cgroups() {
+    let by_root = Filter { roots: [9].into(), ..Filter::default() };
+    let mut story = Story::new(by_root, Limits::default());
+    story.at(100).fork(1, 9).at(101).exec(9, "/bin/a").at(110).fork(9, 10).at(111).exec(10, "/bin/a");
+    story.at(120).fork(1, 11).at(121).exec(11, "/bin/a");
+    story.at(130).sample(9, 100).sample(10, 110).sample(11, 120).until(2000);
+    assert_eq!((story.stored(), story.sampling.fates().get(TickFate::Filtered)), (2, 1));
+    assert!(
+        story.events.iter().all(|event| !matches!(event, Event::ProcessSeen { key, .. } if key.tgid == 11))
+    );
+
+    for (id, stored) in [(99, 1), (98, 0)] {
+        let by_cgroup = Filter { cgroup_ids: [id].into(), ..Filter::default() };
+        let mut story = Story::new(by_cgroup, Limits::default());
+        story.at(100).fork(1, 9).at(101).exec(9, "/bin/a").at(130).sample(9, 100).until(2000);
+        assert_eq!(story.stored(), stored);
+    }
+}
+
+fn any_step() -> impl Strategy<Value = (u64, u32, ChangeKind, bool)> {
+    let tgid = 1_u32..6;
+    let kind = prop_oneof![
+        (1_u32..6, 1_u32..6).prop_map(|(tgid, parent_tgid)| ChangeKind::ProcessForked { tgid, parent_tgid }),
+        (1_u32..6).prop_map(|tgid| ChangeKind::Exec { tgid, comm: Comm::new(b"x") }),
+        (1_u32..6, 0_u64..3)
+            .prop_map(|(tgid, inode)| ChangeKind::Mapped { tgid, range: range(0x1000, 0x3000, inode, "/x") }),
+        (1_u32..6).prop_map(|tgid| ChangeKind::ThreadExited { tgid }),
+        (1_u32..6).prop_map(|tgid| ChangeKind::ThreadStarted { tgid }),
+        Just(ChangeKind::Lost { records: 1 }),
+    ];
+    (0_u64..8000, tgid, kind, any::<bool>())
+}
+
+proptest! {
+    #[test]
+    fn every_record_is_stored_held_or_counted(steps in proptest::collection::vec(any_step(), 0..120), answered: bool, pending in 1_usize..50) {
+        let limits = Limits { processes: 3, pending, waiting: 3, stacks: 5, mappings: 4, mappings_per_process: 2 };
+        let mut story = Story::new(Filter::default(), limits);
+        let mut sent = 0;
+        for (i, (ms, tgid, change, is_sample)) in steps.into_iter().enumerate() {
+            story.at(ms);
+            match is_sample {
+                true => { story.sample(tgid, ms / 2000 * 2000); sent += 1; }
+                false => { story.change(change); }
+            }
+            if i % 7 == 0 {
+                story.until(ms);
+                for tgid in std::mem::take(&mut story.asked) {
+                    let answer = if answered { Ok(loaded(tgid, 0, "/y")) } else { Err(LoadFailure::Unreadable) };
+                    story.sampling.process_loaded(tgid, answer);
+                }
+            }
+            let fates = story.sampling.fates().total();
+            prop_assert_eq!(sent, story.stored() + story.sampling.held() + fates);
+        }
+        story.finish();
+        prop_assert_eq!(story.sampling.held(), 0);
+        prop_assert_eq!(sent, story.stored() + story.sampling.fates().total());
+    }
+}

@@ -1,0 +1,384 @@
+//! Which processes there are and what each has mapped, kept up to date by the kernel's events.
+//!
+//! A process that ran before the events began, or whose events were lost, is read from `/proc` when it is first sampled;
+//! until a later gap its entry is trusted. A process that ended stays for a while, because samples of it may still be
+//! under way. Everything is bounded: processes, mappings of one process, mappings of all.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use pyrite_bpf::Note;
+
+use crate::files::Files;
+use crate::{
+    BootNs, Comm, Event, Filter, Limits, MappedRange, Mapping, MappingTarget, Mappings, Notes, ProcessKey,
+    Sample,
+};
+
+/// How long a process is kept after its end. The rows of its last second are out by then.
+const KEEP_EXITED_NS: u64 = 3_000_000_000;
+/// A sampled address outside all mappings has the process read again, but not more often than this.
+const RELOAD_AFTER_NS: u64 = 10_000_000_000;
+
+/// A process as `/proc` describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoadedProcess {
+    /// Thread group id.
+    pub tgid: u32,
+    /// Its parent's.
+    pub parent_tgid: u32,
+    /// When it started.
+    pub start: BootNs,
+    /// The leader's name.
+    pub comm: Comm,
+    /// Whether it is a kernel thread.
+    pub is_kernel_thread: bool,
+    /// How many threads it has.
+    pub threads: u32,
+    /// When it was read.
+    pub read_at: BootNs,
+    /// Its executable mappings.
+    pub ranges: Vec<MappedRange>,
+}
+
+/// Why a process could not be read from `/proc`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LoadFailure {
+    /// It has ended.
+    #[error("the process has ended")]
+    Gone,
+    /// Its entries may not be read.
+    #[error("the process's /proc entries cannot be read")]
+    Unreadable,
+    /// Its entries have another shape than expected.
+    #[error("the process's /proc entries cannot be understood")]
+    Malformed,
+}
+
+impl LoadFailure {
+    fn note(self) -> Note {
+        match self {
+            Self::Gone => Note::ProcessGone,
+            Self::Unreadable => Note::ProcessUnreadable,
+            Self::Malformed => Note::ProcessMalformed,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub(crate) key: ProcessKey,
+    pub(crate) mappings: Arc<Mappings>,
+    parent: Option<ProcessKey>,
+    comm: Comm,
+    is_kernel_thread: bool,
+    /// The epoch in which the mappings were known to be complete.
+    trusted_in: Option<u32>,
+    threads: u32,
+    loaded_at: BootNs,
+    exited: Option<BootNs>,
+    last_used: BootNs,
+    /// Whether the consumer has been told of it.
+    announced: bool,
+    /// Whether it is, or descends from, a process that the filter names.
+    descends: bool,
+}
+
+/// What to do with a sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lookup {
+    /// Count it: its process is known.
+    Known,
+    /// Keep it until its process has been read from `/proc`.
+    Load,
+    /// Its process was not asked for.
+    Filtered,
+}
+
+#[derive(Debug)]
+pub(crate) struct Processes {
+    by_tgid: HashMap<u32, Process>,
+    /// Ends in order of time. An entry whose process has been replaced or revived since means nothing.
+    exits: VecDeque<(BootNs, ProcessKey)>,
+    /// Grows with every gap in the events; what was known before a gap is not trusted after it.
+    epoch: u32,
+    files: Files,
+    filter: Filter,
+    limits: Limits,
+    mapping_count: usize,
+    pub(crate) notes: Notes,
+    pub(crate) events: Vec<Event>,
+}
+
+impl Processes {
+    pub(crate) fn new(filter: Filter, limits: Limits) -> Self {
+        Self {
+            by_tgid: HashMap::new(),
+            exits: VecDeque::new(),
+            epoch: 0,
+            files: Files::new(),
+            filter,
+            limits,
+            mapping_count: 0,
+            notes: Notes::default(),
+            events: Vec::new(),
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.by_tgid.len()
+    }
+
+    /// Events were lost: nothing known so far is trusted any more.
+    pub(crate) fn gap(&mut self) {
+        self.epoch += 1;
+    }
+
+    pub(crate) fn get(&self, tgid: u32) -> Option<&Process> {
+        self.by_tgid.get(&tgid)
+    }
+
+    /// What to do with a sample, by what is known of its process.
+    pub(crate) fn lookup(&mut self, sample: &Sample) -> Lookup {
+        let in_cgroup = self.filter.cgroup_ids.contains(&sample.cgroup_id);
+        if self.filter.roots.is_empty() && !self.filter.cgroup_ids.is_empty() && !in_cgroup {
+            return Lookup::Filtered;
+        }
+        let takes_all = self.filter.takes_all();
+        let same_life = |process: &&mut Process| process.key.started_at(sample.start);
+        let Some(process) = self.by_tgid.get_mut(&sample.tgid).filter(same_life) else {
+            if sample.is_kernel_thread {
+                return self.adopt(sample);
+            }
+            return Lookup::Load;
+        };
+        process.last_used = sample.time;
+        if process.exited.is_some_and(|exited| sample.time > exited) {
+            process.exited = None;
+            process.threads = 1;
+        }
+        if !(takes_all || in_cgroup || process.descends) {
+            return Lookup::Filtered;
+        }
+        if process.trusted_in != Some(self.epoch) && !sample.is_kernel_thread {
+            return Lookup::Load;
+        }
+        self.announce(sample.tgid);
+        Lookup::Known
+    }
+
+    /// Knows a process by its sample alone where nothing else knows it, and trusts what is known of it.
+    pub(crate) fn adopt(&mut self, sample: &Sample) -> Lookup {
+        let key = ProcessKey { tgid: sample.tgid, start: sample.start };
+        if !self.get(sample.tgid).is_some_and(|process| process.key.started_at(sample.start)) {
+            let mut process = Process::new(key, None, sample.time);
+            process.comm = sample.comm;
+            process.is_kernel_thread = sample.is_kernel_thread;
+            process.descends = self.filter.roots.contains(&sample.tgid);
+            self.insert(process);
+        }
+        if let Some(process) = self.by_tgid.get_mut(&sample.tgid) {
+            process.trusted_in = Some(self.epoch);
+        }
+        self.lookup(sample)
+    }
+
+    /// Whether the process should be read again because a sample met an address that none of its mappings holds.
+    pub(crate) fn wants_reload(&mut self, sample: &Sample) -> bool {
+        match self.by_tgid.get_mut(&sample.tgid) {
+            Some(process)
+                if process.exited.is_none() && sample.time.abs_diff(process.loaded_at) > RELOAD_AFTER_NS =>
+            {
+                process.loaded_at = sample.time;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    pub(crate) fn forked(&mut self, tgid: u32, parent_tgid: u32, time: BootNs) {
+        let is_known = |process: &Process| process.exited.is_none() && process.key.started_at(time);
+        if self.get(tgid).is_some_and(is_known) {
+            return;
+        }
+        let mut process = Process::new(ProcessKey { tgid, start: time }, None, time);
+        process.descends = self.filter.roots.contains(&tgid);
+        if let Some(parent) = self.get(parent_tgid) {
+            process.parent = Some(parent.key);
+            process.comm = parent.comm;
+            process.mappings = Arc::clone(&parent.mappings);
+            process.trusted_in = parent.trusted_in;
+            process.descends |= parent.descends;
+        }
+        self.insert(process);
+    }
+
+    pub(crate) fn exec(&mut self, tgid: u32, comm: Comm) {
+        let epoch = self.epoch;
+        let Some(process) = self.by_tgid.get_mut(&tgid) else { return };
+        self.mapping_count -= process.mappings.len();
+        process.mappings = Arc::default();
+        process.trusted_in = Some(epoch);
+        process.comm = comm;
+        process.threads = 1;
+        process.announced = false;
+        if self.filter.takes_all() || process.descends {
+            self.announce(tgid);
+        }
+    }
+
+    pub(crate) fn mapped(&mut self, tgid: u32, range: &MappedRange) {
+        let Some(process) = self.by_tgid.get_mut(&tgid) else { return };
+        let mapping = Mapping::new(range, |key, path| self.files.intern(key, path));
+        let before = process.mappings.len();
+        if Arc::make_mut(&mut process.mappings).insert(mapping.clone(), self.limits.mappings_per_process) {
+            self.mapping_count = self.mapping_count - before + process.mappings.len();
+            if process.announced {
+                self.events.extend(new_mapping(process.key, &mapping));
+            }
+        } else {
+            self.notes.add(Note::MappingDropped, 1);
+        }
+        self.evict_while_full();
+    }
+
+    pub(crate) fn thread_started(&mut self, tgid: u32, time: BootNs) {
+        if let Some(process) = self.by_tgid.get_mut(&tgid).filter(|process| process.loaded_at < time) {
+            process.threads += 1;
+        }
+    }
+
+    pub(crate) fn thread_exited(&mut self, tgid: u32, time: BootNs) {
+        if let Some(process) = self.by_tgid.get_mut(&tgid).filter(|process| process.loaded_at < time) {
+            process.threads = process.threads.saturating_sub(1);
+            if process.threads == 0 && process.exited.is_none() {
+                process.exited = Some(time);
+                self.exits.push_back((time, process.key));
+            }
+        }
+    }
+
+    pub(crate) fn loaded(&mut self, loaded: &LoadedProcess) {
+        self.notes.add(Note::ProcessLoaded, 1);
+        if !self.get(loaded.tgid).is_some_and(|process| process.key.started_at(loaded.start)) {
+            let key = ProcessKey { tgid: loaded.tgid, start: loaded.start };
+            self.insert(Process::new(key, None, loaded.read_at));
+        }
+        let parent = self.get(loaded.parent_tgid).map(|parent| (parent.key, parent.descends));
+        let mut mappings = Mappings::default();
+        for range in &loaded.ranges {
+            let mapping = Mapping::new(range, |key, path| self.files.intern(key, path));
+            if !mappings.insert(mapping, self.limits.mappings_per_process) {
+                self.notes.add(Note::MappingDropped, 1);
+            }
+        }
+        let Some(process) = self.by_tgid.get_mut(&loaded.tgid) else { return };
+        self.mapping_count = self.mapping_count - process.mappings.len() + mappings.len();
+        if process.announced {
+            let new = mappings.iter().filter(|mapping| process.mappings.find(mapping.start) != Some(mapping));
+            self.events.extend(new.filter_map(|mapping| new_mapping(process.key, mapping)));
+        }
+        process.mappings = Arc::new(mappings);
+        process.trusted_in = Some(self.epoch);
+        process.comm = loaded.comm;
+        process.is_kernel_thread = loaded.is_kernel_thread;
+        process.threads = loaded.threads.max(1);
+        process.loaded_at = loaded.read_at;
+        process.parent = process.parent.or(parent.map(|(key, _)| key));
+        process.descends |=
+            self.filter.roots.contains(&loaded.tgid) || parent.is_some_and(|(_, descends)| descends);
+        self.evict_while_full();
+    }
+
+    pub(crate) fn load_failed(&mut self, failure: LoadFailure) {
+        self.notes.add(failure.note(), 1);
+    }
+
+    /// Forgets the processes that ended long enough before `until`.
+    pub(crate) fn reap(&mut self, until: BootNs) {
+        let horizon = until.saturating_sub(KEEP_EXITED_NS);
+        while let Some((exited, key)) = self.exits.pop_front_if(|(exited, _)| *exited < horizon) {
+            if self.get(key.tgid).is_some_and(|process| process.key == key && process.exited == Some(exited))
+            {
+                self.remove(key.tgid);
+            }
+        }
+    }
+
+    /// Tells the consumer of a process and its files, once per program that it runs.
+    fn announce(&mut self, tgid: u32) {
+        if let Some(process) = self.by_tgid.get_mut(&tgid).filter(|process| !process.announced) {
+            process.announced = true;
+            self.events.push(Event::ProcessSeen {
+                key: process.key,
+                parent: process.parent,
+                comm: process.comm,
+                is_kernel_thread: process.is_kernel_thread,
+            });
+            self.events
+                .extend(process.mappings.iter().filter_map(|mapping| new_mapping(process.key, mapping)));
+        }
+    }
+
+    fn insert(&mut self, process: Process) {
+        self.remove(process.key.tgid);
+        self.mapping_count += process.mappings.len();
+        self.by_tgid.insert(process.key.tgid, process);
+        self.evict_while_full();
+    }
+
+    fn remove(&mut self, tgid: u32) {
+        if let Some(process) = self.by_tgid.remove(&tgid) {
+            self.mapping_count -= process.mappings.len();
+            if process.announced {
+                self.events.push(Event::ProcessGone { key: process.key });
+            }
+        }
+    }
+
+    /// Drops the eighth that has not been sampled for longest, as often as it takes. The one used last stays.
+    fn evict_while_full(&mut self) {
+        while self.by_tgid.len() > self.limits.processes
+            || (self.mapping_count > self.limits.mappings && self.by_tgid.len() > 1)
+        {
+            let mut by_age: Vec<(BootNs, u32)> =
+                self.by_tgid.iter().map(|(tgid, process)| (process.last_used, *tgid)).collect();
+            by_age.sort_unstable();
+            by_age.truncate((by_age.len() / 8).max(1));
+            self.notes.add(Note::ProcessEvicted, by_age.len() as u64);
+            by_age.into_iter().for_each(|(_, tgid)| self.remove(tgid));
+        }
+    }
+}
+
+impl Process {
+    fn new(key: ProcessKey, parent: Option<ProcessKey>, now: BootNs) -> Self {
+        Self {
+            key,
+            mappings: Arc::default(),
+            parent,
+            comm: Comm::default(),
+            is_kernel_thread: false,
+            trusted_in: None,
+            threads: 1,
+            loaded_at: BootNs::default(),
+            exited: None,
+            last_used: now,
+            announced: false,
+            descends: false,
+        }
+    }
+}
+
+fn new_mapping(process: ProcessKey, mapping: &Mapping) -> Option<Event> {
+    match &mapping.target {
+        MappingTarget::File(file) => Some(Event::NewMapping {
+            process,
+            file: Arc::clone(file),
+            start: mapping.start,
+            end: mapping.end,
+        }),
+        MappingTarget::Vdso | MappingTarget::Anonymous => None,
+    }
+}

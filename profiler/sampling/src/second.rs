@@ -1,0 +1,128 @@
+//! Counted stacks, second by second.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use pyrite_bpf::StackOutcome;
+use pyrite_model::{Avma, FileOffset, UnixMs};
+
+use crate::{Comm, MappedFile, ProcessKey};
+
+/// One frame in user space. Addresses of callers are those of the call, one byte before the return address.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum UserFrame {
+    /// Code of a file.
+    File {
+        /// Which file.
+        file: Arc<MappedFile>,
+        /// Where in it.
+        offset: FileOffset,
+    },
+    /// Code of the kernel's vDSO.
+    Vdso {
+        /// Where in it.
+        offset: FileOffset,
+    },
+    /// Code without a file, made by a JIT compiler.
+    Anonymous(Avma),
+    /// No mapping was known to hold this address.
+    Unmapped(Avma),
+}
+
+/// A stack trace and whose it is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SampledStack {
+    /// The process.
+    pub process: ProcessKey,
+    /// The thread's name.
+    pub comm: Comm,
+    /// Id of the task's cgroup v2 directory.
+    pub cgroup_id: u64,
+    /// Whether the task is a kernel thread.
+    pub is_kernel_thread: bool,
+    /// How the kernel stack's walk ended.
+    pub kernel_outcome: StackOutcome,
+    /// How the user stack's walk ended.
+    pub user_outcome: StackOutcome,
+    /// Frames in the kernel, leaf first; they come before the user frames.
+    pub kernel: Vec<Avma>,
+    /// Frames in user space, leaf first.
+    pub user: Vec<UserFrame>,
+}
+
+/// How often a stack was met within one second.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CountedStack {
+    /// The stack.
+    pub stack: SampledStack,
+    /// Ticks that met it.
+    pub count: u64,
+}
+
+/// The stacks of one second. A second may come in several parts; counts add up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Second {
+    /// The wall-clock second.
+    pub start: UnixMs,
+    /// Its stacks, each once, in no particular order.
+    pub stacks: Vec<CountedStack>,
+}
+
+impl Second {
+    /// Ticks in all its stacks.
+    pub fn ticks(&self) -> u64 {
+        self.stacks.iter().map(|counted| counted.count).sum()
+    }
+}
+
+/// Seconds that may still grow.
+#[derive(Debug, Default)]
+pub(crate) struct OpenSeconds {
+    seconds: BTreeMap<UnixMs, HashMap<SampledStack, u64>>,
+    distinct: usize,
+    ticks: u64,
+}
+
+impl OpenSeconds {
+    /// Counts one tick. Returns false where that would make more than `limit` distinct stacks.
+    pub(crate) fn add(&mut self, start: UnixMs, stack: SampledStack, limit: usize) -> bool {
+        let second = self.seconds.entry(start).or_default();
+        if let Some(count) = second.get_mut(&stack) {
+            *count += 1;
+        } else if self.distinct < limit {
+            second.insert(stack, 1);
+            self.distinct += 1;
+        } else {
+            return false;
+        }
+        self.ticks += 1;
+        true
+    }
+
+    /// Ticks in all open seconds.
+    pub(crate) fn ticks(&self) -> u64 {
+        self.ticks
+    }
+
+    /// Takes every second but `current` and its successor, which may still grow. Seconds after that exist only where the
+    /// wall clock was set back.
+    pub(crate) fn take_all_but(&mut self, current: Option<UnixMs>) -> Vec<Second> {
+        let is_open = |start: UnixMs| current.is_some_and(|now| (0..=1000).contains(&(start.0 - now.0)));
+        let (open, closed) =
+            std::mem::take(&mut self.seconds).into_iter().partition(|(start, _)| is_open(*start));
+        self.seconds = open;
+        let closed: BTreeMap<UnixMs, HashMap<SampledStack, u64>> = closed;
+        let seconds: Vec<Second> = closed
+            .into_iter()
+            .map(|(start, stacks)| Second {
+                start,
+                stacks: stacks.into_iter().map(|(stack, count)| CountedStack { stack, count }).collect(),
+            })
+            .filter(|second| !second.stacks.is_empty())
+            .collect();
+        self.distinct -= seconds.iter().map(|second| second.stacks.len()).sum::<usize>();
+        self.ticks -= seconds.iter().map(Second::ticks).sum::<u64>();
+        seconds
+    }
+}

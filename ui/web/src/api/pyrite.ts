@@ -1,0 +1,135 @@
+// The questions the page asks. Each function is one request and returns the page's own types.
+import type { Flamebearer, Labels, ProfileType, Series, Service, ServiceKind, ServicesAnswer } from '../types/api';
+import type { Span } from '../types/view';
+import { callQuerier, getJson, isObject, type Json, list, number, objects, strings, text } from './http';
+
+/** Detail asked for: more than a screen can show, so that zooming finds frames; JSON stays quick to parse. */
+const MAX_NODES = 32_768;
+const MAX_SERIES = 100;
+
+export interface Subject {
+  readonly profileType: string;
+  /** A selector with braces. */
+  readonly selector: string;
+}
+
+export async function fetchServices(window: Span, cancel: AbortSignal): Promise<ServicesAnswer> {
+  const answer = await getJson(`/api/v1/services?from=${window.from}&until=${window.until}`, cancel);
+  const node = isObject(answer['node']) ? answer['node'] : {};
+  return {
+    node: { name: text(node['name']), frequencyHz: number(node['frequency_hz']), event: text(node['event']) },
+    services: objects(answer['services']).map(toService),
+  };
+}
+
+const KINDS: readonly ServiceKind[] = ['container', 'unit', 'process', 'kernel', 'pushed'];
+
+function toService(json: Json): Service {
+  const labels = isObject(json['labels']) ? json['labels'] : {};
+  return {
+    name: text(json['service_name']),
+    kind: KINDS.find((kind) => kind === json['kind']) ?? 'process',
+    cpuSeconds: number(json['cpu_seconds']),
+    idle: json['idle'] === true,
+    labels: Object.fromEntries(Object.entries(labels).map(([name, value]) => [name, text(value)])),
+    profileTypes: strings(json['profile_types']),
+  };
+}
+
+export async function fetchProfileTypes(window: Span, cancel: AbortSignal): Promise<readonly ProfileType[]> {
+  const answer = await callQuerier('ProfileTypes', { start: window.from, end: window.until }, cancel);
+  return objects(answer['profileTypes']).map((json) => ({
+    id: text(json['ID']),
+    name: text(json['name']),
+    sampleType: text(json['sampleType']),
+    sampleUnit: text(json['sampleUnit']),
+    periodType: text(json['periodType']),
+  }));
+}
+
+export async function fetchLabelNames(selector: string, window: Span, cancel: AbortSignal): Promise<readonly string[]> {
+  const body = { matchers: [selector], start: window.from, end: window.until };
+  return strings((await callQuerier('LabelNames', body, cancel))['names']);
+}
+
+export interface LabelQuestion {
+  readonly name: string;
+  readonly selector: string;
+  readonly window: Span;
+}
+
+export async function fetchLabelValues(question: LabelQuestion, cancel: AbortSignal): Promise<readonly string[]> {
+  const { name, selector, window } = question;
+  const body = { name, matchers: [selector], start: window.from, end: window.until };
+  return strings((await callQuerier('LabelValues', body, cancel))['names']);
+}
+
+export interface SeriesQuestion extends Subject {
+  readonly window: Span;
+  readonly stepMs: number;
+  readonly groupBy: readonly string[];
+}
+
+/** Values per bucket `(t − step, t]` for every t in (from, until]. */
+export async function fetchSeries(question: SeriesQuestion, cancel: AbortSignal): Promise<readonly Series[]> {
+  const { window, stepMs, groupBy } = question;
+  const answer = await callQuerier(
+    'SelectSeries',
+    {
+      profileTypeID: question.profileType,
+      labelSelector: question.selector,
+      start: window.from + stepMs,
+      end: window.until,
+      groupBy,
+      step: stepMs / 1000,
+      limit: MAX_SERIES,
+    },
+    cancel,
+  );
+  return objects(answer['series']).map((series) => ({
+    labels: toLabels(series['labels']),
+    points: objects(series['points']).map((point) => ({
+      atMs: number(point['timestamp']),
+      value: number(point['value']),
+    })),
+  }));
+}
+
+function toLabels(pairs: unknown): Labels {
+  return Object.fromEntries(objects(pairs).map((pair) => [text(pair['name']), text(pair['value'])]));
+}
+
+export async function fetchFlame(subject: Subject, window: Span, cancel: AbortSignal): Promise<Flamebearer> {
+  return toFlamebearer(await callQuerier('SelectMergeStacktraces', stacktraces(subject, window), cancel));
+}
+
+export interface DiffWindows {
+  readonly baseline: Span;
+  readonly comparison: Span;
+}
+
+export async function fetchDiff(subject: Subject, windows: DiffWindows, cancel: AbortSignal): Promise<Flamebearer> {
+  const body = { left: stacktraces(subject, windows.baseline), right: stacktraces(subject, windows.comparison) };
+  return toFlamebearer(await callQuerier('Diff', body, cancel));
+}
+
+function stacktraces(subject: Subject, window: Span): Json {
+  return {
+    profileTypeID: subject.profileType,
+    labelSelector: subject.selector,
+    start: window.from,
+    end: window.until,
+    maxNodes: MAX_NODES,
+  };
+}
+
+function toFlamebearer(answer: Json): Flamebearer {
+  const graph = isObject(answer['flamegraph']) ? answer['flamegraph'] : {};
+  const levels = objects(graph['levels']).map((level) => list(level['values']).map(number));
+  return {
+    names: strings(graph['names']),
+    levels,
+    leftTotal: number(graph['leftTicks']),
+    rightTotal: number(graph['rightTicks']),
+  };
+}

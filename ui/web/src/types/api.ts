@@ -1,0 +1,56 @@
+// What the server sends, as the page uses it. Connect JSON writes int64 as strings; the api/ folder turns those into numbers.
+
+/** `{name, value}` labels of one series. */
+export type Labels = Readonly<Record<string, string>>;
+
+export interface ProfileType {
+  readonly id: string;
+  /** For example `process_cpu`. */
+  readonly name: string;
+  readonly sampleType: string;
+  readonly sampleUnit: string;
+  readonly periodType: string;
+}
+
+/** One value of a series: what was measured in the step that ends at `atMs`. */
+export interface Point {
+  readonly atMs: number;
+  readonly value: number;
+}
+
+export interface Series {
+  readonly labels: Labels;
+  readonly points: readonly Point[];
+}
+
+/** A flame graph as the wire has it: per level a flat array, see logic/flame/columns.ts. */
+export interface Flamebearer {
+  readonly names: readonly string[];
+  readonly levels: readonly (readonly number[])[];
+  /** Of a diff: the whole of each side. */
+  readonly leftTotal?: number;
+  readonly rightTotal?: number;
+}
+
+export type ServiceKind = 'container' | 'unit' | 'process' | 'kernel' | 'pushed';
+
+export interface Service {
+  readonly name: string;
+  readonly kind: ServiceKind;
+  readonly cpuSeconds: number;
+  readonly idle: boolean;
+  readonly labels: Labels;
+  readonly profileTypes: readonly string[];
+}
+
+export interface NodeInfo {
+  readonly name: string;
+  readonly frequencyHz: number;
+  /** The perf event the profiler samples on, for example `cpu-clock`. */
+  readonly event: string;
+}
+
+export interface ServicesAnswer {
+  readonly node: NodeInfo;
+  readonly services: readonly Service[];
+}

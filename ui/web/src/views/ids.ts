@@ -1,0 +1,3 @@
+// Element ids that more than one view needs.
+
+export const SEARCH_ID = 'search';

@@ -136,6 +136,11 @@ impl ElfLayout {
         best.svma.0.checked_add(offset - best.offset).map(Svma)
     }
 
+    /// The lowest address that any segment is loaded at.
+    pub(crate) fn lowest_svma(&self) -> Svma {
+        self.segments.iter().map(|segment| segment.svma).min().unwrap_or(Svma(0))
+    }
+
     fn read_notes(&mut self, image: &Image, range: &NoteRange) {
         let wanted = usize::try_from(range.bytes).unwrap_or(usize::MAX).min(MAX_NOTE_BYTES);
         let Ok(data) = image.read_up_to(range.offset, wanted) else { return };
@@ -265,4 +270,130 @@ pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
 
 fn array_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     *bytes[at..].first_chunk().expect("the field lies inside its fixed-size table entry")
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A little file of one segment at `0x40_0000` with file offset 0, of either class:
+    /// header, a load and a note segment, a build id, two symbols, their names, four sections.
+    pub(crate) fn small_file(class: Class) -> Vec<u8> {
+        let at = Fields { class };
+        let (phdr_bytes, shdr_bytes) = (class.pick(32, 56), class.pick(40, 64));
+        let note =
+            [[4, 0, 0, 0, 3, 0, 0, 0, 3, 0, 0, 0].as_slice(), b"GNU\0", &[0xab, 0xcd, 0xef, 0]].concat();
+        let symbols =
+            [at.symbol(0, 0, 0), at.symbol(1, 0x40_1000, 0x20), at.symbol(5, 0x40_1020, 0)].concat();
+        let names = b"\0foo\0bar\0";
+        let note_at = class.pick(52, 64) + 2 * phdr_bytes;
+        let symbols_at = note_at + note.len();
+        let names_at = symbols_at + symbols.len();
+        let sections_at = names_at + names.len();
+        let mut file = at.header(note_at, sections_at);
+        file.extend(at.program_header(PT_LOAD, 0, 0x2000));
+        file.extend(at.program_header(PT_NOTE, note_at, note.len()));
+        file.extend([note, symbols.clone(), names.to_vec()].concat());
+        file.extend(vec![0; shdr_bytes]);
+        file.extend(at.section(1, SHF_EXECINSTR, (0x1000, 0x1000), 0));
+        file.extend(at.section(SHT_SYMTAB, 0, (symbols_at, symbols.len()), 3));
+        file.extend(at.section(3, 0, (names_at, names.len()), 0));
+        file.resize(0x2000, 0);
+        file
+    }
+
+    struct Fields {
+        class: Class,
+    }
+
+    impl Fields {
+        fn word(&self, value: u64) -> Vec<u8> {
+            let bytes = value.to_le_bytes();
+            bytes[..self.class.pick(4, 8)].to_vec()
+        }
+
+        fn header(&self, note_at: usize, sections_at: usize) -> Vec<u8> {
+            let class = self.class;
+            let header_bytes = note_at - 2 * class.pick(32, 56);
+            let mut file = b"\x7fELF\0\x01\x01".to_vec();
+            file[4] = class.pick(1, 2);
+            file.resize(24, 0);
+            file.extend(
+                [self.word(0), self.word(header_bytes as u64), self.word(sections_at as u64)].concat(),
+            );
+            file.extend(0_u32.to_le_bytes());
+            let counts = [header_bytes, class.pick(32, 56), 2, class.pick(40, 64), 4, 0];
+            file.extend(counts.iter().flat_map(|count| (*count as u16).to_le_bytes()));
+            file
+        }
+
+        fn program_header(&self, kind: u32, offset: usize, bytes: usize) -> Vec<u8> {
+            let svma = 0x40_0000 + offset as u64;
+            let words =
+                [offset as u64, svma, svma, bytes as u64, bytes as u64].map(|word| self.word(word)).concat();
+            let (kind, flags, align) = (kind.to_le_bytes(), 5_u32.to_le_bytes(), self.word(8));
+            match self.class {
+                Class::Elf32 => [&kind, &*words, &flags, &align].concat(),
+                Class::Elf64 => [&kind, &flags, &*words, &align].concat(),
+            }
+        }
+
+        fn section(&self, kind: u32, flags: u64, (offset, bytes): (usize, usize), link: u32) -> Vec<u8> {
+            let words = [flags, 0, offset as u64, bytes as u64].map(|word| self.word(word)).concat();
+            let tail = [self.word(0), self.word(0)].concat();
+            [&[0; 4], &kind.to_le_bytes(), &*words, &link.to_le_bytes(), &[0; 4], &tail].concat()
+        }
+
+        fn symbol(&self, name: u32, svma: u64, size: u64) -> Vec<u8> {
+            let (name, value, size) = (name.to_le_bytes(), self.word(svma), self.word(size));
+            // A global function in section 1.
+            let place = [0x12, 0, 1, 0];
+            match self.class {
+                Class::Elf32 => [&name, &*value, &size, &place].concat(),
+                Class::Elf64 => [&name, &place, &*value, &size].concat(),
+            }
+        }
+    }
+
+    fn check(class: Class) {
+        let layout = ElfLayout::read(&Image::Memory(small_file(class))).unwrap();
+        assert_eq!(layout.gnu_build_id.as_deref(), Some(&[0xab, 0xcd, 0xef][..]));
+        assert_eq!(layout.svma_of(0x1010), Some(Svma(0x40_1010)));
+        assert_eq!(layout.svma_of(0x2000), None);
+        assert_eq!(layout.code_sections, [false, true, false, false]);
+        assert!(layout.symtab.is_some() && layout.dynsym.is_none());
+    }
+
+    #[test]
+    fn both_classes_are_read() {
+        check(Class::Elf32);
+        check(Class::Elf64);
+    }
+
+    #[test]
+    fn a_file_cut_anywhere_is_a_miss_or_less_but_never_a_panic() {
+        for class in [Class::Elf32, Class::Elf64] {
+            let whole = small_file(class);
+            for len in 0..0x400 {
+                match ElfLayout::read(&Image::Memory(whole[..len].to_vec())) {
+                    Ok(layout) => assert_eq!(layout.svma_of(0x10), Some(Svma(0x40_0010))),
+                    Err(miss) => assert!(matches!(miss, Miss::NotElf | Miss::Truncated), "{miss}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn hostile_counts_and_offsets_are_refused() {
+        let whole = small_file(Class::Elf64);
+        for (at, bytes) in [(32, 8), (40, 8), (56, 2), (60, 2), (54, 2)] {
+            let mut file = whole.clone();
+            file[at..at + bytes].fill(0xff);
+            let layout = ElfLayout::read(&Image::Memory(file));
+            assert!(layout.is_err() || layout.is_ok_and(|l| l.symtab.is_none()), "{at}");
+        }
+        let mut big_endian = whole;
+        big_endian[5] = 2;
+        assert_eq!(ElfLayout::read(&Image::Memory(big_endian)).err(), Some(Miss::NotElf));
+    }
 }

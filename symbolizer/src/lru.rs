@@ -34,8 +34,12 @@ impl<K: Hash + Eq + Clone, V> Lru<K, V> {
         Some(&slot.value)
     }
 
-    /// Sets `key`; returns what had to go for it, the replaced value included.
+    /// Sets `key`; returns what had to go for it, the replaced value included. What is heavier than the limit does not
+    /// stay and drives nothing else out.
     pub(crate) fn insert(&mut self, key: K, value: V, weight: usize) -> Vec<V> {
+        if weight > self.limit {
+            return self.remove(&key).into_iter().chain([value]).collect();
+        }
         self.clock += 1;
         let slot = Slot { value, weight, last_use: self.clock };
         self.weight += weight;
@@ -105,7 +109,8 @@ mod tests {
     fn an_entry_heavier_than_the_limit_does_not_stay() {
         let mut lru = Lru::new(10);
         lru.insert("small", 1, 4);
-        assert_eq!(lru.insert("huge", 2, 11).len(), 2);
+        assert_eq!(lru.insert("huge", 2, 11), [2]);
+        assert_eq!(lru.insert("small", 3, 11), [1, 3]);
         assert_eq!((lru.len(), lru.weight()), (0, 0));
     }
 

@@ -148,3 +148,31 @@ fn read_vdso() -> Result<Vec<u8>, Miss> {
     let bytes = end.saturating_sub(start).min(MAX_VDSO_BYTES);
     Image::File(File::open("/proc/self/mem")?).read_exact(start, bytes as usize)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_links_that_the_kernel_resolves_are_taken_unseen() {
+        let check = |path: &str, expect| assert_eq!(is_kernel_link(Path::new(path)), expect, "{path}");
+        check("/proc/42/exe", true);
+        check("/proc/self/exe", true);
+        check("/proc/42/map_files/1000-2000", true);
+        check("/proc/42/root/usr/bin/app", false);
+        check("/proc/42/root/exe", false);
+        check("/proc/42/cwd", false);
+        check("/proc/x/exe", false);
+        check("/home/proc/42/exe", false);
+    }
+
+    #[test]
+    fn a_device_may_differ_only_where_file_systems_have_several() {
+        let key = |dev_major, dev_minor| FileKey { dev_major, dev_minor, inode: 7 };
+        assert!(is_same_file(key(8, 1), libc::makedev(8, 1), 7));
+        assert!(!is_same_file(key(8, 1), libc::makedev(8, 2), 7));
+        assert!(!is_same_file(key(8, 1), libc::makedev(8, 1), 8));
+        assert!(is_same_file(key(0, 31), libc::makedev(0, 44), 7));
+        assert!(!is_same_file(key(0, 31), libc::makedev(8, 1), 7));
+    }
+}

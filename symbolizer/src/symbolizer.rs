@@ -25,7 +25,8 @@ const MISS_BYTES: usize = 128;
 pub struct SymbolizerConfig {
     /// Bound of the cache of named addresses, in bytes.
     pub cache_bytes: usize,
-    /// Bound of the symbol indexes that are kept from batch to batch, in bytes.
+    /// Bound of the symbol indexes that are kept from batch to batch, in bytes; also of one index. 12 MB is 1,000,000
+    /// functions in one file.
     pub index_bytes: usize,
     /// Whether DWARF is read for lines and inlined functions; costs up to hundreds of megabytes.
     pub debug_info: bool,
@@ -33,7 +34,7 @@ pub struct SymbolizerConfig {
 
 impl Default for SymbolizerConfig {
     fn default() -> Self {
-        Self { cache_bytes: 8 << 20, index_bytes: 8 << 20, debug_info: false }
+        Self { cache_bytes: 8 << 20, index_bytes: 12 << 20, debug_info: false }
     }
 }
 
@@ -60,6 +61,7 @@ pub struct SymbolizerStats {
 pub struct Symbolizer {
     cache: Lru<Key, Arc<Symbol>>,
     indexes: Lru<u64, Result<Arc<SymbolIndex>, Miss>>,
+    max_index_bytes: usize,
     kernel: Kernel,
     debug_info: Option<DebugInfo>,
     stats: SymbolizerStats,
@@ -77,6 +79,7 @@ impl Symbolizer {
         Self {
             cache: Lru::new(config.cache_bytes),
             indexes: Lru::new(config.index_bytes),
+            max_index_bytes: config.index_bytes,
             kernel: Kernel::default(),
             debug_info: config.debug_info.then(DebugInfo::default),
             stats: SymbolizerStats::default(),
@@ -209,7 +212,7 @@ impl Symbolizer {
         if let Some(index) = self.indexes.get(&serial) {
             return index.clone();
         }
-        let index = SymbolIndex::build(contents).map(Arc::new);
+        let index = SymbolIndex::build(contents, self.max_index_bytes).map(Arc::new);
         let bytes = index.as_ref().map_or(MISS_BYTES, |index| index.bytes());
         self.indexes.insert(serial, index.clone(), bytes);
         index

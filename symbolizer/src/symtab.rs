@@ -12,8 +12,6 @@ use crate::executable::Contents;
 use crate::image::Image;
 use crate::miss::Miss;
 
-/// 24 MB of index while one file is worked on; the largest debug builds of browsers stay below.
-const MAX_SYMBOLS: usize = 2_000_000;
 const CHUNK_BYTES: usize = 64 << 10;
 /// Longer names exist (heavily templated C++) but carry nothing a reader could use.
 const MAX_NAME_BYTES: usize = 4096;
@@ -23,7 +21,11 @@ const MAX_NESTING: usize = 32;
 /// What an index costs beside its entries; also bounds how many debug files the cache keeps open.
 const FIXED_BYTES: usize = 16 << 10;
 
-/// One symbol, relative to the lowest one.
+/// While an index is built, the top bits of a symbol's size hold its rank among symbols of equal start.
+const RANK_SHIFT: u32 = 29;
+const MAX_SIZE: u32 = (1 << RANK_SHIFT) - 1;
+
+/// One symbol, relative to the lowest segment.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     start: u32,
@@ -54,34 +56,31 @@ pub(crate) struct Found {
 }
 
 impl SymbolIndex {
-    /// Reads the symbols of an executable.
-    pub(crate) fn build(contents: &Contents) -> Result<Self, Miss> {
-        let layout = &contents.layout;
-        let own = |section: &SymbolSection| {
-            (section.clone(), Source::Itself, read(&contents.image, layout, section))
-        };
-        let (strings, source, symbols) = match (&layout.symtab, debug_file(layout), &layout.dynsym) {
-            (Some(section), _, _) | (None, None, Some(section)) => own(section),
-            (None, Some((image, debug_layout, section)), _) => {
-                let symbols = read(&image, &debug_layout, &section);
-                (section, Source::DebugFile(Box::new(image)), symbols)
+    /// Reads the symbols of an executable; an index that would take more than `max_bytes` is not made.
+    pub(crate) fn build(contents: &Contents, max_bytes: usize) -> Result<Self, Miss> {
+        let own = &contents.layout;
+        let (strings, source, entries) = match (&own.symtab, debug_file(own), &own.dynsym) {
+            (Some(section), _, _) | (None, None, Some(section)) => {
+                (section.clone(), Source::Itself, read(&contents.image, own, section, max_bytes))
+            }
+            (None, Some((image, layout, section)), _) => {
+                let entries = read(&image, &layout, &section, max_bytes);
+                (section, Source::DebugFile(Box::new(image)), entries)
             }
             (None, None, None) => return Err(Miss::NoSymbols),
         };
-        let mut symbols = symbols?;
-        if symbols.is_empty() {
+        let mut entries = entries?;
+        if entries.is_empty() {
             return Err(Miss::NoSymbols);
         }
         // Of symbols at one address the sized one is kept, of those the one that others link against.
-        symbols.sort_unstable_by_key(|s| (s.start, s.rank, s.name));
-        symbols.dedup_by_key(|s| s.start);
-        let base = symbols[0].start;
-        let entry = |s: &Symbol| {
-            Some(Entry { start: u32::try_from(s.start - base).ok()?, size: s.size, name: s.name })
-        };
-        let mut entries: Vec<Entry> = symbols.iter().filter_map(entry).collect();
+        entries.sort_unstable_by_key(|entry| (entry.start, entry.size >> RANK_SHIFT, entry.name));
+        entries.dedup_by_key(|entry| entry.start);
+        for entry in &mut entries {
+            entry.size &= MAX_SIZE;
+        }
         entries.shrink_to_fit();
-        Ok(Self { base, entries, strings, source })
+        Ok(Self { base: own.lowest_svma().0, entries, strings, source })
     }
 
     /// What this index holds in memory.
@@ -111,45 +110,52 @@ impl SymbolIndex {
     }
 }
 
-struct Symbol {
-    start: u64,
-    size: u32,
-    name: u32,
-    rank: u8,
-}
-
-fn read(image: &Image, layout: &ElfLayout, section: &SymbolSection) -> Result<Vec<Symbol>, Miss> {
+/// The code symbols of a table, unsorted. Room is reserved at once: pages that stay untouched cost nothing, growing would
+/// hold the table twice.
+fn read(
+    image: &Image,
+    layout: &ElfLayout,
+    section: &SymbolSection,
+    max_bytes: usize,
+) -> Result<Vec<Entry>, Miss> {
     let entry_bytes = layout.class.pick(16, 24);
+    let most = max_bytes.saturating_sub(FIXED_BYTES) / size_of::<Entry>();
+    let in_table = usize::try_from(section.bytes).unwrap_or(usize::MAX) / entry_bytes;
+    let mut entries = Vec::with_capacity(in_table.min(most));
     let mut chunk = vec![0; CHUNK_BYTES / entry_bytes * entry_bytes];
-    let (mut symbols, mut done) = (Vec::new(), 0);
+    let mut done = 0;
     while done < section.bytes {
         let want = usize::try_from(section.bytes - done).unwrap_or(usize::MAX).min(chunk.len());
         let offset = section.offset.checked_add(done).ok_or(Miss::Truncated)?;
         if image.read_into(offset, &mut chunk[..want])? < want {
             return Err(Miss::Truncated);
         }
-        symbols.extend(chunk[..want].chunks_exact(entry_bytes).filter_map(|raw| code_symbol(layout, raw)));
-        if symbols.len() > MAX_SYMBOLS {
-            return Err(Miss::TooManySymbols);
+        for entry in chunk[..want].chunks_exact(entry_bytes).filter_map(|raw| code_symbol(layout, raw)) {
+            if entries.len() == most {
+                return Err(Miss::TooManySymbols);
+            }
+            entries.push(entry);
         }
         done += want as u64;
     }
-    Ok(symbols)
+    Ok(entries)
 }
 
 /// Functions, and labels in code that other files can link against: hand-written assembly seldom gives a type.
-fn code_symbol(layout: &ElfLayout, raw: &[u8]) -> Option<Symbol> {
+fn code_symbol(layout: &ElfLayout, raw: &[u8]) -> Option<Entry> {
     const NOTYPE: u8 = 0;
     const FUNC: u8 = 2;
     const GNU_IFUNC: u8 = 10;
     const LOCAL: u8 = 0;
     const GLOBAL: u8 = 1;
-    let (info, section, start, size) = match layout.class {
+    /// From here on section numbers have special meanings, such as "absolute".
+    const RESERVED: u16 = 0xff00;
+    let (info, section, svma, size) = match layout.class {
         Class::Elf32 => (raw[12], u16_at(raw, 14), u64::from(u32_at(raw, 4)), u64::from(u32_at(raw, 8))),
         Class::Elf64 => (raw[4], u16_at(raw, 6), u64_at(raw, 8), u64_at(raw, 16)),
     };
     let (binding, kind) = (info >> 4, info & 15);
-    let in_code = layout.code_sections.get(usize::from(section)).copied().unwrap_or(section >= 0xff00);
+    let in_code = layout.code_sections.get(usize::from(section)).copied().unwrap_or(section >= RESERVED);
     let wanted = matches!(kind, FUNC | GNU_IFUNC) || (kind == NOTYPE && binding != LOCAL);
     if section == 0 || !in_code || !wanted {
         return None;
@@ -159,8 +165,10 @@ fn code_symbol(layout: &ElfLayout, raw: &[u8]) -> Option<Symbol> {
         LOCAL => 2,
         _weak_or_unique => 1,
     };
-    let rank = link_rank + if size == 0 { 4 } else { 0 };
-    Some(Symbol { start, size: u32::try_from(size).unwrap_or(u32::MAX), name: u32_at(raw, 0), rank })
+    let rank: u32 = link_rank + if size == 0 { 4 } else { 0 };
+    let start = u32::try_from(svma.checked_sub(layout.lowest_svma().0)?).ok()?;
+    let size = u32::try_from(size).unwrap_or(MAX_SIZE).min(MAX_SIZE) | rank << RANK_SHIFT;
+    Some(Entry { start, size, name: u32_at(raw, 0) })
 }
 
 fn read_name(image: &Image, strings: &SymbolSection, at: u32) -> Result<String, Miss> {
@@ -219,5 +227,20 @@ mod tests {
         check(&symbols, 0x1070, Some(0x70));
         check(&symbols, 0x9999, Some(0x70));
         check(&[], 0x1000, None);
+    }
+
+    #[test]
+    fn symbols_of_both_classes_and_a_bound_on_their_number() {
+        for class in [Class::Elf32, Class::Elf64] {
+            let contents =
+                Arc::new(Contents::read(Image::Memory(crate::elf::tests::small_file(class))).unwrap());
+            let index = SymbolIndex::build(&contents, 1 << 20).unwrap();
+            let name = |svma| index.find(&contents, Svma(svma)).map(|found| found.name);
+            assert_eq!(name(0x40_0fff), Err(Miss::NoSymbolHere));
+            assert_eq!(name(0x40_101f).as_deref(), Ok("foo"));
+            assert_eq!(name(0x40_1020).as_deref(), Ok("bar"));
+            let too_small = FIXED_BYTES + size_of::<Entry>();
+            assert_eq!(SymbolIndex::build(&contents, too_small).err(), Some(Miss::TooManySymbols));
+        }
     }
 }

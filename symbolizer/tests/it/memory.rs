@@ -43,8 +43,8 @@ fn big_binaries_stay_within_the_budget() {
     let started = Instant::now();
     let kernel: Vec<_> =
         (0..ADDRESSES).map(|i| Address::Kernel(Avma(0xffff_ffff_8100_0000 + i * 997))).collect();
-    symbolizer.resolve(&kernel);
-    report("kernel", started, before, 0);
+    let named = symbolizer.resolve(&kernel).iter().filter(|s| s.miss.is_none()).count();
+    report("kernel", started, before, named);
     for path in big_binaries() {
         let started = Instant::now();
         let executable = open_path(&mut registry, &path);
@@ -57,7 +57,7 @@ fn big_binaries_stay_within_the_budget() {
     let grown = rss_kb("RssAnon").saturating_sub(before);
     assert!(grown < BUDGET_KB, "{grown} kB");
     let stats = symbolizer.stats();
-    assert!(stats.cached_bytes <= 8 << 20 && stats.index_bytes <= 8 << 20);
+    assert!(stats.cached_bytes <= 8 << 20 && stats.index_bytes <= 12 << 20);
 }
 
 fn report(what: &str, started: Instant, before: usize, named: usize) {

@@ -1,5 +1,6 @@
 //! Right names: own code, libc, the vDSO, the kernel, a process that is gone.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::process::{Command, Stdio};
 
@@ -29,6 +30,40 @@ fn own_code_is_demangled_and_cached() {
     assert_eq!(symbolizer.resolve(&[address])[0], first[0]);
     let stats = symbolizer.stats();
     assert_eq!((stats.hits, stats.lookups, stats.cached), (1, 2, 1));
+}
+
+#[test]
+fn every_function_of_this_program_is_named_as_nm_names_it() {
+    let mut registry = Executables::new(16);
+    let Address::File { executable, offset } =
+        own_address(&mut registry, a_function_of_this_test as *const () as usize)
+    else {
+        unreachable!("own code lies in a file")
+    };
+    let bias = executable.svma(offset).unwrap() - offset.0;
+    let own_path = std::env::current_exe().unwrap();
+    let nm = Command::new("nm").args(["-S", "--defined-only"]).arg(own_path).output().unwrap();
+    let mut by_start: BTreeMap<u64, (u64, Vec<String>)> = BTreeMap::new();
+    for line in String::from_utf8(nm.stdout).unwrap().lines() {
+        if let [start, size, "t" | "T" | "w" | "W", name] = line.split(' ').collect::<Vec<_>>()[..] {
+            let hex = |text| u64::from_str_radix(text, 16).unwrap();
+            let entry = by_start.entry(hex(start)).or_default();
+            entry.0 = entry.0.max(hex(size));
+            entry.1.push(name.to_owned());
+        }
+    }
+    assert!(by_start.len() > 1000);
+    let middles = by_start.iter().map(|(start, (size, _))| in_file(&executable, start + size / 2 - bias));
+    let symbols = symbolizer().resolve(&middles.collect::<Vec<_>>());
+    let mut wrong = Vec::new();
+    for (symbol, (start, (_, names))) in symbols.iter().zip(&by_start) {
+        let frame = &symbol.frames[0];
+        let own = if frame.system_name.is_empty() { &frame.name } else { &frame.system_name };
+        if !names.iter().any(|name| **name == **own) {
+            wrong.push((start, names, own));
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {}: {:x?}", wrong.len(), symbols.len(), &wrong[..wrong.len().min(5)]);
 }
 
 #[test]

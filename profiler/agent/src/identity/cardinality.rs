@@ -1,6 +1,8 @@
 //! A bound on distinct label values: beyond it the value is `other`, counted. Pure.
+//!
+//! Values that have not occurred for a while make room, or the containers of last month would turn today's into `other`.
 
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashMap;
 use pyrite_model::names;
 
 /// What stands for all values beyond the bound.
@@ -27,7 +29,9 @@ impl Default for CardinalityLimits {
 #[derive(Debug, Default)]
 pub struct Cardinality {
     limits: CardinalityLimits,
-    seen: HashMap<&'static str, HashSet<Box<str>>>,
+    /// For each label its values and the period each last occurred in.
+    seen: HashMap<&'static str, HashMap<Box<str>, u64>>,
+    period: u64,
     replaced: u64,
 }
 
@@ -45,15 +49,24 @@ impl Cardinality {
             _ => self.limits.per_label,
         };
         let seen = self.seen.entry(name).or_default();
-        if seen.contains(value) {
+        if let Some(period) = seen.get_mut(value) {
+            *period = self.period;
             return value;
         }
         if seen.len() >= limit {
             self.replaced += 1;
             return OTHER;
         }
-        seen.insert(value.into());
+        seen.insert(value.into(), self.period);
         value
+    }
+
+    /// Begins a new period: values that did not occur in the one that ends are forgotten.
+    pub fn next_period(&mut self) {
+        for seen in self.seen.values_mut() {
+            seen.retain(|_, period| *period == self.period);
+        }
+        self.period += 1;
     }
 
     /// How often a value was replaced.
@@ -77,6 +90,23 @@ mod tests {
         assert_eq!(cardinality.admit(names::IMAGE, "x"), "x");
         assert_eq!(cardinality.admit(names::IMAGE, "y"), OTHER);
         assert_eq!(cardinality.replaced(), 2);
+    }
+
+    #[test]
+    fn values_that_no_longer_occur_make_room() {
+        let mut cardinality = Cardinality::new(CardinalityLimits { per_program_label: 2, per_label: 1 });
+        cardinality.admit(names::COMM, "old");
+        cardinality.next_period();
+        cardinality.admit(names::COMM, "kept");
+        assert_eq!(
+            cardinality.admit(names::COMM, "new"),
+            OTHER,
+            "what occurred in the last period still counts"
+        );
+        cardinality.next_period();
+        assert_eq!(cardinality.admit(names::COMM, "new"), "new");
+        assert_eq!(cardinality.admit(names::COMM, "kept"), "kept");
+        assert_eq!(cardinality.admit(names::COMM, "old"), OTHER);
     }
 
     #[test]

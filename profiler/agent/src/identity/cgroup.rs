@@ -406,4 +406,23 @@ mod tests {
         check_unit("0::/docker-short.scope", "docker-short", UnitKind::Scope);
         check_unit("0::/\\xzz\u{e9}.service", "\\xzz\u{e9}", UnitKind::Service);
     }
+
+    #[test]
+    fn no_path_panics() {
+        let pieces = [
+            "docker-", "libpod-", ID, ".scope", ".slice", "/", ":", "pod", UID, "kubepods-pod", "\\x2d", "\\x", "\u{e9}",
+            "lxc", "default", "buildkit", "..", "machine-", "systemd-nspawn@", ".service", "cri-containerd", "ecs", "-", "",
+        ];
+        let mut random = 88_172_645_463_325_252_u64;
+        for _ in 0..20_000 {
+            let mut path = String::from("0::/");
+            for _ in 0..8 {
+                random ^= random << 13;
+                random ^= random >> 7;
+                random ^= random << 17;
+                path.push_str(pieces[(random % pieces.len() as u64) as usize]);
+            }
+            unit_of(&path);
+        }
+    }
 }

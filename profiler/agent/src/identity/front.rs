@@ -24,6 +24,8 @@ const MAX_PROCESSES: usize = 16_384;
 const REREAD_AFTER: Duration = Duration::from_secs(30);
 /// Walking the tree for one unknown group is allowed this often.
 const RESCAN_AFTER: Duration = Duration::from_secs(1);
+/// A label value that has not occurred for this long makes room for others.
+const VALUES_PERIOD: Duration = Duration::from_hours(1);
 const SHORT_ID_BYTES: usize = 12;
 /// The service of kernel threads and of the idle task.
 const KERNEL: &str = "kernel";
@@ -132,6 +134,7 @@ pub struct Identity {
     inventory: Inventory,
     last_scan: Option<Instant>,
     cardinality: Cardinality,
+    period_began: Instant,
     stats: IdentityStats,
 }
 
@@ -150,6 +153,7 @@ impl Identity {
             inventory: Inventory::new(CgroupMounts::find()),
             last_scan: None,
             cardinality: Cardinality::new(config.cardinality),
+            period_began: Instant::now(),
             stats: IdentityStats::default(),
         })
     }
@@ -299,6 +303,10 @@ impl Identity {
     }
 
     fn admit(&mut self, pairs: &Pairs) -> LabelSet {
+        if self.period_began.elapsed() > VALUES_PERIOD {
+            self.period_began = Instant::now();
+            self.cardinality.next_period();
+        }
         let admitted = pairs.iter().map(|(name, value)| (*name, self.cardinality.admit(name, value)));
         LabelSet::from_pairs(admitted.collect::<Vec<_>>())
     }

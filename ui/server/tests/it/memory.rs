@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
 use pyrite_model::{
-    Batch, Exposition, LabelSet, ProfileType, Row, Selector, SeriesKey, StackProfile, SymbolTable, TimeRange, UnixMs,
-    frame_names,
+    Batch, Exposition, LabelSet, ProfileType, Row, Selector, SeriesKey, StackProfile, SymbolTable, TimeRange,
+    UnixMs, frame_names,
 };
 use pyrite_server::{ApiError, Appending, GroupSeries, ProfileStore, SeriesQuery, StackQuery};
 
@@ -61,7 +61,12 @@ impl ProfileStore for MemoryStore {
         Ok(names.into_iter().map(str::to_owned).collect())
     }
 
-    fn label_values(&self, name: &str, selector: &Selector, range: TimeRange) -> Result<Vec<String>, ApiError> {
+    fn label_values(
+        &self,
+        name: &str,
+        selector: &Selector,
+        range: TimeRange,
+    ) -> Result<Vec<String>, ApiError> {
         let keys = self.keys(selector, range);
         let values: BTreeSet<String> =
             keys.iter().filter_map(|key| Some(key.label(name)?.into_owned())).collect();
@@ -93,7 +98,8 @@ impl ProfileStore for MemoryStore {
             let step = (row.time.0 - range.start.0 + query.step_ms - 1).div_euclid(query.step_ms);
             let stamp = range.start.0 + step * query.step_ms;
             let names = frame_names(&data.symbols, row.stack);
-            let on_path = names.len() >= query.call_site.len() && names.iter().zip(&query.call_site).all(|(a, b)| a == b);
+            let on_path = names.len() >= query.call_site.len()
+                && names.iter().zip(&query.call_site).all(|(a, b)| a == b);
             let wanted = key.profile_type == *profile_type && selector.matches(key) && on_path;
             if !wanted || step < 0 || stamp > range.end.0 {
                 continue;

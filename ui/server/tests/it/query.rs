@@ -2,8 +2,8 @@
 
 use axum::body::Body;
 use axum::http::Request;
-use pyrite_model::pprof::proto;
 use prost::Message;
+use pyrite_model::pprof::proto;
 use serde_json::{Value, json};
 
 use crate::support::{CPU, QUERIER, Server, now_ms};
@@ -14,7 +14,9 @@ async fn example() -> (Server, i64) {
     let time = now_ms() - 60_000;
     let stacks = [("a;b", 3), ("a", 1), ("a;c", 2), ("d", 4)];
     server.push(&[("service_name", "api"), ("region", "eu")], time, &stacks).await;
-    server.push(&[("service_name", "web"), ("k8s.pod", "w-1")], time + 10_000, &[("a;b", 1), ("a;c", 2)]).await;
+    server
+        .push(&[("service_name", "web"), ("k8s.pod", "w-1")], time + 10_000, &[("a;b", 1), ("a;c", 2)])
+        .await;
     (server, time)
 }
 
@@ -75,7 +77,10 @@ async fn no_data_is_a_root_not_an_error() {
         request["format"] = json!("PROFILE_FORMAT_TREE");
         assert_eq!(server.query("SelectMergeStacktraces", &request).await.text(), "{}");
         request["format"] = json!("PROFILE_FORMAT_PPROF");
-        assert_eq!(server.query("SelectMergeStacktraces", &request).await.text(), r#"{"pprof":{"profile":{}}}"#);
+        assert_eq!(
+            server.query("SelectMergeStacktraces", &request).await.text(),
+            r#"{"pprof":{"profile":{}}}"#
+        );
     }
     let mut request = select("{}", time);
     request["spanSelector"] = json!(["9a517183f26a089d"]);
@@ -208,8 +213,12 @@ async fn labels_and_series() {
     };
     assert_eq!(series["labelsSet"], json!([tuple("api"), tuple("web")]));
     let all = server.query("Series", &range).await.json();
-    let names: Vec<&str> =
-        all["labelsSet"][0]["labels"].as_array().unwrap().iter().map(|l| l["name"].as_str().unwrap()).collect();
+    let names: Vec<&str> = all["labelsSet"][0]["labels"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|l| l["name"].as_str().unwrap())
+        .collect();
     assert_eq!(names, [&synthetic[..], &["region", "service_name"]].concat());
 }
 
@@ -241,7 +250,10 @@ async fn select_series_stamps_the_ends_of_its_buckets() {
     request["groupBy"] = json!([]);
     request["stackTraceSelector"] = json!({ "callSite": [{ "name": "main" }, { "name": "y" }] });
     let answer = server.query("SelectSeries", &request).await.json();
-    assert_eq!(answer["series"], json!([{ "points": [{ "value": 100.0, "timestamp": (start + 15_000).to_string() }] }]));
+    assert_eq!(
+        answer["series"],
+        json!([{ "points": [{ "value": 100.0, "timestamp": (start + 15_000).to_string() }] }])
+    );
 }
 
 #[tokio::test]

@@ -51,7 +51,11 @@ async fn every_method_keeps_the_rules_of_its_transport() {
     for (method, request) in valid_requests() {
         let path = format!("{QUERIER}/{method}");
         expect(method, &server.query(method, &request).await, 200);
-        expect(method, &server.post(&path, "application/json; charset=utf-8", request.to_string()).await, 200);
+        expect(
+            method,
+            &server.post(&path, "application/json; charset=utf-8", request.to_string()).await,
+            200,
+        );
         expect(method, &server.post(&path, "application/json", "{\"invalid json\"").await, 400);
         expect(method, &server.post(&path, "application/json", "").await, 400);
         expect(method, &server.post(&path, "application/json", "[]").await, 400);
@@ -123,7 +127,11 @@ async fn selectors_types_and_limits_are_checked() {
             let request = json!({
                 "profile_typeID": profile_type, "label_selector": selector, "start": start, "end": end, "step": 15,
             });
-            expect(&format!("{method} {profile_type} {selector}"), &server.query(method, &request).await, status);
+            expect(
+                &format!("{method} {profile_type} {selector}"),
+                &server.query(method, &request).await,
+                status,
+            );
         }
     }
     let select = |extra: Value| {
@@ -227,7 +235,8 @@ async fn render_takes_only_get_and_a_typed_query() {
         expect(&path, &server.get(&path).await, status);
         expect(&path, &server.post(&path, "application/json", "{}").await, 405);
     }
-    let side = |side: &str, id: &str| format!("{side}Query={id}%7B%7D&{side}From=now-30m&{side}Until=now-15m");
+    let side =
+        |side: &str, id: &str| format!("{side}Query={id}%7B%7D&{side}From=now-30m&{side}Until=now-15m");
     let memory = "memory:alloc_objects:count:space:bytes";
     for (parameters, status) in [
         (format!("{}&{}", side("left", CPU), side("right", CPU)), 200),

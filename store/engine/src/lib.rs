@@ -1,1 +1,46 @@
-//! Placeholder.
+//! The embedded store: what producers append survives a crash, is queryable at once, and ends up in open files.
+//!
+//! ```text
+//! append ─▶ writer: WAL, sync, head ─▶ acknowledged
+//!                        │ every few minutes
+//!                        ▼
+//!           maintenance: segment (Parquet) ─▶ catalogue (SQLite) ─▶ WAL file removed ─▶ merged by hour and day
+//! queries  ◀─ one view: head, frozen heads, segments
+//! ```
+//!
+//! `FORMAT.md` describes the files. [`Store`] is the whole interface; it knows no HTTP and no kernel.
+
+#![forbid(unsafe_code)]
+
+mod cache;
+mod catalogue;
+mod config;
+mod error;
+mod files;
+mod head;
+mod lock;
+mod maintain;
+mod merge;
+mod metrics;
+mod open;
+mod query;
+mod rows;
+mod segment;
+mod shared;
+mod store;
+mod symbols;
+mod sync;
+mod table;
+#[cfg(test)]
+mod tests;
+mod timeline;
+mod varint;
+mod wal;
+mod writer;
+
+pub use config::{FlushPolicy, Limits, Retention, StoreConfig};
+pub use error::{AppendError, QueryError, StoreError};
+pub use open::{Finding, OpenReport};
+pub use query::StackQuery;
+pub use store::{Store, StoreStats};
+pub use timeline::{GroupSeries, SeriesQuery};

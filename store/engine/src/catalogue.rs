@@ -1,0 +1,331 @@
+//! The catalogue: which segments there are and which series are in them, in SQLite.
+//!
+//! Segments describe themselves, so the catalogue can be made anew from them; it exists so that the series of a
+//! window are found without opening every segment, and so that adding a segment in the place of others is one
+//! transaction.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use hashbrown::HashMap;
+use pyrite_model::{ProfileType, SeriesKey, TimeRange, UnixMs};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Transaction, params};
+
+use crate::StoreError;
+use crate::segment::SegmentInfo;
+use crate::segment::read::parse_key;
+use crate::segment::small_tables::labels_to_json;
+use crate::segment::write::SegmentSeries;
+use crate::sync::lock;
+
+/// The newest schema of the database.
+const SCHEMA_VERSION: u64 = 1;
+/// Parsed series keys kept; about half a kilobyte each.
+const CACHED_KEYS: usize = 8192;
+
+const SCHEMA: &str = "
+    CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+    CREATE TABLE segments (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        name TEXT NOT NULL UNIQUE,
+        state TEXT NOT NULL,
+        level INTEGER NOT NULL,
+        min_time_ms INTEGER NOT NULL,
+        max_time_ms INTEGER NOT NULL,
+        rows INTEGER NOT NULL,
+        bytes INTEGER NOT NULL
+    );
+    CREATE TABLE series (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        profile_type TEXT NOT NULL,
+        labels TEXT NOT NULL,
+        UNIQUE (profile_type, labels)
+    );
+    CREATE TABLE segment_series (
+        segment INTEGER NOT NULL REFERENCES segments (id),
+        local INTEGER NOT NULL,
+        series INTEGER NOT NULL REFERENCES series (id),
+        min_time_ms INTEGER NOT NULL,
+        max_time_ms INTEGER NOT NULL,
+        PRIMARY KEY (segment, local)
+    ) WITHOUT ROWID;
+    CREATE INDEX segment_series_by_series ON segment_series (series, segment, min_time_ms, max_time_ms);
+";
+
+/// Why a segment is in the catalogue but not in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Retired {
+    /// Its rows are elsewhere or no longer wanted; its directory is removed when no query reads it.
+    Removed,
+    /// It is damaged and was moved aside.
+    Quarantined,
+}
+
+impl Retired {
+    fn state(self) -> &'static str {
+        match self {
+            Self::Removed => "removed",
+            Self::Quarantined => "quarantined",
+        }
+    }
+}
+
+/// The open database.
+pub(crate) struct Catalogue {
+    path: PathBuf,
+    writer: Mutex<Connection>,
+    reader: Mutex<Connection>,
+    keys: Mutex<HashMap<i64, Arc<SeriesKey>>>,
+}
+
+type Sql<T> = Result<T, rusqlite::Error>;
+
+impl Catalogue {
+    /// Opens the database, making it where it is not there.
+    pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
+        let opened = connect(path).and_then(|writer| {
+            let version = writer.query_row("PRAGMA user_version", [], |row| unsigned(row, 0))?;
+            if version == 0 {
+                writer.execute_batch(&format!(
+                    "BEGIN; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT"
+                ))?;
+            }
+            Ok((writer, connect(path)?, version))
+        });
+        let (writer, reader, version) = opened.map_err(|source| error(path, source))?;
+        if version > SCHEMA_VERSION {
+            return Err(StoreError::Newer { path: path.into(), found: version, supported: SCHEMA_VERSION });
+        }
+        let (writer, reader) = (Mutex::new(writer), Mutex::new(reader));
+        Ok(Self { path: path.into(), writer, reader, keys: Mutex::default() })
+    }
+
+    /// Whether an error of [`open`](Self::open) says that the file is no database, or a broken one.
+    pub(crate) fn is_broken(error: &StoreError) -> bool {
+        let StoreError::Catalogue { source, .. } = error else { return false };
+        matches!(source.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+    }
+
+    /// The segments in use, oldest first.
+    pub(crate) fn segments(&self) -> Result<Vec<SegmentInfo>, StoreError> {
+        self.read(|db| {
+            let mut query = db.prepare_cached(
+                "SELECT name, level, min_time_ms, max_time_ms, rows, bytes FROM segments
+                 WHERE state = 'live' ORDER BY min_time_ms, name",
+            )?;
+            let rows = query.query_map([], |row| {
+                Ok(SegmentInfo {
+                    name: row.get(0)?,
+                    level: row.get(1)?,
+                    range: TimeRange::new(UnixMs(row.get(2)?), UnixMs(row.get(3)?)),
+                    rows: unsigned(row, 4)?,
+                    bytes: unsigned(row, 5)?,
+                })
+            })?;
+            rows.collect()
+        })
+    }
+
+    /// The names of segments that are retired for this reason.
+    pub(crate) fn retired(&self, why: Retired) -> Result<Vec<String>, StoreError> {
+        self.read(|db| {
+            let mut query = db.prepare_cached("SELECT name FROM segments WHERE state = ?1")?;
+            query.query_map([why.state()], |row| row.get(0))?.collect()
+        })
+    }
+
+    /// Rows of WAL generations up to this one are in segments.
+    pub(crate) fn flushed_through(&self) -> Result<u64, StoreError> {
+        let query = "SELECT value FROM meta WHERE key = 'flushed_through'";
+        let found = self.read(|db| db.query_row(query, [], |row| unsigned(row, 0)).optional())?;
+        Ok(found.unwrap_or(0))
+    }
+
+    /// Adds a segment in the place of others, in one transaction.
+    pub(crate) fn add(
+        &self,
+        segment: &SegmentInfo,
+        series: &[SegmentSeries],
+        replaces: &[String],
+        flushed_through: u64,
+    ) -> Result<(), StoreError> {
+        self.write(|db| {
+            db.execute(
+                "INSERT INTO meta VALUES ('flushed_through', ?1)
+                 ON CONFLICT DO UPDATE SET value = max(value, excluded.value)",
+                [flushed_through as i64],
+            )?;
+            insert_segment(db, segment, series)?;
+            replaces.iter().try_for_each(|name| retire(db, name, Retired::Removed))
+        })
+    }
+
+    /// Takes a segment out of use.
+    pub(crate) fn retire(&self, name: &str, why: Retired) -> Result<(), StoreError> {
+        self.write(|db| retire(db, name, why))
+    }
+
+    /// Forgets a segment whose directory is gone, and the series that were only in it.
+    pub(crate) fn forget(&self, names: &[String]) -> Result<(), StoreError> {
+        self.write(|db| {
+            for name in names {
+                db.execute("DELETE FROM segments WHERE name = ?1", [name])?;
+            }
+            db.execute("DELETE FROM series WHERE id NOT IN (SELECT series FROM segment_series)", [])?;
+            Ok(())
+        })
+    }
+
+    /// The series of one profile type that a segment holds within a window, by the id they have in it. A series is
+    /// named if its first and last row leave room for one inside.
+    pub(crate) fn series_of(
+        &self,
+        segment: &str,
+        profile_type: &ProfileType,
+        window: TimeRange,
+    ) -> Result<Vec<(u32, Arc<SeriesKey>)>, StoreError> {
+        let found: Vec<(u32, i64)> = self.read(|db| {
+            let mut query = db.prepare_cached(
+                "SELECT x.local, x.series FROM segment_series x JOIN series s ON s.id = x.series
+                 WHERE x.segment = (SELECT id FROM segments WHERE name = ?1)
+                   AND s.profile_type = ?2 AND x.min_time_ms <= ?4 AND x.max_time_ms >= ?3",
+            )?;
+            let params = params![segment, profile_type.to_string(), window.start.0, window.end.0];
+            query.query_map(params, |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+        })?;
+        let ids: Vec<i64> = found.iter().map(|(_, id)| *id).collect();
+        let keys = self.keys_of(&ids)?;
+        Ok(found.into_iter().map(|(local, _)| local).zip(keys).collect())
+    }
+
+    /// All series that some segment holds within a window, as far as first and last rows tell.
+    pub(crate) fn series_in(&self, window: TimeRange) -> Result<Vec<Arc<SeriesKey>>, StoreError> {
+        let ids: Vec<i64> = self.read(|db| {
+            let mut query = db.prepare_cached(
+                "SELECT id FROM series WHERE EXISTS (
+                     SELECT 1 FROM segment_series x JOIN segments g ON g.id = x.segment
+                     WHERE x.series = series.id AND g.state = 'live'
+                       AND x.min_time_ms <= ?2 AND x.max_time_ms >= ?1)",
+            )?;
+            query.query_map([window.start.0, window.end.0], |row| row.get(0))?.collect()
+        })?;
+        self.keys_of(&ids)
+    }
+
+    /// Number of distinct series in segments and in the list given.
+    pub(crate) fn count_series<'a>(
+        &self,
+        also: impl Iterator<Item = &'a SeriesKey>,
+    ) -> Result<u64, StoreError> {
+        self.read(|db| {
+            let mut count = db.query_row("SELECT count(*) FROM series", [], |row| unsigned(row, 0))?;
+            let mut known =
+                db.prepare_cached("SELECT 1 FROM series WHERE profile_type = ?1 AND labels = ?2")?;
+            for key in also {
+                let known = known.exists([key.profile_type.to_string(), labels_to_json(&key.labels)])?;
+                count += u64::from(!known);
+            }
+            Ok(count)
+        })
+    }
+
+    /// Moves all that was written into the database file itself.
+    pub(crate) fn checkpoint(&self) -> Result<(), StoreError> {
+        let checkpointed = lock(&self.writer).query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+        checkpointed.map_err(|source| error(&self.path, source))
+    }
+
+    fn keys_of(&self, ids: &[i64]) -> Result<Vec<Arc<SeriesKey>>, StoreError> {
+        let mut cache = lock(&self.keys);
+        let mut keys = Vec::with_capacity(ids.len());
+        for &id in ids {
+            if let Some(key) = cache.get(&id) {
+                keys.push(Arc::clone(key));
+                continue;
+            }
+            let (profile_type, labels): (String, String) = self.read(|db| {
+                let mut query = db.prepare_cached("SELECT profile_type, labels FROM series WHERE id = ?1")?;
+                query.query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))
+            })?;
+            let key = parse_key(&profile_type, &labels);
+            let key = key.ok_or_else(|| StoreError::corrupt(&self.path, "a series is not legible"))?;
+            let key = Arc::new(key);
+            if cache.len() >= CACHED_KEYS {
+                cache.clear();
+            }
+            cache.insert(id, Arc::clone(&key));
+            keys.push(key);
+        }
+        Ok(keys)
+    }
+
+    fn read<T>(&self, query: impl FnOnce(&Connection) -> Sql<T>) -> Result<T, StoreError> {
+        query(&lock(&self.reader)).map_err(|source| error(&self.path, source))
+    }
+
+    fn write<T>(&self, change: impl FnOnce(&Transaction<'_>) -> Sql<T>) -> Result<T, StoreError> {
+        let mut db = lock(&self.writer);
+        let changed = db.transaction().and_then(|transaction| {
+            let result = change(&transaction)?;
+            transaction.commit()?;
+            Ok(result)
+        });
+        changed.map_err(|source| error(&self.path, source))
+    }
+}
+
+fn connect(path: &Path) -> Sql<Connection> {
+    let db = Connection::open(path)?;
+    db.busy_timeout(std::time::Duration::from_secs(10))?;
+    // FULL: a commit is on the disk when it returns. The page cache is kept at half a megabyte.
+    db.execute_batch(
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA cache_size = -512;
+         PRAGMA journal_size_limit = 1048576;",
+    )?;
+    Ok(db)
+}
+
+/// SQLite's integers are signed; the numbers kept here are far below where that matters.
+fn unsigned(row: &Row<'_>, column: usize) -> Sql<u64> {
+    Ok(row.get::<_, i64>(column)? as u64)
+}
+
+fn error(path: &Path, source: rusqlite::Error) -> StoreError {
+    StoreError::Catalogue { path: path.to_owned(), source }
+}
+
+fn insert_segment(db: &Transaction<'_>, segment: &SegmentInfo, series: &[SegmentSeries]) -> Sql<()> {
+    let SegmentInfo { name, level, range, rows, bytes } = segment;
+    db.execute(
+        "DELETE FROM segment_series WHERE segment IN (SELECT id FROM segments WHERE name = ?1)",
+        [name],
+    )?;
+    db.execute("DELETE FROM segments WHERE name = ?1", [name])?;
+    db.execute(
+        "INSERT INTO segments (name, state, level, min_time_ms, max_time_ms, rows, bytes)
+         VALUES (?1, 'live', ?2, ?3, ?4, ?5, ?6)",
+        params![name, level, range.start.0, range.end.0, *rows as i64, *bytes as i64],
+    )?;
+    let id = db.last_insert_rowid();
+    let mut add_series = db
+        .prepare_cached("INSERT INTO series (profile_type, labels) VALUES (?1, ?2) ON CONFLICT DO NOTHING")?;
+    let mut find_series =
+        db.prepare_cached("SELECT id FROM series WHERE profile_type = ?1 AND labels = ?2")?;
+    let mut add = db.prepare_cached("INSERT INTO segment_series VALUES (?1, ?2, ?3, ?4, ?5)")?;
+    for SegmentSeries { id: local, key, range, .. } in series {
+        let key = [key.profile_type.to_string(), labels_to_json(&key.labels)];
+        add_series.execute([&key[0], &key[1]])?;
+        let series: i64 = find_series.query_row([&key[0], &key[1]], |row| row.get(0))?;
+        add.execute(params![id, local, series, range.start.0, range.end.0])?;
+    }
+    Ok(())
+}
+
+fn retire(db: &Transaction<'_>, name: &str, why: Retired) -> Sql<()> {
+    db.execute("UPDATE segments SET state = ?2 WHERE name = ?1", params![name, why.state()])?;
+    db.execute(
+        "DELETE FROM segment_series WHERE segment IN (SELECT id FROM segments WHERE name = ?1)",
+        [name],
+    )?;
+    Ok(())
+}

@@ -1,0 +1,95 @@
+//! What a store is told when it is opened, and its defaults.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+const MIB: usize = 1 << 20;
+
+/// Where the data lives and how much of it is kept.
+#[derive(Clone, Debug)]
+pub struct StoreConfig {
+    /// The data directory; made if it is not there. One process at a time.
+    pub dir: PathBuf,
+    /// When stored rows are removed.
+    pub retention: Retention,
+    /// When the head becomes a segment.
+    pub flush: FlushPolicy,
+    /// What may be held in memory and in flight.
+    pub limits: Limits,
+}
+
+impl StoreConfig {
+    /// The defaults for everything but the place.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self {
+            dir: dir.into(),
+            retention: Retention::default(),
+            flush: FlushPolicy::default(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// What is removed, oldest segment first. Both bounds hold at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// A segment whose newest row is older than this is removed.
+    pub max_age: Duration,
+    /// Segments are removed until the segments and the WAL together take no more than this.
+    pub max_bytes: u64,
+}
+
+impl Default for Retention {
+    /// 30 days and 10 GiB.
+    fn default() -> Self {
+        Self { max_age: Duration::from_hours(30 * 24), max_bytes: 10 << 30 }
+    }
+}
+
+/// The head is flushed when the first of these is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlushPolicy {
+    /// Rows in the head.
+    pub max_rows: usize,
+    /// Estimated memory of the head: rows and dictionary.
+    pub max_bytes: usize,
+    /// Time since the head took its first row.
+    pub max_age: Duration,
+}
+
+impl Default for FlushPolicy {
+    /// Two million rows, 24 MiB, four minutes.
+    ///
+    /// Four minutes because the memory of the process then reaches its plateau within its first five; the small
+    /// segments that this makes are merged by the hour.
+    fn default() -> Self {
+        Self { max_rows: 2_000_000, max_bytes: 24 * MIB, max_age: Duration::from_mins(4) }
+    }
+}
+
+/// Bounds on memory, each with a clear refusal behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Appends that wait for the writer; one more is refused as overloaded.
+    pub queued_appends: usize,
+    /// Estimated memory of the appends that wait; beyond it the next is refused as overloaded.
+    pub queued_bytes: usize,
+    /// Encoded size of one batch; a larger one is refused for good.
+    pub batch_bytes: usize,
+    /// Memory of the dictionaries and file indexes of segments that queries keep for reuse.
+    pub cache_bytes: usize,
+    /// Points that one series query may return.
+    pub query_points: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            queued_appends: 256,
+            queued_bytes: 64 * MIB,
+            batch_bytes: 32 * MIB,
+            cache_bytes: 8 * MIB,
+            query_points: 2_000_000,
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! The in-memory part of the store: the rows of one WAL generation and the dictionary they refer to.
+//!
+//! The writer thread interns a batch, logs what is new since the last durable [`Mark`], syncs, and only then
+//! publishes the rows; so the dictionary may run ahead of the log, rows never do. Readers take cheap copies of the
+//! block list and hold the lock only while they copy symbols.
+
+use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Instant;
+
+use hashbrown::HashMap;
+use pyrite_model::{
+    Batch, Function, Location, Mapping, ProfileType, SeriesKey, StackId, StackNode, StringId, SymbolTable,
+    TableLens, TimeRange,
+};
+
+use crate::AppendError;
+use crate::rows::{BlockEncoder, IdBounds, RowBlock, widen};
+use crate::sync::{read, write};
+
+/// Estimated memory of one dictionary entry: the entry twice, its index slot, and slack.
+const ENTRY_BYTES: usize = 96;
+/// Estimated memory of one series: its key, the label strings and index slots.
+const SERIES_BYTES: usize = 1024;
+/// Estimated memory of one block beside its bytes.
+const BLOCK_BYTES: usize = 96;
+
+/// How much of the dictionary the log holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Mark {
+    pub(crate) symbols: TableLens,
+    pub(crate) series: usize,
+}
+
+/// Series, each once, numbered in order of appearance.
+#[derive(Debug, Default)]
+pub(crate) struct SeriesTable {
+    keys: Vec<Arc<SeriesKey>>,
+    index: HashMap<Arc<SeriesKey>, u32>,
+}
+
+impl SeriesTable {
+    pub(crate) fn intern(&mut self, key: SeriesKey) -> u32 {
+        if let Some(&id) = self.index.get(&key) {
+            return id;
+        }
+        let (key, id) = (Arc::new(key), self.keys.len() as u32);
+        self.keys.push(Arc::clone(&key));
+        self.index.insert(key, id);
+        id
+    }
+
+    pub(crate) fn keys(&self) -> &[Arc<SeriesKey>] {
+        &self.keys
+    }
+}
+
+/// What a head holds.
+#[derive(Debug, Default)]
+pub(crate) struct HeadState {
+    pub(crate) symbols: SymbolTable,
+    pub(crate) series: SeriesTable,
+    blocks: Vec<RowBlock>,
+    rows: usize,
+    row_bytes: usize,
+    string_bytes: usize,
+    strings_counted: usize,
+    range: Option<TimeRange>,
+    first_row_at: Option<Instant>,
+}
+
+impl HeadState {
+    /// Where the dictionary ends now.
+    pub(crate) fn mark(&self) -> Mark {
+        Mark { symbols: self.symbols.lens(), series: self.series.keys.len() }
+    }
+
+    /// Adds the batch's symbols and series to the dictionary and encodes its rows; they stay invisible.
+    pub(crate) fn intern(&mut self, batch: Batch) -> Option<RowBlock> {
+        let remap = self.symbols.merge(&batch.symbols);
+        let mut encoder = BlockEncoder::default();
+        for rows in batch.series {
+            let key = SeriesKey { labels: rows.labels, profile_type: rows.profile_type };
+            let series = self.series.intern(key);
+            let stack_of = |id: StackId| remap.stacks[id.index()].0;
+            encoder.run(series, rows.rows.iter().map(|row| (row.time, stack_of(row.stack), row.value)));
+        }
+        self.count_strings();
+        encoder.finish()
+    }
+
+    /// Makes rows visible.
+    pub(crate) fn publish(&mut self, block: RowBlock) {
+        self.first_row_at.get_or_insert_with(Instant::now);
+        self.rows += block.len();
+        self.row_bytes += block.bytes().len() + BLOCK_BYTES;
+        self.range = Some(widen(Some(widen(self.range, block.range().start)), block.range().end));
+        self.blocks.push(block);
+    }
+
+    /// The visible rows; cheap to clone.
+    pub(crate) fn blocks(&self) -> &[RowBlock] {
+        &self.blocks
+    }
+
+    /// Number of visible rows.
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// The window that the visible rows lie in.
+    pub(crate) fn range(&self) -> Option<TimeRange> {
+        self.range
+    }
+
+    /// When the first row became visible.
+    pub(crate) fn first_row_at(&self) -> Option<Instant> {
+        self.first_row_at
+    }
+
+    /// Estimated memory.
+    pub(crate) fn bytes(&self) -> usize {
+        let TableLens { strings, mappings, functions, locations, stacks } = self.symbols.lens();
+        let entries = strings + mappings + functions + locations + stacks;
+        self.row_bytes + self.string_bytes * 2 + entries * ENTRY_BYTES + self.series.keys.len() * SERIES_BYTES
+    }
+
+    /// The ids that rows may use.
+    pub(crate) fn bounds(&self) -> IdBounds {
+        IdBounds { series: self.series.keys.len(), stacks: self.symbols.stack_nodes().len() }
+    }
+
+    /// Keeps the estimate of the strings' memory up with the dictionary.
+    pub(crate) fn count_strings(&mut self) {
+        let end = self.symbols.lens().strings;
+        let new = (self.strings_counted..end).map(|i| self.symbols.str(StringId(i as u32)).len());
+        self.string_bytes += new.sum::<usize>();
+        self.strings_counted = end;
+    }
+}
+
+/// A head that queries and the writer share.
+#[derive(Debug)]
+pub(crate) struct Head {
+    generation: u64,
+    state: RwLock<HeadState>,
+}
+
+impl Head {
+    pub(crate) fn new(generation: u64, state: HeadState) -> Self {
+        Self { generation, state: RwLock::new(state) }
+    }
+
+    /// The number of the WAL file that holds the same rows.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, HeadState> {
+        read(&self.state)
+    }
+
+    pub(crate) fn write(&self) -> RwLockWriteGuard<'_, HeadState> {
+        write(&self.state)
+    }
+}
+
+/// Refuses a batch that refers to what it does not hold, so that the writer may index without fear.
+pub(crate) fn validate(batch: &Batch) -> Result<(), AppendError> {
+    let symbols = &batch.symbols;
+    let TableLens { strings, mappings, functions, locations, stacks } = symbols.lens();
+    let string = |id: StringId| id.index() < strings;
+    let check = |ok: bool, what| if ok { Ok(()) } else { Err(AppendError::Invalid { what }) };
+    let mapping_ok = |m: &Mapping| string(m.build_id) && string(m.path);
+    check(symbols.mappings().iter().all(mapping_ok), "a mapping without its strings")?;
+    let function_ok = |f: &Function| string(f.name) && string(f.system_name) && string(f.filename);
+    check(symbols.functions().iter().all(function_ok), "a function without its strings")?;
+    let location_ok = |l: &Location| {
+        l.mapping.is_none_or(|m| m.index() < mappings)
+            && l.lines.iter().all(|l| l.function.index() < functions)
+    };
+    check(symbols.locations().iter().all(location_ok), "a location without its mapping or functions")?;
+    let mut nodes = symbols.stack_nodes().iter().enumerate();
+    let node_ok = |(i, n): (usize, &StackNode)| {
+        n.location.index() < locations && n.parent.is_none_or(|p| p.index() < i)
+    };
+    check(nodes.all(node_ok), "a stack node without its parent or location")?;
+    let mut rows = batch.series.iter().flat_map(|s| &s.rows);
+    check(rows.all(|row| row.stack.index() < stacks), "a row without its stack")?;
+    // The parts of a profile type id are stored as one text, joined by colons.
+    let parts_ok = |t: &ProfileType| {
+        let parts = [&t.name, &t.sample_type, &t.sample_unit, &t.period_type, &t.period_unit];
+        parts.into_iter().all(|part| !part.contains(':'))
+    };
+    check(
+        batch.series.iter().all(|s| parts_ok(&s.profile_type)),
+        "a profile type with a colon in a part of it",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pyrite_model::{LabelSet, LocationId, Row, SeriesRows, UnixMs};
+
+    fn batch(symbols: SymbolTable, stack: u32) -> Batch {
+        let rows = vec![Row { time: UnixMs(1), stack: StackId(stack), value: 1 }];
+        let series = SeriesRows { labels: LabelSet::default(), profile_type: ProfileType::cpu_time(), rows };
+        Batch { symbols, series: vec![series] }
+    }
+
+    #[test]
+    fn dangling_references_are_refused() {
+        assert!(validate(&batch(SymbolTable::new(), 0)).is_err());
+        let mut symbols = SymbolTable::new();
+        symbols.intern_stack_node(StackNode { parent: None, location: LocationId(0) });
+        assert!(validate(&batch(symbols.clone(), 0)).is_err());
+        symbols.intern_location(Location::default());
+        assert!(validate(&batch(symbols.clone(), 0)).is_ok());
+        assert!(validate(&batch(symbols.clone(), 1)).is_err());
+        symbols.intern_stack_node(StackNode { parent: Some(StackId(1)), location: LocationId(0) });
+        assert!(validate(&batch(symbols, 0)).is_err(), "a node may not be its own parent");
+    }
+
+    #[test]
+    fn rows_are_invisible_until_published() {
+        let mut symbols = SymbolTable::new();
+        let location = symbols.intern_named_location("main");
+        symbols.intern_stack(&[location]);
+        let mut head = HeadState::default();
+        let block = head.intern(batch(symbols, 0)).unwrap();
+        assert_eq!((head.rows(), head.range()), (0, None));
+        head.publish(block);
+        assert_eq!((head.rows(), head.range()), (1, Some(TimeRange::new(UnixMs(1), UnixMs(1)))));
+    }
+}

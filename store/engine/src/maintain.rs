@@ -1,0 +1,202 @@
+//! Maintenance: heads become segments, old segments go. Runs on its own thread; ingest and queries go on meanwhile.
+//!
+//! The order of a flush is what makes it safe to die anywhere in it: every file of the segment is synced, the
+//! directory gets its name, the catalogue learns of it, queries see it in the head's place, and only then is the
+//! WAL file removed. A segment states the generation it covers, so a WAL file that outlived its flush is recognised.
+
+use std::path::Path;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use pyrite_model::UnixMs;
+
+use crate::StoreError;
+use crate::head::Head;
+use crate::merge;
+use crate::segment::manifest::Manifest;
+use crate::segment::read::read_series;
+use crate::segment::write::{SegmentOrigin, SegmentSeries, SegmentVocabulary, SegmentWriter};
+use crate::segment::{self, SegmentInfo};
+use crate::shared::Shared;
+use crate::sync::lock;
+use crate::wal;
+
+/// How often retention and merging look around.
+const PERIOD: Duration = Duration::from_mins(1);
+/// How soon they look again after a failure.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// The thread's state.
+pub(crate) struct Maintenance {
+    shared: Arc<Shared>,
+    /// Held during a flush: the thread and callers of `Store::flush` must not flush the same head.
+    flushing: Mutex<()>,
+}
+
+impl Maintenance {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, flushing: Mutex::new(()) }
+    }
+
+    /// Works until the other end of `wake` is gone.
+    pub(crate) fn run(&self, wake: &Receiver<()>) {
+        let mut wait = Duration::ZERO;
+        loop {
+            match wake.recv_timeout(wait) {
+                Ok(()) | Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            wait = PERIOD;
+            let steps: [(&str, fn(&Self) -> Result<(), StoreError>); 4] = [
+                ("flush", Self::flush_frozen),
+                ("merge", Self::merge),
+                ("retention", Self::retain),
+                ("removal", |this| this.shared.remove_doomed()),
+            ];
+            for (step, run) in steps {
+                if let Err(error) = run(self) {
+                    self.shared.counters.maintenance_failures.add(1);
+                    tracing::error!(step, %error, "maintenance failed; trying again");
+                    wait = RETRY;
+                }
+            }
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// Writes every frozen head as a segment, oldest first.
+    pub(crate) fn flush_frozen(&self) -> Result<(), StoreError> {
+        let _flushing = lock(&self.flushing);
+        while let Some(head) = self.shared.view().frozen.first() {
+            flush(&self.shared, head)?;
+        }
+        Ok(())
+    }
+
+    /// Merges what is ready to be merged.
+    pub(crate) fn merge(&self) -> Result<(), StoreError> {
+        while let Some(group) = merge::choose(&self.shared.view().segments, (self.shared.clock)()) {
+            merge::merge(&self.shared, &group)?;
+        }
+        Ok(())
+    }
+
+    /// Removes segments that are too old or too many.
+    pub(crate) fn retain(&self) -> Result<(), StoreError> {
+        let shared = &self.shared;
+        let policy = shared.config.retention;
+        let max_age_ms = i64::try_from(policy.max_age.as_millis()).unwrap_or(i64::MAX);
+        let oldest = UnixMs((shared.clock)().0.saturating_sub(max_age_ms));
+        let mut segments: Vec<Arc<SegmentInfo>> = shared.view().segments.to_vec();
+        segments.sort_by_key(|segment| segment.range.end);
+        let mut used: u64 = segments.iter().map(|segment| segment.bytes).sum::<u64>() + wal_bytes(shared)?;
+        for segment in segments {
+            let counter = if segment.range.end < oldest {
+                &shared.counters.removed_by_age
+            } else if used > policy.max_bytes {
+                &shared.counters.removed_by_size
+            } else {
+                // The rest is younger still, and fits.
+                break;
+            };
+            used = used.saturating_sub(segment.bytes);
+            counter.add(1);
+            remove(shared, &segment)?;
+        }
+        Ok(())
+    }
+}
+
+fn remove(shared: &Shared, segment: &SegmentInfo) -> Result<(), StoreError> {
+    tracing::info!(name = segment.name, rows = segment.rows, "segment removed by retention");
+    shared.catalogue.retire(&segment.name, crate::catalogue::Retired::Removed)?;
+    shared.doom(std::slice::from_ref(&segment.name));
+    Ok(())
+}
+
+fn wal_bytes(shared: &Shared) -> Result<u64, StoreError> {
+    let dir = &shared.layout.wal;
+    let mut bytes = 0;
+    for name in shared.files.list(dir).map_err(StoreError::io("list", dir))? {
+        // A file that a flush removed since it was listed takes no space.
+        bytes += shared.files.open_read(&dir.join(name)).and_then(|file| file.len()).unwrap_or(0);
+    }
+    Ok(bytes)
+}
+
+/// Writes one frozen head as a segment and removes its WAL file.
+fn flush(shared: &Shared, head: &Arc<Head>) -> Result<(), StoreError> {
+    let generation = head.generation();
+    let name = segment::name(generation, generation, 0);
+    let dir = shared.layout.segments.join(&name);
+    let files = shared.files.as_ref();
+    let written = if head.read().rows() == 0 {
+        None
+    } else if files.list(&dir).is_ok() {
+        // An earlier try came this far; what failed then was the catalogue.
+        Some(describe(shared, &dir, &name)?)
+    } else {
+        Some(write_head(shared, head, name).inspect_err(|_| discard_unfinished(shared))?)
+    };
+    if let Some((segment, series)) = &written {
+        shared.catalogue.add(segment, series, &[], generation)?;
+    }
+    shared.change_view(|view| {
+        view.frozen.retain(|frozen| frozen.generation() != generation);
+        if let Some((segment, _)) = written {
+            view.replace_segments(&[], Some(segment));
+        }
+    });
+    shared.counters.flushes.add(1);
+    let path = wal::path(&shared.layout.wal, generation);
+    files.remove_file(&path).map_err(StoreError::io("remove", &path))?;
+    files.sync_dir(&shared.layout.wal).map_err(StoreError::io("sync", &shared.layout.wal))
+}
+
+/// What a finished segment says of itself.
+pub(crate) fn describe(
+    shared: &Shared,
+    dir: &Path,
+    name: &str,
+) -> Result<(SegmentInfo, Vec<SegmentSeries>), StoreError> {
+    let files = shared.files.as_ref();
+    let manifest = Manifest::read(files, dir)?;
+    Ok((manifest.info(name), read_series(files, dir, &manifest)?))
+}
+
+fn write_head(
+    shared: &Shared,
+    head: &Head,
+    name: String,
+) -> Result<(SegmentInfo, Vec<SegmentSeries>), StoreError> {
+    let state = head.read();
+    let mut stack_rows = vec![0_u32; state.symbols.stack_nodes().len()];
+    for row in state.blocks().iter().flat_map(|block| block.iter()) {
+        stack_rows[row.stack as usize] = stack_rows[row.stack as usize].saturating_add(1);
+    }
+    let vocabulary =
+        SegmentVocabulary { symbols: &state.symbols, series: state.series.keys(), stack_rows: &stack_rows };
+    let mut writer =
+        SegmentWriter::create(shared.files.as_ref(), &shared.layout.segments, &name, &vocabulary)?;
+    for row in state.blocks().iter().flat_map(|block| block.iter()) {
+        writer.push(row)?;
+    }
+    let flushed_through = head.generation();
+    writer.finish(SegmentOrigin { name, level: 0, flushed_through, replaces: Vec::new() })
+}
+
+/// Removes what a failed attempt left, so that a full disk has that room again.
+pub(crate) fn discard_unfinished(shared: &Shared) {
+    let dir = &shared.layout.segments;
+    let names = shared.files.list(dir).unwrap_or_default();
+    for name in names.iter().filter(|name| crate::segment::write::is_temporary(name)) {
+        if let Err(error) = shared.files.remove_dir(&dir.join(name)) {
+            tracing::warn!(name, %error, "cannot remove an unfinished segment; the next start does");
+        }
+    }
+}

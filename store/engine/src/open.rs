@@ -1,0 +1,331 @@
+//! Opening a data directory: take the lock, read the catalogue, put right what a crash left, replay the log.
+//!
+//! Whatever is odd is reported in words and nothing is thrown away: a torn log tail and a broken catalogue are kept
+//! under other names, a damaged segment goes to quarantine.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use pyrite_model::TimeRange;
+
+use crate::StoreError;
+use crate::catalogue::{Catalogue, Retired};
+use crate::files::{FileLayer, read_all};
+use crate::head::{Head, HeadState};
+use crate::segment::SegmentInfo;
+use crate::segment::manifest::Manifest;
+use crate::segment::read::read_series;
+use crate::segment::write::is_temporary;
+use crate::shared::{Layout, View, quarantine};
+use crate::wal::{self, WalWriter};
+use crate::writer::OpenGeneration;
+
+/// The newest layout of a data directory.
+const FORMAT: u64 = 1;
+
+/// What opening a store found and did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OpenReport {
+    /// Rows that were read back from the log.
+    pub replayed_rows: u64,
+    /// Everything out of the ordinary.
+    pub findings: Vec<Finding>,
+}
+
+/// Something out of the ordinary in a data directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// The log ended in bytes that are no whole record: the batch in flight at a crash, or damage.
+    LogCut {
+        /// The log file.
+        file: PathBuf,
+        /// Where the cut is.
+        offset: u64,
+        /// How much follows it.
+        bytes: u64,
+        /// Why.
+        why: &'static str,
+        /// The file that holds what was cut.
+        kept_as: PathBuf,
+    },
+    /// A finished segment that the catalogue did not know; it does now.
+    SegmentAdopted {
+        /// Its name.
+        name: String,
+    },
+    /// A segment that was not finished, its rows being in the log still; removed.
+    SegmentUnfinished {
+        /// Its name.
+        name: String,
+    },
+    /// A damaged segment, moved to the quarantine directory.
+    SegmentQuarantined {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// A segment that the catalogue lists and the disk does not have.
+    SegmentMissing {
+        /// Its name.
+        name: String,
+        /// When its rows were.
+        range: TimeRange,
+        /// How many there were.
+        rows: u64,
+    },
+    /// The catalogue was broken; it was made anew from the segments.
+    CatalogueRebuilt {
+        /// The file that holds the broken one.
+        kept_as: PathBuf,
+    },
+}
+
+impl fmt::Display for OpenReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} rows read back from the log", self.replayed_rows)?;
+        self.findings.iter().try_for_each(|finding| write!(f, "; {finding}"))
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::LogCut { file, offset, bytes, why, kept_as } => {
+                let (file, kept_as) = (file.display(), kept_as.display());
+                write!(
+                    f,
+                    "{file} cut at byte {offset}: {why}; the {bytes} bytes after it are kept in {kept_as}"
+                )
+            }
+            Self::SegmentAdopted { name } => write!(f, "segment {name} added to the catalogue"),
+            Self::SegmentUnfinished { name } => write!(f, "unfinished segment {name} removed"),
+            Self::SegmentQuarantined { name, why } => write!(f, "segment {name} moved to quarantine: {why}"),
+            Self::SegmentMissing { name, range, rows } => {
+                let (start, end) = (range.start.0, range.end.0);
+                write!(f, "segment {name} is gone: {rows} rows from {start} to {end} ms are lost")
+            }
+            Self::CatalogueRebuilt { kept_as } => {
+                write!(
+                    f,
+                    "broken catalogue made anew from the segments; the old one is {}",
+                    kept_as.display()
+                )
+            }
+        }
+    }
+}
+
+/// Makes the directories and checks that this release may use what is there.
+pub(crate) fn prepare(files: &dyn FileLayer, layout: &Layout) -> Result<(), StoreError> {
+    for dir in [&layout.wal, &layout.segments] {
+        files.create_dir(dir).map_err(StoreError::io("create", dir))?;
+    }
+    let path = &layout.format;
+    match read_all(files, path) {
+        Ok(bytes) if !bytes.is_empty() => {
+            let found = std::str::from_utf8(&bytes).ok().and_then(|text| text.trim().parse().ok());
+            match found {
+                Some(found) if found > FORMAT => {
+                    Err(StoreError::Newer { path: path.clone(), found, supported: FORMAT })
+                }
+                Some(_) => Ok(()),
+                None => Err(StoreError::corrupt(path, "it does not state a format version")),
+            }
+        }
+        // An empty one was being made when the machine stopped.
+        Ok(_) => write_format(files, layout),
+        Err(source) if source.kind() == std::io::ErrorKind::NotFound => write_format(files, layout),
+        Err(source) => Err(StoreError::Io { action: "read", path: path.clone(), source }),
+    }
+}
+
+fn write_format(files: &dyn FileLayer, layout: &Layout) -> Result<(), StoreError> {
+    let made = files.create(&layout.format).and_then(|mut file| {
+        file.append(format!("{FORMAT}\n").as_bytes())?;
+        file.sync()?;
+        files.sync_dir(&layout.root)
+    });
+    made.map_err(StoreError::io("write", &layout.format))
+}
+
+/// The state that a store starts from.
+pub(crate) struct Opened {
+    pub(crate) view: View,
+    pub(crate) catalogue: Catalogue,
+    pub(crate) generation: OpenGeneration,
+    pub(crate) report: OpenReport,
+}
+
+/// Reads the data directory, which must be locked and prepared.
+pub(crate) fn open(files: &Arc<dyn FileLayer>, layout: &Layout) -> Result<Opened, StoreError> {
+    let mut recovery = Recovery { files, layout, report: OpenReport::default() };
+    let catalogue = recovery.open_catalogue()?;
+    recovery.reconcile(&catalogue)?;
+    let flushed_through = catalogue.flushed_through()?;
+    let segments: Vec<Arc<SegmentInfo>> = catalogue.segments()?.into_iter().map(Arc::new).collect();
+    let (head, frozen, generation) = recovery.open_wal(flushed_through)?;
+    let view = View { head, frozen, segments: Arc::new(segments) };
+    Ok(Opened { view, catalogue, generation, report: recovery.report })
+}
+
+struct Recovery<'a> {
+    files: &'a Arc<dyn FileLayer>,
+    layout: &'a Layout,
+    report: OpenReport,
+}
+
+impl Recovery<'_> {
+    fn open_catalogue(&mut self) -> Result<Catalogue, StoreError> {
+        let path = &self.layout.catalogue;
+        match Catalogue::open(path) {
+            Err(error) if Catalogue::is_broken(&error) => {
+                let kept_as = self.free_name(path, "broken")?;
+                self.files.rename(path, &kept_as).map_err(StoreError::io("rename", path))?;
+                for extra in ["sqlite-wal", "sqlite-shm"] {
+                    // These belong to the database that was renamed; often they are not there.
+                    let _ = self.files.remove_file(&path.with_extension(extra));
+                }
+                self.report.findings.push(Finding::CatalogueRebuilt { kept_as });
+                Catalogue::open(path)
+            }
+            opened => opened,
+        }
+    }
+
+    /// Brings catalogue and directories into agreement.
+    fn reconcile(&mut self, catalogue: &Catalogue) -> Result<(), StoreError> {
+        let dir = &self.layout.segments;
+        let mut on_disk = self.files.list(dir).map_err(StoreError::io("list", dir))?;
+        for name in on_disk.extract_if(.., |name| is_temporary(name)) {
+            self.remove_segment(&name)?;
+            self.report.findings.push(Finding::SegmentUnfinished { name });
+        }
+        let removed = catalogue.retired(Retired::Removed)?;
+        for name in on_disk.extract_if(.., |name| removed.contains(name)) {
+            self.remove_segment(&name)?;
+        }
+        catalogue.forget(&removed)?;
+        for name in catalogue.retired(Retired::Quarantined)? {
+            if on_disk.contains(&name) {
+                quarantine(self.files.as_ref(), self.layout, &name)?;
+                on_disk.retain(|other| *other != name);
+            }
+        }
+        let listed = catalogue.segments()?;
+        for segment in listed.iter().filter(|segment| !on_disk.contains(&segment.name)) {
+            let SegmentInfo { name, range, rows, .. } = segment.clone();
+            catalogue.retire(&name, Retired::Removed)?;
+            catalogue.forget(std::slice::from_ref(&name))?;
+            self.report.findings.push(Finding::SegmentMissing { name, range, rows });
+        }
+        on_disk.retain(|name| listed.iter().all(|segment| segment.name != *name));
+        self.adopt(catalogue, on_disk)
+    }
+
+    /// Adds finished segments that the catalogue does not know, but for those that another one replaces.
+    fn adopt(&mut self, catalogue: &Catalogue, names: Vec<String>) -> Result<(), StoreError> {
+        let mut found = Vec::new();
+        for name in names {
+            let dir = self.layout.segments.join(&name);
+            let described = Manifest::read(self.files.as_ref(), &dir)
+                .and_then(|manifest| Ok((read_series(self.files.as_ref(), &dir, &manifest)?, manifest)));
+            match described {
+                Ok((series, manifest)) => found.push((name, manifest, series)),
+                Err(error) if error.is_corrupt() || error.is_missing() => {
+                    quarantine(self.files.as_ref(), self.layout, &name)?;
+                    self.report.findings.push(Finding::SegmentQuarantined { name, why: error.to_string() });
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let replaced: Vec<String> =
+            found.iter().flat_map(|(_, manifest, _)| manifest.replaces.clone()).collect();
+        for (name, manifest, series) in found {
+            if replaced.contains(&name) {
+                self.remove_segment(&name)?;
+                continue;
+            }
+            let info = manifest.info(&name);
+            catalogue.add(&info, &series, &manifest.replaces, manifest.flushed_through)?;
+            for gone in &manifest.replaces {
+                self.remove_segment(gone)?;
+            }
+            catalogue.forget(&manifest.replaces)?;
+            self.report.findings.push(Finding::SegmentAdopted { name });
+        }
+        Ok(())
+    }
+
+    fn remove_segment(&self, name: &str) -> Result<(), StoreError> {
+        let dir = self.layout.segments.join(name);
+        match self.files.remove_dir(&dir).map_err(StoreError::io("remove", &dir)) {
+            Err(error) if !error.is_missing() => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Replays the log: the newest file is continued, older ones are on their way into segments.
+    fn open_wal(
+        &mut self,
+        flushed_through: u64,
+    ) -> Result<(Arc<Head>, Vec<Arc<Head>>, OpenGeneration), StoreError> {
+        let dir = &self.layout.wal;
+        let names = self.files.list(dir).map_err(StoreError::io("list", dir))?;
+        let mut heads = Vec::new();
+        for generation in names.iter().filter_map(|name| wal::generation_of(name)) {
+            let path = wal::path(dir, generation);
+            if generation <= flushed_through {
+                self.files.remove_file(&path).map_err(StoreError::io("remove", &path))?;
+                continue;
+            }
+            let replayed = wal::replay(self.files, &path, generation)?;
+            self.report.replayed_rows += replayed.head.rows() as u64;
+            if let Some(cut) = &replayed.cut {
+                self.set_aside(&path, replayed.len, cut)?;
+            }
+            let head = Arc::new(Head::new(generation, replayed.head));
+            heads.push((head, path, replayed.len, replayed.mark));
+        }
+        let newest = heads.pop_if(|(_, _, len, _)| *len > 0);
+        let frozen: Vec<Arc<Head>> = heads.iter().map(|(head, ..)| Arc::clone(head)).collect();
+        if let Some((head, path, len, durable)) = newest {
+            let wal = WalWriter::resume(self.files, path, len)?;
+            return Ok((head, frozen, OpenGeneration { wal, durable }));
+        }
+        let last = frozen.last().map_or(flushed_through, |head| head.generation());
+        let generation = last.max(flushed_through) + 1;
+        let wal = WalWriter::create(self.files, dir, generation)?;
+        let state = HeadState::default();
+        let durable = state.mark();
+        Ok((Arc::new(Head::new(generation, state)), frozen, OpenGeneration { wal, durable }))
+    }
+
+    /// Keeps what is about to be cut from a log file in a file of its own, then cuts.
+    fn set_aside(&mut self, path: &Path, len: u64, cut: &wal::Cut) -> Result<(), StoreError> {
+        if !cut.bytes.is_empty() {
+            let kept_as = self.free_name(path, &format!("cut-at-{len}"))?;
+            let kept = self.files.create(&kept_as).and_then(|mut file| {
+                file.append(&cut.bytes)?;
+                file.sync()?;
+                self.files.sync_dir(&self.layout.wal)
+            });
+            kept.map_err(StoreError::io("write", &kept_as))?;
+            let (file, bytes, why) = (path.to_owned(), cut.bytes.len() as u64, cut.why);
+            self.report.findings.push(Finding::LogCut { file, offset: len, bytes, why, kept_as });
+        }
+        let mut file = self.files.open_append(path).map_err(StoreError::io("open", path))?;
+        file.truncate(len).and_then(|()| file.sync()).map_err(StoreError::io("truncate", path))
+    }
+
+    /// A name beside `path` that is not taken.
+    fn free_name(&self, path: &Path, what: &str) -> Result<PathBuf, StoreError> {
+        let dir = path.parent().unwrap_or(path);
+        let taken = self.files.list(dir).map_err(StoreError::io("list", dir))?;
+        let stem = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let names = (0..).map(|n: u32| format!("{stem}.{what}-{n}"));
+        let name = names.into_iter().find(|name| !taken.contains(name));
+        Ok(dir.join(name.expect("there are more numbers than files")))
+    }
+}

@@ -1,0 +1,49 @@
+//! A segment: a directory of Parquet files that never changes once it has its name.
+//!
+//! ```text
+//! samples.parquet    series, time_ms, stack, value             in row groups that follow each other in time
+//! series.parquet     series, profile_type, labels, min_time_ms, max_time_ms, rows
+//! stacks.parquet     stack, parent, location, rows             a tree; the ids that samples use come first
+//! locations.parquet  location, inline, mapping, address, function, line
+//! functions.parquet  function, name, system_name, filename, start_line
+//! mappings.parquet   mapping, build_id, path
+//! segment.json       the manifest, and on its second line the crc32c of the first
+//! ```
+//!
+//! `FORMAT.md` beside this crate is the full description. Neighbours: `write` makes segments, `read` opens them,
+//! `dictionary` is what the symbol files hold.
+
+pub(crate) mod dictionary;
+pub(crate) mod manifest;
+pub(crate) mod read;
+mod schema;
+pub(crate) mod small_tables;
+pub(crate) mod write;
+
+use pyrite_model::TimeRange;
+
+/// What the store keeps in memory of every segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SegmentInfo {
+    /// The directory's name.
+    pub(crate) name: String,
+    /// 0 as flushed, more after each merge.
+    pub(crate) level: u32,
+    /// The window that its rows lie in.
+    pub(crate) range: TimeRange,
+    pub(crate) rows: u64,
+    /// Length of all its files.
+    pub(crate) bytes: u64,
+}
+
+/// The name of the segment that holds the rows of these WAL generations.
+pub(crate) fn name(first: u64, last: u64, level: u32) -> String {
+    format!("{first:016}-{last:016}-l{level}")
+}
+
+/// The first and last WAL generation that a segment's name states.
+pub(crate) fn generations(name: &str) -> Option<(u64, u64)> {
+    let (first, rest) = name.split_once('-')?;
+    let (last, _level) = rest.split_once("-l")?;
+    Some((first.parse().ok()?, last.parse().ok()?))
+}

@@ -1,0 +1,211 @@
+//! What the writer, the maintenance thread and queries share: the view of what is stored, and the way to change it.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, RwLock};
+
+use pyrite_model::{TimeRange, UnixMs};
+
+use crate::cache::SegmentCache;
+use crate::catalogue::{Catalogue, Retired};
+use crate::files::FileLayer;
+use crate::head::Head;
+use crate::metrics::Counters;
+use crate::segment::SegmentInfo;
+use crate::segment::read::SegmentReader;
+use crate::sync::{lock, read, write};
+use crate::{StoreConfig, StoreError};
+
+/// The directories and files inside the data directory.
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    pub(crate) root: PathBuf,
+    pub(crate) wal: PathBuf,
+    pub(crate) segments: PathBuf,
+    pub(crate) quarantine: PathBuf,
+    pub(crate) catalogue: PathBuf,
+    pub(crate) format: PathBuf,
+    pub(crate) lock: PathBuf,
+}
+
+impl Layout {
+    pub(crate) fn new(root: PathBuf) -> Self {
+        Self {
+            wal: root.join("wal"),
+            segments: root.join("segments"),
+            quarantine: root.join("quarantine"),
+            catalogue: root.join("catalogue.sqlite"),
+            format: root.join("format"),
+            lock: root.join("lock"),
+            root,
+        }
+    }
+}
+
+/// Everything that is stored, each row in exactly one place. A query takes one and keeps it.
+#[derive(Clone, Debug)]
+pub(crate) struct View {
+    /// Takes new rows.
+    pub(crate) head: Arc<Head>,
+    /// Heads on their way into a segment, oldest first.
+    pub(crate) frozen: Vec<Arc<Head>>,
+    /// Oldest first.
+    pub(crate) segments: Arc<Vec<Arc<SegmentInfo>>>,
+}
+
+impl View {
+    /// The heads, oldest first.
+    pub(crate) fn heads(&self) -> impl Iterator<Item = &Arc<Head>> {
+        self.frozen.iter().chain([&self.head])
+    }
+
+    /// Puts one segment in the place of others.
+    pub(crate) fn replace_segments(
+        &mut self,
+        gone: &[String],
+        new: Option<SegmentInfo>,
+    ) -> Vec<Arc<SegmentInfo>> {
+        let (removed, mut kept): (Vec<_>, Vec<_>) =
+            self.segments.iter().map(Arc::clone).partition(|segment| gone.contains(&segment.name));
+        kept.extend(new.map(Arc::new));
+        kept.sort_by(|a, b| (a.range.start, &a.name).cmp(&(b.range.start, &b.name)));
+        self.segments = Arc::new(kept);
+        removed
+    }
+}
+
+/// Tells the time; tests have their own.
+pub(crate) type Clock = Arc<dyn Fn() -> UnixMs + Send + Sync>;
+
+pub(crate) struct Shared {
+    pub(crate) config: StoreConfig,
+    pub(crate) layout: Layout,
+    pub(crate) files: Arc<dyn FileLayer>,
+    pub(crate) clock: Clock,
+    pub(crate) catalogue: Catalogue,
+    pub(crate) cache: SegmentCache,
+    pub(crate) counters: Counters,
+    view: RwLock<View>,
+    /// Segments whose rows are out of the view but whose files queries may still read.
+    doomed: Mutex<Vec<Arc<SegmentInfo>>>,
+}
+
+/// What a store is made of when it opens.
+pub(crate) struct Parts {
+    pub(crate) config: StoreConfig,
+    pub(crate) layout: Layout,
+    pub(crate) files: Arc<dyn FileLayer>,
+    pub(crate) clock: Clock,
+    pub(crate) catalogue: Catalogue,
+    pub(crate) view: View,
+}
+
+impl Shared {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let Parts { config, layout, files, clock, catalogue, view } = parts;
+        let cache = SegmentCache::new(config.limits.cache_bytes);
+        Self {
+            config,
+            layout,
+            files,
+            clock,
+            catalogue,
+            cache,
+            counters: Counters::default(),
+            view: RwLock::new(view),
+            doomed: Mutex::default(),
+        }
+    }
+
+    /// What is stored now.
+    pub(crate) fn view(&self) -> View {
+        read(&self.view).clone()
+    }
+
+    /// Changes the view at one instant.
+    pub(crate) fn change_view<T>(&self, change: impl FnOnce(&mut View) -> T) -> T {
+        change(&mut write(&self.view))
+    }
+
+    /// An open segment, from the cache where it is there.
+    pub(crate) fn open_segment(&self, segment: &SegmentInfo) -> Result<Arc<SegmentReader>, StoreError> {
+        self.cache.get(&segment.name, || {
+            SegmentReader::open(self.files.as_ref(), &self.layout.segments.join(&segment.name))
+        })
+    }
+
+    /// Takes segments out of the view, once the catalogue no longer has them in use.
+    pub(crate) fn doom(&self, names: &[String]) {
+        let removed = self.change_view(|view| view.replace_segments(names, None));
+        self.doom_removed(removed);
+    }
+
+    /// Has the files of segments that left the view removed once nobody reads them.
+    pub(crate) fn doom_removed(&self, removed: Vec<Arc<SegmentInfo>>) {
+        lock(&self.doomed).extend(removed);
+    }
+
+    /// Removes the files of doomed segments that no query holds any more.
+    pub(crate) fn remove_doomed(&self) -> Result<(), StoreError> {
+        let free: Vec<Arc<SegmentInfo>> = {
+            let mut doomed = lock(&self.doomed);
+            let (free, held) =
+                std::mem::take(&mut *doomed).into_iter().partition(|s| Arc::strong_count(s) == 1);
+            *doomed = held;
+            free
+        };
+        let mut gone = Vec::new();
+        let mut result = Ok(());
+        for segment in free {
+            self.cache.remove(&segment.name);
+            let dir = self.layout.segments.join(&segment.name);
+            match self.files.remove_dir(&dir).map_err(StoreError::io("remove", &dir)) {
+                Err(error) if !error.is_missing() => {
+                    lock(&self.doomed).push(segment);
+                    result = Err(error);
+                }
+                _ => gone.push(segment.name.clone()),
+            }
+        }
+        if !gone.is_empty() {
+            self.catalogue.forget(&gone)?;
+        }
+        result
+    }
+
+    /// Deals with a segment that cannot be read: a damaged one is moved aside, a missing one forgotten; the rest of
+    /// the store goes on. Any other error is the caller's to report.
+    pub(crate) fn give_up(&self, segment: &SegmentInfo, error: StoreError) -> Result<(), StoreError> {
+        if !error.is_corrupt() && !error.is_missing() {
+            return Err(error);
+        }
+        let names = [segment.name.clone()];
+        let removed = self.change_view(|view| view.replace_segments(&names, None));
+        if removed.is_empty() {
+            // Another query met the same, or the segment was replaced while this one was reading it.
+            return Ok(());
+        }
+        self.cache.remove(&segment.name);
+        let TimeRange { start, end } = segment.range;
+        let (name, first_ms, last_ms, rows) = (&segment.name, start.0, end.0, segment.rows);
+        if error.is_missing() {
+            self.counters.segments_missing.add(1);
+            tracing::error!(name, first_ms, last_ms, rows, %error, "segment is gone; its rows are lost");
+            return self.catalogue.retire(name, Retired::Removed);
+        }
+        self.counters.segments_quarantined.add(1);
+        tracing::error!(name, first_ms, last_ms, rows, %error, "segment is damaged; moved to quarantine");
+        self.catalogue.retire(name, Retired::Quarantined)?;
+        quarantine(self.files.as_ref(), &self.layout, name)
+    }
+}
+
+/// Moves a segment's directory out of the way; nothing in it is changed.
+pub(crate) fn quarantine(files: &dyn FileLayer, layout: &Layout, name: &str) -> Result<(), StoreError> {
+    let (from, to) = (layout.segments.join(name), layout.quarantine.join(name));
+    files.create_dir(&layout.quarantine).map_err(StoreError::io("create", &layout.quarantine))?;
+    files.rename(&from, &to).map_err(StoreError::io("move", &from))?;
+    for dir in [&layout.quarantine, &layout.segments] {
+        files.sync_dir(dir).map_err(StoreError::io("sync", dir))?;
+    }
+    Ok(())
+}

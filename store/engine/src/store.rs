@@ -1,0 +1,309 @@
+//! The store as others see it: open, append, ask, close.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use pyrite_model::{Batch, Exposition, ProfileType, Selector, SeriesKey, StackProfile, TimeRange, UnixMs};
+
+use crate::files::{FileLayer, RealFiles};
+use crate::head::validate;
+use crate::lock::DirLock;
+use crate::maintain::Maintenance;
+use crate::open::{self, Opened};
+use crate::shared::{Clock, Layout, Parts, Shared};
+use crate::sync::lock;
+use crate::timeline::select_series;
+use crate::writer::{Acknowledge, Message, Request, Writer};
+use crate::{
+    AppendError, GroupSeries, OpenReport, QueryError, SeriesQuery, StackQuery, StoreConfig, StoreError,
+    metrics, query,
+};
+
+/// An open data directory. Clones are handles to the same one; when the last goes, the threads end, and what was
+/// acknowledged is in the log.
+#[derive(Clone)]
+pub struct Store(Arc<Inner>);
+
+struct Inner {
+    shared: Arc<Shared>,
+    maintenance: Arc<Maintenance>,
+    queue: SyncSender<Message>,
+    queued_bytes: Arc<AtomicUsize>,
+    closed: AtomicBool,
+    running: Mutex<Option<Running>>,
+}
+
+/// The threads, what ends them, and the lock that they work under. Ends in the order of the fields.
+struct Running {
+    writer: JoinHandle<()>,
+    wake: SyncSender<()>,
+    maintenance: JoinHandle<()>,
+    lock: DirLock,
+}
+
+/// Size and reach of what is stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreStats {
+    /// Rows, those in memory included.
+    pub rows: u64,
+    /// Bytes of all segments.
+    pub segment_bytes: u64,
+    /// Number of segments.
+    pub segments: u64,
+    /// Distinct series.
+    pub series: u64,
+    /// Time of the oldest row.
+    pub oldest: Option<UnixMs>,
+    /// Time of the newest row.
+    pub newest: Option<UnixMs>,
+}
+
+impl Store {
+    /// Opens a data directory, making it where it is not there, and says what was found.
+    ///
+    /// # Errors
+    /// When it cannot be read or written, another process uses it, or a newer release wrote it.
+    pub fn open(config: StoreConfig) -> Result<(Self, OpenReport), StoreError> {
+        Self::open_on(config, Arc::new(RealFiles), Arc::new(now))
+    }
+
+    pub(crate) fn open_on(
+        config: StoreConfig,
+        files: Arc<dyn FileLayer>,
+        clock: Clock,
+    ) -> Result<(Self, OpenReport), StoreError> {
+        let layout = Layout::new(config.dir.clone());
+        files.create_dir(&layout.root).map_err(StoreError::io("create", &layout.root))?;
+        let lock = DirLock::take(&layout.root, &layout.lock)?;
+        open::prepare(files.as_ref(), &layout)?;
+        let Opened { view, catalogue, generation, report } = open::open(&files, &layout)?;
+        let shared = Arc::new(Shared::new(Parts { config, layout, files, clock, catalogue, view }));
+
+        let queued_bytes = Arc::new(AtomicUsize::new(0));
+        let (queue, waiting) = sync_channel(shared.config.limits.queued_appends);
+        // One slot: a thread that has been woken once looks at everything.
+        let (wake, woken) = sync_channel(1);
+        let writer = Writer::new(Arc::clone(&shared), generation, Arc::clone(&queued_bytes), wake.clone());
+        let writer = spawn("store-writer", move || writer.run(&waiting))?;
+        let maintenance = Arc::new(Maintenance::new(Arc::clone(&shared)));
+        let worker = Arc::clone(&maintenance);
+        let worker = spawn("store-maintain", move || worker.run(&woken))?;
+        let running = Mutex::new(Some(Running { writer, wake, maintenance: worker, lock }));
+        let closed = AtomicBool::new(false);
+        Ok((Self(Arc::new(Inner { shared, maintenance, queue, queued_bytes, closed, running })), report))
+    }
+
+    /// Stores a batch; on success it is on the disk and every query from now on sees it.
+    pub async fn append(&self, batch: Batch) -> Result<(), AppendError> {
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        // Nobody waits any more where the caller was cancelled.
+        self.0.submit(batch, Box::new(move |result| drop(answer.send(result))));
+        answered.await.unwrap_or(Err(AppendError::Closed))
+    }
+
+    /// The same for threads.
+    pub fn append_blocking(&self, batch: Batch) -> Result<(), AppendError> {
+        let (answer, answered) = sync_channel(1);
+        self.0.submit(batch, Box::new(move |result| drop(answer.send(result))));
+        answered.recv().unwrap_or(Err(AppendError::Closed))
+    }
+
+    /// The profile types that have rows in the window, sorted.
+    ///
+    /// Of segments only the first and last row of a series are known here, as for the label queries below.
+    pub fn profile_types(&self, range: TimeRange) -> Result<Vec<ProfileType>, QueryError> {
+        let series = query::series(&self.0.shared, &[], range)?;
+        let mut types: Vec<ProfileType> = series.iter().map(|key| key.profile_type.clone()).collect();
+        types.sort_by_cached_key(ToString::to_string);
+        types.dedup();
+        Ok(types)
+    }
+
+    /// The names of labels, stored and synthetic, that series matching every selector have, sorted.
+    pub fn label_names(&self, selectors: &[Selector], range: TimeRange) -> Result<Vec<String>, QueryError> {
+        let series = query::series(&self.0.shared, selectors, range)?;
+        let mut names: Vec<&str> = series.iter().flat_map(|key| key.label_names()).collect();
+        names.sort_unstable();
+        names.dedup();
+        Ok(names.into_iter().map(str::to_owned).collect())
+    }
+
+    /// The values of one label, sorted.
+    pub fn label_values(
+        &self,
+        name: &str,
+        selectors: &[Selector],
+        range: TimeRange,
+    ) -> Result<Vec<String>, QueryError> {
+        let series = query::series(&self.0.shared, selectors, range)?;
+        let mut values: Vec<String> =
+            series.iter().filter_map(|key| key.label(name)).map(std::borrow::Cow::into_owned).collect();
+        values.sort_unstable();
+        values.dedup();
+        Ok(values)
+    }
+
+    /// The series that match every selector, sorted.
+    pub fn series(&self, selectors: &[Selector], range: TimeRange) -> Result<Vec<SeriesKey>, QueryError> {
+        let series = query::series(&self.0.shared, selectors, range)?;
+        Ok(series.iter().map(|key| SeriesKey::clone(key)).collect())
+    }
+
+    /// One value per stack over all rows of the query; stacks whose values cancel out are left out.
+    pub fn merge_stacks(&self, query: &StackQuery) -> Result<StackProfile, QueryError> {
+        query::merge_stacks(&self.0.shared, query)
+    }
+
+    /// Values over time by group; the group with the largest sum comes first.
+    pub fn select_series(&self, query: &SeriesQuery) -> Result<Vec<GroupSeries>, QueryError> {
+        select_series(&self.0.shared, query)
+    }
+
+    /// How much there is.
+    pub fn stats(&self) -> StoreStats {
+        let view = self.0.shared.view();
+        let mut ranges: Vec<TimeRange> = view.segments.iter().map(|segment| segment.range).collect();
+        let mut rows: u64 = view.segments.iter().map(|segment| segment.rows).sum();
+        let mut keys = std::collections::BTreeSet::new();
+        for head in view.heads() {
+            let head = head.read();
+            rows += head.rows() as u64;
+            ranges.extend(head.range());
+            keys.extend(head.series.keys().iter().map(Arc::clone));
+        }
+        let series = self.0.shared.catalogue.count_series(keys.iter().map(AsRef::as_ref));
+        StoreStats {
+            rows,
+            segment_bytes: view.segments.iter().map(|segment| segment.bytes).sum(),
+            segments: view.segments.len() as u64,
+            series: series.unwrap_or_else(|error| {
+                tracing::error!(%error, "cannot count the series on disk");
+                keys.len() as u64
+            }),
+            oldest: ranges.iter().map(|range| range.start).min(),
+            newest: ranges.iter().map(|range| range.end).max(),
+        }
+    }
+
+    /// Writes counters and gauges.
+    pub fn metrics(&self, out: &mut Exposition) {
+        metrics::write(&self.0.shared, out);
+    }
+
+    /// Writes everything in memory as segments, now.
+    pub fn flush(&self) -> Result<(), StoreError> {
+        self.0.maintenance.flush_frozen()?;
+        let (answer, answered) = sync_channel(1);
+        self.0.queue.send(Message::Freeze(answer)).map_err(|_stopped| StoreError::Closed)?;
+        answered.recv().unwrap_or(Err(StoreError::Closed))?;
+        self.0.maintenance.flush_frozen()
+    }
+
+    /// Takes no more batches, stores those that wait, flushes, and frees the data directory. Queries go on working.
+    ///
+    /// # Errors
+    /// When the flush fails; what was acknowledged is in the log then, and the directory is freed all the same.
+    pub fn close(&self) -> Result<(), StoreError> {
+        if self.0.closed.swap(true, Ordering::SeqCst) {
+            return Ok(());
+        }
+        let flushed = self.flush();
+        self.0.stop();
+        flushed.and_then(|()| self.0.shared.catalogue.checkpoint())
+    }
+
+    #[cfg(test)]
+    pub(crate) fn maintenance(&self) -> &Maintenance {
+        &self.0.maintenance
+    }
+}
+
+impl Inner {
+    fn submit(&self, batch: Batch, acknowledge: Acknowledge) {
+        let rows = batch.row_count();
+        match self.enqueue(batch, acknowledge) {
+            Ok(()) => {}
+            Err((error, acknowledge)) => {
+                self.shared.counters.reject(&error, rows);
+                acknowledge(Err(error));
+            }
+        }
+    }
+
+    fn enqueue(&self, batch: Batch, acknowledge: Acknowledge) -> Result<(), (AppendError, Acknowledge)> {
+        if self.closed.load(Ordering::SeqCst) {
+            return Err((AppendError::Closed, acknowledge));
+        }
+        if let Err(error) = validate(&batch) {
+            return Err((error, acknowledge));
+        }
+        let limits = self.shared.config.limits;
+        let bytes = estimated_bytes(&batch);
+        if bytes > limits.batch_bytes {
+            return Err((AppendError::TooLarge { bytes, limit: limits.batch_bytes }, acknowledge));
+        }
+        let queued = self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let full = |what| AppendError::Overloaded { what };
+        if queued + bytes > limits.queued_bytes {
+            self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            return Err((full("too many bytes wait to be written"), acknowledge));
+        }
+        let error = match self.queue.try_send(Message::Append(Request { batch, bytes, acknowledge })) {
+            Ok(()) => return Ok(()),
+            Err(TrySendError::Full(message)) => (full("too many batches wait to be written"), message),
+            Err(TrySendError::Disconnected(message)) => (AppendError::Closed, message),
+        };
+        self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        match error {
+            (error, Message::Append(Request { acknowledge, .. })) => Err((error, acknowledge)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends the threads and frees the directory.
+    fn stop(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        let Some(Running { writer, wake, maintenance, lock }) = lock(&self.running).take() else { return };
+        // The writer is gone already where its thread panicked, and then there is nothing to stop.
+        let _ = self.queue.send(Message::Stop);
+        for (name, thread, done) in [("writer", writer, None), ("maintenance", maintenance, Some(wake))] {
+            drop(done);
+            if thread.join().is_err() {
+                tracing::error!(name, "a thread of the store panicked");
+            }
+        }
+        drop(lock);
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Estimated memory of a batch, which is also more than its record in the log takes.
+fn estimated_bytes(batch: &Batch) -> usize {
+    let symbols = &batch.symbols;
+    let lens = symbols.lens();
+    let text: usize = symbols.strings().map(str::len).sum();
+    let lines: usize = symbols.locations().iter().map(|location| location.lines.len()).sum();
+    let entries = lens.strings + lens.mappings + lens.functions + lens.locations + lens.stacks + lines;
+    let label = |label: &pyrite_model::Label| label.name.len() + label.value.len() + 48;
+    let labels: usize =
+        batch.series.iter().map(|series| series.labels.iter().map(label).sum::<usize>() + 200).sum();
+    text + entries * 32 + batch.row_count() * 25 + labels
+}
+
+fn now() -> UnixMs {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    UnixMs(since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX)))
+}
+
+fn spawn(name: &'static str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StoreError> {
+    let spawned = std::thread::Builder::new().name(name.into()).spawn(run);
+    spawned.map_err(StoreError::io("start thread", std::path::Path::new(name)))
+}

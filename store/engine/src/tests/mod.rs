@@ -1,0 +1,46 @@
+//! Tests that need to see or break what lies under the store: its file operations and its clock.
+
+mod crash;
+mod durability;
+mod faults;
+mod retention;
+mod torn_log;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use pyrite_model::{
+    Batch, LabelSet, ProfileType, Row, Selector, SeriesRows, StackProfile, SymbolTable, TimeRange, UnixMs,
+};
+
+use crate::files::FileLayer;
+use crate::{OpenReport, StackQuery, Store, StoreConfig, StoreError};
+
+const EVERYTHING: TimeRange = TimeRange { start: UnixMs(i64::MIN), end: UnixMs(i64::MAX) };
+
+fn config(dir: &Path) -> StoreConfig {
+    StoreConfig::new(dir)
+}
+
+fn open_on(dir: &Path, files: Arc<dyn FileLayer>) -> Result<(Store, OpenReport), StoreError> {
+    Store::open_on(config(dir), files, Arc::new(|| UnixMs(0)))
+}
+
+/// One row of `service`: at a time, of a stack main → `leaf`, worth a value.
+fn batch(service: &str, time: i64, leaf: &str, value: i64) -> Batch {
+    let mut symbols = SymbolTable::new();
+    let locations = [leaf, "main"].map(|name| symbols.intern_named_location(name));
+    let stack = symbols.intern_stack(&locations).unwrap();
+    let rows = vec![Row { time: UnixMs(time), stack, value }];
+    let labels = LabelSet::from_pairs([("service_name", service)]);
+    Batch { symbols, series: vec![SeriesRows { labels, profile_type: ProfileType::cpu_time(), rows }] }
+}
+
+fn profile(store: &Store) -> StackProfile {
+    let (profile_type, selector) = (ProfileType::cpu_time(), Selector::all());
+    store.merge_stacks(&StackQuery { profile_type, selector, range: EVERYTHING }).unwrap()
+}
+
+fn total(store: &Store) -> i64 {
+    profile(store).total()
+}

@@ -1,0 +1,236 @@
+//! The writer: the one thread that changes the head and the WAL.
+//!
+//! It takes the first waiting batch and all that queued up behind it, interns them, writes their records with one
+//! write and one sync, makes their rows visible, and only then acknowledges. When the head is due it opens the next
+//! generation and leaves the old one to the maintenance thread.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::time::{Duration, Instant};
+
+use pyrite_model::Batch;
+
+use crate::head::{Head, HeadState, Mark};
+use crate::rows::RowBlock;
+use crate::shared::Shared;
+use crate::wal::{WalWriter, encode_record};
+use crate::{AppendError, StoreError};
+
+/// Batches that share one sync at most; bounds the size of one write.
+const GROUP_BATCHES: usize = 64;
+/// Once the records of a group are this large no more join it.
+const GROUP_BYTES: usize = 4 << 20;
+/// How long to wait before another try where opening a new generation failed.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Called once with what became of a batch.
+pub(crate) type Acknowledge = Box<dyn FnOnce(Result<(), AppendError>) + Send>;
+
+/// A batch that waits.
+pub(crate) struct Request {
+    pub(crate) batch: Batch,
+    /// Estimated memory, given back to the queue's budget when the batch leaves it.
+    pub(crate) bytes: usize,
+    pub(crate) acknowledge: Acknowledge,
+}
+
+pub(crate) enum Message {
+    Append(Request),
+    /// Open a new generation now, whatever the head holds; answered when that is done.
+    Freeze(SyncSender<Result<(), StoreError>>),
+    Stop,
+}
+
+/// A batch that is in the log's buffer but not yet durable.
+struct Pending {
+    rows: RowBlock,
+    acknowledge: Acknowledge,
+}
+
+pub(crate) struct Writer {
+    shared: Arc<Shared>,
+    head: Arc<Head>,
+    wal: WalWriter,
+    /// What the log holds of the head's dictionary.
+    durable: Mark,
+    queued_bytes: Arc<AtomicUsize>,
+    /// Wakes the maintenance thread.
+    wake: SyncSender<()>,
+    records: Vec<u8>,
+    retry_freeze_at: Option<Instant>,
+}
+
+/// The open generation, as found or made when the store was opened.
+pub(crate) struct OpenGeneration {
+    pub(crate) wal: WalWriter,
+    pub(crate) durable: Mark,
+}
+
+impl Writer {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        open: OpenGeneration,
+        queued_bytes: Arc<AtomicUsize>,
+        wake: SyncSender<()>,
+    ) -> Self {
+        let head = shared.view().head;
+        let OpenGeneration { wal, durable } = open;
+        Self { shared, head, wal, durable, queued_bytes, wake, records: Vec::new(), retry_freeze_at: None }
+    }
+
+    /// Serves the queue until told to stop.
+    pub(crate) fn run(mut self, queue: &Receiver<Message>) {
+        loop {
+            let message = match self.next_deadline() {
+                Some(wait) => queue.recv_timeout(wait),
+                None => queue.recv().map_err(|_closed| RecvTimeoutError::Disconnected),
+            };
+            let mut next = match message {
+                Ok(message) => Some(message),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            if let Some(Message::Append(first)) = next {
+                next = self.commit_group(first, queue);
+            }
+            match next {
+                Some(Message::Stop) => return,
+                Some(Message::Freeze(answer)) => {
+                    // The one who asked may have given up waiting; the new generation is open all the same.
+                    let _ = answer.send(self.freeze());
+                }
+                Some(Message::Append(_)) | None => self.freeze_if_due(),
+            }
+        }
+    }
+
+    /// Commits the first batch and those queued behind it; returns the message that ended the group, if any.
+    fn commit_group(&mut self, first: Request, queue: &Receiver<Message>) -> Option<Message> {
+        self.records.clear();
+        let mut pending = Vec::new();
+        let mut mark = self.durable;
+        self.stage(first, &mut mark, &mut pending);
+        let mut rest = None;
+        while pending.len() < GROUP_BATCHES && self.records.len() < GROUP_BYTES {
+            match queue.try_recv() {
+                Ok(Message::Append(request)) => self.stage(request, &mut mark, &mut pending),
+                Ok(other) => {
+                    rest = Some(other);
+                    break;
+                }
+                Err(_empty_or_closed) => break,
+            }
+        }
+        self.commit(mark, pending);
+        if rest.is_some() {
+            self.freeze_if_due();
+        }
+        rest
+    }
+
+    /// Encodes one batch behind those already staged, or refuses it.
+    fn stage(&mut self, request: Request, mark: &mut Mark, pending: &mut Vec<Pending>) {
+        let Request { batch, bytes, acknowledge } = request;
+        self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        let policy = self.shared.config.flush;
+        let mut head = self.head.write();
+        if head.rows() > policy.max_rows.saturating_mul(2)
+            || head.bytes() > policy.max_bytes.saturating_mul(2)
+        {
+            let error = AppendError::Overloaded { what: "the head is full and its flush is behind" };
+            self.shared.counters.reject(&error, batch.row_count());
+            drop(head);
+            return acknowledge(Err(error));
+        }
+        match head.intern(batch) {
+            Some(rows) => {
+                encode_record(&mut self.records, &head, *mark, &rows);
+                *mark = head.mark();
+                pending.push(Pending { rows, acknowledge });
+            }
+            None => acknowledge(Ok(())),
+        }
+    }
+
+    fn commit(&mut self, mark: Mark, pending: Vec<Pending>) {
+        if pending.is_empty() {
+            return;
+        }
+        let counters = &self.shared.counters;
+        if let Err(error) = self.wal.append(&self.records) {
+            let error = AppendError::from_write(error);
+            tracing::error!(%error, batches = pending.len(), "batches refused");
+            for Pending { rows, acknowledge } in pending {
+                counters.reject(&error, rows.len());
+                acknowledge(Err(error.clone()));
+            }
+            return;
+        }
+        self.durable = mark;
+        counters.commits.add(1);
+        counters.wal_bytes.add(self.records.len() as u64);
+        counters.batches.add(pending.len() as u64);
+        counters.rows.add(pending.iter().map(|p| p.rows.len() as u64).sum());
+        let mut acknowledged = Vec::with_capacity(pending.len());
+        {
+            let mut head = self.head.write();
+            for Pending { rows, acknowledge } in pending {
+                head.publish(rows);
+                acknowledged.push(acknowledge);
+            }
+        }
+        acknowledged.into_iter().for_each(|acknowledge| acknowledge(Ok(())));
+        // One huge group must not hold its buffer for ever.
+        self.records.shrink_to(GROUP_BYTES / 4);
+    }
+
+    /// How long the head may still wait; `None` for as long as nothing comes in.
+    fn next_deadline(&self) -> Option<Duration> {
+        let now = Instant::now();
+        if let Some(retry) = self.retry_freeze_at {
+            return Some(retry.saturating_duration_since(now));
+        }
+        let first_row_at = self.head.read().first_row_at()?;
+        Some((first_row_at + self.shared.config.flush.max_age).saturating_duration_since(now))
+    }
+
+    fn freeze_if_due(&mut self) {
+        let policy = self.shared.config.flush;
+        let due = {
+            let head = self.head.read();
+            let old = head.first_row_at().is_some_and(|at| at.elapsed() >= policy.max_age);
+            old || head.rows() >= policy.max_rows || head.bytes() >= policy.max_bytes
+        };
+        if !due || self.retry_freeze_at.is_some_and(|at| Instant::now() < at) {
+            return;
+        }
+        self.retry_freeze_at = None;
+        // One generation at a time is on its way: memory is bounded by two heads.
+        let behind = !self.shared.view().frozen.is_empty();
+        let frozen = if behind { Ok(()) } else { self.freeze() };
+        if let Err(error) = &frozen {
+            self.shared.counters.maintenance_failures.add(1);
+            tracing::error!(%error, "cannot open a new generation of the log; trying again");
+        }
+        if behind || frozen.is_err() {
+            self.retry_freeze_at = Some(Instant::now() + RETRY);
+        }
+    }
+
+    /// Opens the next generation and hands the present head to the maintenance thread.
+    fn freeze(&mut self) -> Result<(), StoreError> {
+        let generation = self.head.generation() + 1;
+        self.wal = WalWriter::create(&self.shared.files, &self.shared.layout.wal, generation)?;
+        let state = HeadState::default();
+        self.durable = state.mark();
+        self.head = Arc::new(Head::new(generation, state));
+        self.shared.change_view(|view| {
+            let frozen = std::mem::replace(&mut view.head, Arc::clone(&self.head));
+            view.frozen.push(frozen);
+        });
+        // A full channel means that the thread has been woken already.
+        let _ = self.wake.try_send(());
+        Ok(())
+    }
+}

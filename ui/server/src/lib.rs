@@ -1,1 +1,43 @@
-//! Placeholder.
+//! HTTP on one port: the Pyroscope-compatible API, the native API, operations and the embedded page.
+//!
+//! ```text
+//! connect ─▶ querier, profiles, push      Connect RPC: Protobuf or JSON in, the same out
+//!            ingest, render               the REST API that came before it
+//!            services                     what only Pyrite has
+//!            ops, page
+//! ```
+//!
+//! Handlers parse, call and encode. What they call is a [`ProfileStore`], for data, and a [`NodeView`], for what runs
+//! on this node now; both are given to [`ServerState::new`]. [`app`] is the whole server without a socket.
+
+#![forbid(unsafe_code)]
+
+mod accept;
+mod app;
+mod app_name;
+mod attime;
+mod connect;
+mod counters;
+mod error;
+mod folded;
+mod ingest;
+mod multipart;
+mod node;
+mod ops;
+mod page;
+mod profiles;
+mod proto;
+mod push;
+mod querier;
+mod render;
+mod services;
+mod state;
+mod store;
+mod timeline;
+mod window;
+
+pub use app::{app, serve};
+pub use error::ApiError;
+pub use node::{KnownService, NodeInfo, NodeView, ServiceKind};
+pub use state::{ServerLimits, ServerState};
+pub use store::{Appending, GroupSeries, ProfileStore, SeriesQuery, StackQuery};

@@ -1,0 +1,257 @@
+//! `querier.v1.QuerierService`: profiles merged, compared, exported and over time.
+//!
+//! Pyrite keeps no span, trace or profile ids with its samples, so a selector of such ids finds nothing: the answer
+//! is the empty one, not all data.
+
+use pyrite_model::pprof::{ExportMeta, encode, proto};
+use pyrite_model::{FlameTree, Flamebearer, ProfileType, StackProfile};
+
+use crate::ApiError;
+use crate::connect::Call;
+use crate::proto::{querier, types};
+use crate::querier::label_pairs;
+use crate::state::ServerState;
+use crate::store::{SeriesQuery, StackQuery};
+use crate::window::{max_nodes, window};
+
+/// The merge that a request asks for.
+pub(crate) struct Merge {
+    stacks: StackQuery,
+    call_site: Vec<String>,
+    /// Whether ids that no sample has are asked for.
+    by_id: bool,
+}
+
+impl Merge {
+    pub(crate) fn new(profile_type: &str, selector: &str, start: i64, end: i64) -> Result<Self, ApiError> {
+        let range = window(start, end)?;
+        let stacks = StackQuery { profile_type: profile_type.parse()?, selector: selector.parse()?, range };
+        Ok(Self { stacks, call_site: Vec::new(), by_id: false })
+    }
+
+    pub(crate) fn of(request: &querier::SelectMergeStacktracesRequest) -> Result<Self, ApiError> {
+        let (start, end) = (request.start, request.end);
+        let mut merge = Self::new(&request.profile_type_id, &request.label_selector, start, end)?;
+        if !request.span_selector.is_empty() && !request.trace_id_selector.is_empty() {
+            return Err(ApiError::BadValue {
+                what: "span_selector",
+                expected: "absent where trace_id_selector is given",
+                found: "both".to_owned(),
+            });
+        }
+        merge.call_site = call_site(request.stack_trace_selector.as_ref());
+        merge.by_id = !(request.profile_id_selector.is_empty()
+            && request.trace_id_selector.is_empty()
+            && request.span_selector.is_empty());
+        Ok(merge)
+    }
+
+    pub(crate) fn profile_type(&self) -> &ProfileType {
+        &self.stacks.profile_type
+    }
+
+    /// Runs the query and `then`, which shapes the answer, on the thread of the query.
+    pub(crate) async fn run<T: Send + 'static>(
+        self,
+        state: &ServerState,
+        then: impl FnOnce(StackProfile) -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
+        state
+            .query(move |store| {
+                if self.by_id {
+                    return Ok(then(StackProfile::default()));
+                }
+                let mut profile = store.merge_stacks(&self.stacks)?;
+                if !self.call_site.is_empty() {
+                    profile.retain_call_site(&self.call_site);
+                }
+                Ok(then(profile))
+            })
+            .await
+    }
+}
+
+fn call_site(selector: Option<&types::StackTraceSelector>) -> Vec<String> {
+    selector.map_or_else(Vec::new, |s| s.call_site.iter().map(|location| location.name.clone()).collect())
+}
+
+pub(crate) async fn select_merge_stacktraces(
+    call: Call<querier::SelectMergeStacktracesRequest>,
+) -> Result<querier::SelectMergeStacktracesResponse, ApiError> {
+    let request = call.message;
+    let merge = Merge::of(&request)?;
+    let nodes = max_nodes(request.max_nodes)?;
+    if request.r#async.as_ref().is_some_and(|a| a.r#type() == querier::AsyncQueryType::Force) {
+        return Err(ApiError::Unimplemented { what: "an asynchronous query".to_owned() });
+    }
+    let mut response = querier::SelectMergeStacktracesResponse::default();
+    match request.format() {
+        querier::ProfileFormat::Tree => {
+            response.tree = merge
+                .run(&call.state, move |p| FlameTree::from_profile(&p).truncated(nodes).to_wire())
+                .await?;
+        }
+        querier::ProfileFormat::Pprof => {
+            let profile = merge_pprof(&call.state, merge, request.end).await?;
+            response.pprof = Some(querier::PprofProfile { profile: Some(profile) });
+        }
+        querier::ProfileFormat::Dot => {
+            return Err(ApiError::Unimplemented { what: "format DOT".to_owned() });
+        }
+        querier::ProfileFormat::Unspecified | querier::ProfileFormat::Flamegraph => {
+            response.flamegraph = Some(flame_graph(&call.state, merge, nodes).await?);
+        }
+    }
+    Ok(response)
+}
+
+pub(crate) async fn select_merge_span_profile(
+    call: Call<querier::SelectMergeSpanProfileRequest>,
+) -> Result<querier::SelectMergeSpanProfileResponse, ApiError> {
+    let request = call.message;
+    let mut merge =
+        Merge::new(&request.profile_type_id, &request.label_selector, request.start, request.end)?;
+    merge.by_id = true;
+    let nodes = max_nodes(request.max_nodes)?;
+    let mut response = querier::SelectMergeSpanProfileResponse::default();
+    if request.format() != querier::ProfileFormat::Tree {
+        response.flamegraph = Some(flame_graph(&call.state, merge, nodes).await?);
+    }
+    Ok(response)
+}
+
+async fn flame_graph(
+    state: &ServerState,
+    merge: Merge,
+    max_nodes: usize,
+) -> Result<querier::FlameGraph, ApiError> {
+    let bearer = single(state, merge, max_nodes).await?;
+    let (total, max_self) = (bearer.total(), bearer.max_self);
+    Ok(querier::FlameGraph { names: bearer.names, levels: levels(bearer.levels), total, max_self })
+}
+
+/// One profile as a flame graph.
+pub(crate) async fn single(
+    state: &ServerState,
+    merge: Merge,
+    max_nodes: usize,
+) -> Result<Flamebearer<1>, ApiError> {
+    merge
+        .run(state, move |profile| FlameTree::from_profile(&profile).truncated(max_nodes).flamebearer())
+        .await
+}
+
+/// Two profiles as a flame graph, baseline first. Both are whole until they are side by side (I6).
+pub(crate) async fn double(
+    state: &ServerState,
+    sides: (Merge, Merge),
+    max_nodes: usize,
+) -> Result<Flamebearer<2>, ApiError> {
+    let left = sides.0.run(state, |profile| FlameTree::from_profile(&profile)).await?;
+    let draw = move |profile: StackProfile| {
+        FlameTree::diff(&left, &FlameTree::from_profile(&profile)).truncated(max_nodes).flamebearer()
+    };
+    sides.1.run(state, draw).await
+}
+
+pub(crate) async fn diff(call: Call<querier::DiffRequest>) -> Result<querier::DiffResponse, ApiError> {
+    let querier::DiffRequest { left, right } = call.message;
+    let left = left.ok_or(ApiError::Missing { what: "left" })?;
+    let right = right.ok_or(ApiError::Missing { what: "right" })?;
+    let nodes = max_nodes(left.max_nodes)?.max(max_nodes(right.max_nodes)?);
+    let sides = (Merge::of(&left)?, Merge::of(&right)?);
+    let bearer = double(&call.state, sides, nodes).await?;
+    let flamegraph = querier::FlameGraphDiff {
+        total: bearer.total(),
+        max_self: bearer.max_self,
+        left_ticks: bearer.ticks[0],
+        right_ticks: bearer.ticks[1],
+        names: bearer.names,
+        levels: levels(bearer.levels),
+    };
+    Ok(querier::DiffResponse { flamegraph: Some(flamegraph) })
+}
+
+fn levels(levels: Vec<Vec<i64>>) -> Vec<querier::Level> {
+    levels.into_iter().map(|values| querier::Level { values }).collect()
+}
+
+pub(crate) async fn select_merge_profile(
+    call: Call<querier::SelectMergeProfileRequest>,
+) -> Result<proto::Profile, ApiError> {
+    let request = call.message;
+    max_nodes(request.max_nodes)?;
+    let mut merge =
+        Merge::new(&request.profile_type_id, &request.label_selector, request.start, request.end)?;
+    merge.call_site = call_site(request.stack_trace_selector.as_ref());
+    merge.by_id = !(request.profile_id_selector.is_empty() && request.trace_id_selector.is_empty());
+    merge_pprof(&call.state, merge, request.end).await
+}
+
+/// The merge as pprof, stamped with the end of its window; an empty message where there is no data.
+async fn merge_pprof(state: &ServerState, merge: Merge, end_ms: i64) -> Result<proto::Profile, ApiError> {
+    let profile_type = merge.profile_type().clone();
+    let range = merge.stacks.range;
+    let period = sample_period(state, &profile_type);
+    let encoded = move |profile: StackProfile| {
+        if profile.values.is_empty() {
+            return proto::Profile::default();
+        }
+        let time_ns = end_ms.saturating_mul(1_000_000);
+        let duration_ns = range.end.0.saturating_sub(range.start.0).saturating_mul(1_000_000);
+        encode(&profile, &ExportMeta { profile_type, time_ns, duration_ns, period })
+    };
+    merge.run(state, encoded).await
+}
+
+/// Nanoseconds between two CPU samples of this node; 0 where unknown.
+fn sample_period(state: &ServerState, profile_type: &ProfileType) -> i64 {
+    let frequency = state.node.as_ref().map_or(0, |node| node.info().frequency_hz);
+    let sampled = [ProfileType::cpu_time(), ProfileType::cpu_samples()].contains(profile_type);
+    if sampled && frequency > 0 { 1_000_000_000 / i64::from(frequency) } else { 0 }
+}
+
+pub(crate) async fn select_series(
+    call: Call<querier::SelectSeriesRequest>,
+) -> Result<querier::SelectSeriesResponse, ApiError> {
+    let request = call.message;
+    let stacks =
+        Merge::new(&request.profile_type_id, &request.label_selector, request.start, request.end)?.stacks;
+    let query = SeriesQuery {
+        stacks,
+        step_ms: step_ms(request.step)?,
+        group_by: request.group_by,
+        call_site: call_site(request.stack_trace_selector.as_ref()),
+    };
+    let limit = request.limit.unwrap_or(0);
+    let limit = usize::try_from(limit).ok().ok_or_else(|| ApiError::BadValue {
+        what: "limit",
+        expected: "0 or more",
+        found: limit.to_string(),
+    })?;
+    let mut found = call.state.query(move |store| store.select_series(&query)).await?;
+    if limit > 0 {
+        found.truncate(limit);
+    }
+    let series = found
+        .into_iter()
+        .map(|group| types::Series {
+            labels: label_pairs(&group.labels),
+            points: group
+                .points
+                .iter()
+                .map(|(time, value)| types::Point { value: *value as f64, timestamp: time.0 })
+                .collect(),
+        })
+        .collect();
+    Ok(querier::SelectSeriesResponse { series })
+}
+
+/// A step in seconds as whole milliseconds, at least one.
+fn step_ms(seconds: f64) -> Result<i64, ApiError> {
+    let ms = (seconds * 1000.0).round();
+    if ms >= 1.0 && ms <= 1e15 {
+        return Ok(ms as i64);
+    }
+    Err(ApiError::BadValue { what: "step", expected: "at least 0.001 seconds", found: seconds.to_string() })
+}

@@ -1,0 +1,138 @@
+//! What all handlers share: the store, the node, the bounds, the counters.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use pyrite_model::UnixMs;
+use pyrite_model::pprof::PushLimits;
+use tokio::sync::Semaphore;
+
+use crate::counters::Counters;
+use crate::{ApiError, NodeView, ProfileStore};
+
+/// Bounds on what clients may ask for.
+#[derive(Clone, Debug)]
+pub struct ServerLimits {
+    /// Body of a query in bytes, unpacked.
+    pub query_body_bytes: usize,
+    /// Body of a push in bytes, packed and unpacked.
+    pub push_body_bytes: usize,
+    /// Time for a body to arrive.
+    pub body_timeout: Duration,
+    /// Bounds on one profile.
+    pub push: PushLimits,
+    /// Queries that run at the same time; others wait.
+    pub running_queries: usize,
+    /// Queries that wait; one more is refused.
+    pub waiting_queries: usize,
+    /// Pushes taken in at the same time; one more is refused.
+    pub concurrent_pushes: usize,
+}
+
+impl Default for ServerLimits {
+    fn default() -> Self {
+        Self {
+            query_body_bytes: 1 << 20,
+            push_body_bytes: 32 << 20,
+            body_timeout: Duration::from_secs(30),
+            push: PushLimits::default(),
+            // Queries are CPU-bound; more at a time would only share the same CPUs and hold more memory.
+            running_queries: 4,
+            waiting_queries: 128,
+            concurrent_pushes: 64,
+        }
+    }
+}
+
+/// Everything [`app`](crate::app) needs.
+pub struct ServerState {
+    pub(crate) store: Arc<dyn ProfileStore>,
+    pub(crate) node: Option<Arc<dyn NodeView>>,
+    pub(crate) limits: ServerLimits,
+    pub(crate) counters: Counters,
+    pub(crate) pushes: Semaphore,
+    /// One at a time: unpacked profiles are what takes memory, and decoding is short.
+    pub(crate) decoding: Arc<Semaphore>,
+    /// One self-profile at a time: the signal handler behind it exists once per process.
+    pub(crate) self_profile: Semaphore,
+    queries: Arc<Semaphore>,
+    waiting: AtomicUsize,
+    pub(crate) in_flight: AtomicU64,
+}
+
+/// The state as handlers hold it.
+pub(crate) type Shared = Arc<ServerState>;
+
+impl ServerState {
+    /// A server over `store`; `node` is the agent where one runs in the same process.
+    pub fn new(
+        store: Arc<dyn ProfileStore>,
+        node: Option<Arc<dyn NodeView>>,
+        limits: ServerLimits,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            node,
+            counters: Counters::default(),
+            pushes: Semaphore::new(limits.concurrent_pushes),
+            decoding: Arc::new(Semaphore::new(2)),
+            self_profile: Semaphore::new(1),
+            queries: Arc::new(Semaphore::new(limits.running_queries)),
+            waiting: AtomicUsize::new(0),
+            in_flight: AtomicU64::new(0),
+            limits,
+        })
+    }
+
+    /// Runs a query on a thread that may block. A client that goes away while its query waits frees its place.
+    pub(crate) async fn query<T: Send + 'static>(
+        &self,
+        run: impl FnOnce(&dyn ProfileStore) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let place = Waiting::enter(self)?;
+        let permit = Arc::clone(&self.queries).acquire_owned().await;
+        drop(place);
+        let store = Arc::clone(&self.store);
+        blocking(move || {
+            // The work goes on when the client leaves, so it is the work that holds the permit.
+            let _permit = permit;
+            run(&*store)
+        })
+        .await
+    }
+}
+
+/// Runs CPU-bound or blocking work off the threads that serve connections.
+pub(crate) async fn blocking<T: Send + 'static>(
+    run: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let panicked = |error: tokio::task::JoinError| ApiError::Internal { reason: error.to_string() };
+    tokio::task::spawn_blocking(run).await.map_err(panicked)?
+}
+
+/// A place among the queries that wait; given back when dropped.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn enter(state: &'a ServerState) -> Result<Self, ApiError> {
+        let limit = state.limits.waiting_queries;
+        if state.waiting.fetch_add(1, Ordering::Relaxed) >= limit {
+            state.waiting.fetch_sub(1, Ordering::Relaxed);
+            return Err(ApiError::Overloaded { what: "queries are waiting" });
+        }
+        Ok(Self(&state.waiting))
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The wall clock.
+pub(crate) fn now() -> UnixMs {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    UnixMs(since.as_millis() as i64)
+}

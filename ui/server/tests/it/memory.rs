@@ -1,0 +1,132 @@
+//! The naivest store there can be: all rows in a list, every query a walk over it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+
+use pyrite_model::{
+    Batch, Exposition, LabelSet, ProfileType, Row, Selector, SeriesKey, StackProfile, SymbolTable, TimeRange,
+    UnixMs, frame_names,
+};
+use pyrite_server::{ApiError, Appending, GroupSeries, ProfileStore, SeriesQuery, StackQuery};
+
+#[derive(Default)]
+pub struct MemoryStore {
+    data: Mutex<Data>,
+    /// What the next append fails with.
+    pub fail_next: Mutex<Option<ApiError>>,
+}
+
+#[derive(Default)]
+struct Data {
+    symbols: SymbolTable,
+    rows: Vec<(SeriesKey, Row)>,
+}
+
+impl MemoryStore {
+    fn keys(&self, selector: &Selector, range: TimeRange) -> BTreeSet<SeriesKey> {
+        let data = self.data.lock().unwrap();
+        let rows = data.rows.iter().filter(|(key, row)| range.contains(row.time) && selector.matches(key));
+        rows.map(|(key, _)| key.clone()).collect()
+    }
+}
+
+impl ProfileStore for MemoryStore {
+    fn append(&self, batch: Batch) -> Appending<'_> {
+        Box::pin(async move {
+            if let Some(error) = self.fail_next.lock().unwrap().take() {
+                return Err(error);
+            }
+            let mut data = self.data.lock().unwrap();
+            let remap = data.symbols.merge(&batch.symbols);
+            for series in batch.series {
+                let key = SeriesKey { labels: series.labels, profile_type: series.profile_type };
+                for row in series.rows {
+                    let stack = remap.stacks[row.stack.index()];
+                    data.rows.push((key.clone(), Row { stack, ..row }));
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn profile_types(&self, range: TimeRange) -> Result<Vec<ProfileType>, ApiError> {
+        let types: BTreeSet<String> =
+            self.keys(&Selector::all(), range).iter().map(|key| key.profile_type.to_string()).collect();
+        Ok(types.iter().map(|id| id.parse().unwrap()).collect())
+    }
+
+    fn label_names(&self, selector: &Selector, range: TimeRange) -> Result<Vec<String>, ApiError> {
+        let keys = self.keys(selector, range);
+        let names: BTreeSet<&str> = keys.iter().flat_map(SeriesKey::label_names).collect();
+        Ok(names.into_iter().map(str::to_owned).collect())
+    }
+
+    fn label_values(
+        &self,
+        name: &str,
+        selector: &Selector,
+        range: TimeRange,
+    ) -> Result<Vec<String>, ApiError> {
+        let keys = self.keys(selector, range);
+        let values: BTreeSet<String> =
+            keys.iter().filter_map(|key| Some(key.label(name)?.into_owned())).collect();
+        Ok(values.into_iter().collect())
+    }
+
+    fn series(&self, selector: &Selector, range: TimeRange) -> Result<Vec<SeriesKey>, ApiError> {
+        Ok(self.keys(selector, range).into_iter().collect())
+    }
+
+    fn merge_stacks(&self, query: &StackQuery) -> Result<StackProfile, ApiError> {
+        let data = self.data.lock().unwrap();
+        let mut sums = BTreeMap::new();
+        for (key, row) in &data.rows {
+            let wanted = key.profile_type == query.profile_type && query.selector.matches(key);
+            if wanted && query.range.contains(row.time) {
+                *sums.entry(row.stack).or_default() += row.value;
+            }
+        }
+        Ok(StackProfile { symbols: data.symbols.clone(), values: sums.into_iter().collect() })
+    }
+
+    fn select_series(&self, query: &SeriesQuery) -> Result<Vec<GroupSeries>, ApiError> {
+        let data = self.data.lock().unwrap();
+        let StackQuery { profile_type, selector, range } = &query.stacks;
+        let mut groups: BTreeMap<LabelSet, BTreeMap<i64, i64>> = BTreeMap::new();
+        for (key, row) in &data.rows {
+            // Buckets are open at their start and closed at their end, which is their stamp.
+            let step = (row.time.0 - range.start.0 + query.step_ms - 1).div_euclid(query.step_ms);
+            let stamp = range.start.0 + step * query.step_ms;
+            let names = frame_names(&data.symbols, row.stack);
+            let on_path = names.len() >= query.call_site.len()
+                && names.iter().zip(&query.call_site).all(|(a, b)| a == b);
+            let wanted = key.profile_type == *profile_type && selector.matches(key) && on_path;
+            if !wanted || step < 0 || stamp > range.end.0 {
+                continue;
+            }
+            let label = |name: &String| (name.clone(), key.label(name).unwrap_or_default().into_owned());
+            let group = groups.entry(LabelSet::from_pairs(query.group_by.iter().map(label))).or_default();
+            *group.entry(stamp).or_default() += row.value;
+        }
+        let mut series: Vec<GroupSeries> = groups
+            .into_iter()
+            .map(|(labels, points)| GroupSeries {
+                labels,
+                points: points.into_iter().map(|(time, value)| (UnixMs(time), value)).collect(),
+            })
+            .collect();
+        series.sort_by_key(|group| -group.points.iter().map(|(_, value)| value).sum::<i64>());
+        Ok(series)
+    }
+
+    fn extent(&self) -> Option<TimeRange> {
+        let data = self.data.lock().unwrap();
+        let times = || data.rows.iter().map(|(_, row)| row.time);
+        Some(TimeRange::new(times().min()?, times().max()?))
+    }
+
+    fn metrics(&self, out: &mut Exposition) {
+        let rows = self.data.lock().unwrap().rows.len();
+        out.gauge("test_store_rows", "Rows.", &[], rows as f64);
+    }
+}

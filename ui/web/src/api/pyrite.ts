@@ -7,6 +7,11 @@ import { callQuerier, getJson, isObject, type Json, list, number, objects, strin
 const MAX_NODES = 32_768;
 const MAX_SERIES = 100;
 
+/** A span as the server's closed interval of whole milliseconds. */
+function closed(span: Span): { readonly start: number; readonly end: number } {
+  return { start: span.from + 1, end: span.until };
+}
+
 export interface Subject {
   readonly profileType: string;
   /** A selector with braces. */
@@ -14,7 +19,8 @@ export interface Subject {
 }
 
 export async function fetchServices(window: Span, cancel: AbortSignal): Promise<ServicesAnswer> {
-  const answer = await getJson(`/api/v1/services?from=${window.from}&until=${window.until}`, cancel);
+  const { start, end } = closed(window);
+  const answer = await getJson(`/api/v1/services?from=${start}&until=${end}`, cancel);
   const node = isObject(answer['node']) ? answer['node'] : {};
   return {
     node: { name: text(node['name']), frequencyHz: number(node['frequency_hz']), event: text(node['event']) },
@@ -37,7 +43,7 @@ function toService(json: Json): Service {
 }
 
 export async function fetchProfileTypes(window: Span, cancel: AbortSignal): Promise<readonly ProfileType[]> {
-  const answer = await callQuerier('ProfileTypes', { start: window.from, end: window.until }, cancel);
+  const answer = await callQuerier('ProfileTypes', closed(window), cancel);
   return objects(answer['profileTypes']).map((json) => ({
     id: text(json['ID']),
     name: text(json['name']),
@@ -48,7 +54,7 @@ export async function fetchProfileTypes(window: Span, cancel: AbortSignal): Prom
 }
 
 export async function fetchLabelNames(selector: string, window: Span, cancel: AbortSignal): Promise<readonly string[]> {
-  const body = { matchers: [selector], start: window.from, end: window.until };
+  const body = { matchers: [selector], ...closed(window) };
   return strings((await callQuerier('LabelNames', body, cancel))['names']);
 }
 
@@ -60,7 +66,7 @@ export interface LabelQuestion {
 
 export async function fetchLabelValues(question: LabelQuestion, cancel: AbortSignal): Promise<readonly string[]> {
   const { name, selector, window } = question;
-  const body = { name, matchers: [selector], start: window.from, end: window.until };
+  const body = { name, matchers: [selector], ...closed(window) };
   return strings((await callQuerier('LabelValues', body, cancel))['names']);
 }
 
@@ -117,8 +123,7 @@ function stacktraces(subject: Subject, window: Span): Json {
   return {
     profileTypeID: subject.profileType,
     labelSelector: subject.selector,
-    start: window.from,
-    end: window.until,
+    ...closed(window),
     maxNodes: MAX_NODES,
   };
 }

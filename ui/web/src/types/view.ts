@@ -8,7 +8,10 @@ export interface TimeRange {
   readonly until: TimePoint;
 }
 
-/** Unix milliseconds, from < until. */
+/**
+ * The time `(from, until]`, unix milliseconds, from < until. Open at its start like the buckets of a series, so that
+ * windows that touch share no sample and a window of n seconds holds n one-second rows.
+ */
 export interface Span {
   readonly from: number;
   readonly until: number;

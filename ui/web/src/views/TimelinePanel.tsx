@@ -87,7 +87,7 @@ function Chart() {
   return (
     <div class="timeline">
       <div ref={host} aria-hidden="true" />
-      {shown && <Bands box={box} window={shown.data.window} stepMs={shown.data.stepMs} />}
+      {shown && box.width > 0 && <Bands box={box} window={shown.data.window} stepMs={shown.data.stepMs} />}
     </div>
   );
 }

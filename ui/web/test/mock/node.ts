@@ -100,7 +100,7 @@ export function mockServices(): readonly MockService[] {
 }
 
 function isSpiking(atMs: number): boolean {
-  return atMs >= SPIKE.from && atMs < SPIKE.until;
+  return atMs > SPIKE.from && atMs <= SPIKE.until;
 }
 
 function ripple(name: string, atMs: number): number {
@@ -116,12 +116,12 @@ function weightsAt(service: MockService, spiking: boolean): number[] {
 
 const sum = (values: readonly number[]): number => values.reduce((a, b) => a + b, 0);
 
-/** Nanoseconds of CPU per stack in `[from, until)`, whole seconds. */
+/** Nanoseconds of CPU per stack in the one-second rows stamped `from` to `until`, both included. */
 export function stackNanos(service: MockService, from: number, until: number): Map<string, number> {
   const calm = sum(weightsAt(service, false));
   const seconds = { calm: 0, hot: 0 };
   const first = Math.max(Math.ceil(from / 1000) * 1000, RECORDED_FROM);
-  for (let at = first; at < Math.min(until, NOW + 3_600_000); at += 1000) {
+  for (let at = first; at <= Math.min(until, NOW + 3_600_000); at += 1000) {
     seconds[isSpiking(at) ? 'hot' : 'calm'] += ripple(service.name, at);
   }
   const nanos = new Map<string, number>();

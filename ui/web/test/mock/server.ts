@@ -164,7 +164,7 @@ function series(body: Json, from: number, until: number): Json[] {
       const points: Json[] = [];
       for (let at = from; at <= until; at += step) {
         let value = 0;
-        for (const service of of) value += cpuNanos(service, at - step, at);
+        for (const service of of) value += cpuNanos(service, at - step + 1, at);
         if (value > 0) points.push({ value, timestamp: String(at) });
       }
       return { labels, points };

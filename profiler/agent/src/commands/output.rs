@@ -14,7 +14,7 @@ const TOP_FUNCTIONS: usize = 30;
 
 /// A format, chosen by the ending of the file's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub(super) enum Format {
     /// gzipped pprof.
     Pprof,
     /// `root;caller;leaf 12` lines, in samples.
@@ -26,18 +26,18 @@ pub enum Format {
 }
 
 /// A finished recording.
-pub struct Recording {
+pub(super) struct Recording {
     /// Samples by stack.
-    pub samples: StackProfile,
+    pub(super) samples: StackProfile,
     /// What the flame graph is titled.
-    pub title: String,
+    pub(super) title: String,
     /// Start, duration, period and profile type of the pprof file, whose values are CPU nanoseconds.
-    pub meta: ExportMeta,
+    pub(super) meta: ExportMeta,
 }
 
 impl Format {
     /// The format that the ending of `path` names.
-    pub fn of(path: &Path) -> Result<Self> {
+    pub(super) fn of(path: &Path) -> Result<Self> {
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let formats =
             [(".pb.gz", Self::Pprof), (".folded", Self::Folded), (".svg", Self::Svg), (".html", Self::Html)];
@@ -50,7 +50,7 @@ impl Format {
 
 impl Recording {
     /// The file's bytes.
-    pub fn encode(&self, format: Format) -> Result<Vec<u8>> {
+    pub(super) fn encode(&self, format: Format) -> Result<Vec<u8>> {
         match format {
             Format::Pprof => Ok(self.pprof()),
             Format::Folded => Ok(self.folded().join("\n").into_bytes()),

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+use pyrite_server::{NodeView, ServerLimits, ServerState};
 use pyrite_store::{Retention, Store, StoreConfig};
 
 use crate::cli::ServeArgs;
@@ -51,25 +52,22 @@ fn open_store(config: &Config) -> Result<Store> {
     let retention = Retention { max_age: config.max_age, max_bytes: config.max_bytes };
     let (store, report) = Store::open(StoreConfig { retention, ..StoreConfig::new(config.data.clone()) })
         .with_context(|| format!("failed to open the data directory {}", config.data.display()))?;
-    for line in report.lines() {
-        tracing::info!("{line}");
+    for finding in &report.findings {
+        tracing::info!("{finding}");
     }
     Ok(store)
 }
 
 #[expect(clippy::print_stdout, reason = "the address is what the user waits for")]
-fn serve(
-    listener: TcpListener,
-    store: Store,
-    node: Option<Arc<dyn pyrite_server::NodeView>>,
-) -> Result<ExitCode> {
+fn serve(listener: TcpListener, store: Store, node: Option<Arc<dyn NodeView>>) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let address = listener.local_addr()?;
         let shutdown = shutdown_signal()?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
         println!("http://{address}");
-        pyrite_server::serve(listener, pyrite_server::AppState::new(store, node), shutdown).await?;
+        let state = ServerState::new(Arc::new(store), node, ServerLimits::default());
+        pyrite_server::serve(listener, state, shutdown).await?;
         Ok(ExitCode::SUCCESS)
     })
 }

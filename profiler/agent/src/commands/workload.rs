@@ -15,13 +15,13 @@ const HOLD_BACK: &str = r#"kill -STOP $$; exec "$@""#;
 const START_LIMIT: Duration = Duration::from_secs(5);
 
 /// A command that is ours to run.
-pub struct Workload {
+pub(super) struct Workload {
     child: Child,
 }
 
 impl Workload {
     /// Starts `command` up to the point where it would begin.
-    pub fn hold_back(command: &[OsString]) -> Result<Self> {
+    pub(super) fn hold_back(command: &[OsString]) -> Result<Self> {
         let child = Command::new("/bin/sh")
             .args(["-c", HOLD_BACK, "sh"])
             .args(command)
@@ -37,28 +37,28 @@ impl Workload {
     }
 
     /// Its process id.
-    pub fn tgid(&self) -> u32 {
+    pub(super) fn tgid(&self) -> u32 {
         self.child.id()
     }
 
     /// Lets it begin.
-    pub fn begin(&self) -> Result<()> {
+    pub(super) fn begin(&self) -> Result<()> {
         sys::send_signal(self.tgid(), libc::SIGCONT).context("failed to continue the command")
     }
 
     /// Passes a request to end on to it.
-    pub fn terminate(&self) {
+    pub(super) fn terminate(&self) {
         // A command that has ended meanwhile is what was asked for.
         let _ = sys::send_signal(self.tgid(), libc::SIGTERM);
     }
 
     /// How it ended, if it has.
-    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+    pub(super) fn ended(&mut self) -> Result<Option<ExitStatus>> {
         self.child.try_wait().context("failed to wait for the command")
     }
 
     /// Waits for its end.
-    pub fn wait(&mut self) -> Result<ExitStatus> {
+    pub(super) fn wait(&mut self) -> Result<ExitStatus> {
         self.child.wait().context("failed to wait for the command")
     }
 
@@ -84,7 +84,7 @@ impl Drop for Workload {
 }
 
 /// The exit code a shell would report: the command's own, or 128 and the signal that ended it.
-pub fn exit_code(status: ExitStatus) -> ExitCode {
+pub(super) fn exit_code(status: ExitStatus) -> ExitCode {
     let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
     ExitCode::from(u8::try_from(code).unwrap_or(1))
 }

@@ -56,12 +56,13 @@ impl Watch {
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Delivery::QueueFull,
         })?;
         let node = Arc::new(Node::new(sampler, name, frequency_hz));
-        let stream = RowStream::new(RowMaker::new(frequency_hz, SymbolizerConfig::default()), identity);
-        let rows = Rows { stream, store, node: Arc::clone(&node), warned: None };
-        let rows = std::thread::Builder::new()
-            .name("pyrite-rows".into())
-            .spawn(move || rows.run(&events))
-            .context("failed to start the rows thread")?;
+        let shared = Arc::clone(&node);
+        let rows = std::thread::Builder::new().name("pyrite-rows".into()).spawn(move || {
+            // The symbolizer belongs to one thread and cannot be handed over.
+            let stream = RowStream::new(RowMaker::new(frequency_hz, SymbolizerConfig::default()), identity);
+            Rows { stream, store, node: shared, warned: None }.run(&events);
+        });
+        let rows = rows.context("failed to start the rows thread")?;
         Ok(Self { rows, node })
     }
 

@@ -93,7 +93,8 @@ fn export_pprof(pyrite: &Pyrite, selector: &str, from: i64) -> Vec<u8> {
         request.push(field << 3);
         put_varint(&mut request, time_ms as u64);
     }
-    let response = pyrite.post("/querier.v1.QuerierService/SelectMergeProfile", "application/proto", &request);
+    let response =
+        pyrite.post("/querier.v1.QuerierService/SelectMergeProfile", "application/proto", &request);
     assert_eq!(response.status, 200, "{}", response.text());
     response.body
 }
@@ -109,7 +110,9 @@ fn put_varint(out: &mut Vec<u8>, mut value: u64) {
 /// Flat times as Go's pprof, which shares no code with us, reads them.
 pub fn read_with_pprof(file: &Path) -> Times {
     let top = stdout(
-        Command::new("go").args(["tool", "pprof", "-top", "-nodecount=100000", "-unit=nanoseconds"]).arg(file),
+        Command::new("go")
+            .args(["tool", "pprof", "-top", "-nodecount=100000", "-unit=nanoseconds"])
+            .arg(file),
     );
     // `flat flat% sum% cum cum% name`, below a header line that starts with `flat`.
     let lines = top.lines().skip_while(|line| line.split_whitespace().next() != Some("flat")).skip(1);
@@ -125,7 +128,8 @@ pub fn read_with_pprof(file: &Path) -> Times {
 fn read_from_page(pyrite: &Pyrite, selector: &str) -> Times {
     let query: String = selector.bytes().map(|byte| format!("%{byte:02x}")).collect();
     let url = format!("{}/?v=1&panel=table&q={query}", pyrite.url());
-    let chromium = std::env::var_os("CHROMIUM").map_or_else(|| PathBuf::from("/usr/bin/chromium"), PathBuf::from);
+    let chromium =
+        std::env::var_os("CHROMIUM").map_or_else(|| PathBuf::from("/usr/bin/chromium"), PathBuf::from);
     let profile = tempfile::tempdir().expect("a directory");
     let dom = eventually("the page's table has rows", Duration::from_secs(60), || {
         let mut command = Command::new(&chromium);
@@ -146,7 +150,11 @@ fn self_of_row(dom: &str, name: &str) -> Option<f64> {
 
 /// What stands between the tags.
 fn text_of(html: &str) -> String {
-    html.split('<').filter_map(|part| part.split_once('>')).map(|(_, text)| text).collect::<Vec<_>>().join(" ")
+    html.split('<')
+        .filter_map(|part| part.split_once('>'))
+        .map(|(_, text)| text)
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 #[test]
@@ -168,7 +176,9 @@ fn bpf_every_sample_of_a_cgroup_agrees_with_its_own_accounting() {
     std::thread::sleep(Duration::from_secs(2));
 
     let selector = r#"{service_name="pyrite-accounted.service"}"#;
-    let stored = pyrite.self_values(selector, Duration::from_mins(1)).iter().map(|(_, ns)| ns).sum::<i64>() as f64 / 1e9;
+    let stored = pyrite.self_values(selector, Duration::from_mins(1)).iter().map(|(_, ns)| ns).sum::<i64>()
+        as f64
+        / 1e9;
     let samples = stored * FREQUENCY.parse::<f64>().expect("a number");
     // Sampling error of a total: one standard deviation of a Poisson count, three of them.
     let tolerance = (0.02_f64).max(3.0 / samples.sqrt());
@@ -244,7 +254,9 @@ fn bpf_a_sample_is_queryable_soon_and_survives_a_restart() {
     let mut load = Command::new(&program).args(["1", "100", "5"]).spawn().expect("it was built");
     let pyrite = Pyrite::run(&data, &[]);
     let selector = format!("{{exe={:?}}}", program.to_str().expect("UTF-8"));
-    let total = |pyrite: &Pyrite| pyrite.self_values(&selector, Duration::from_mins(1)).iter().map(|(_, ns)| ns).sum::<i64>();
+    let total = |pyrite: &Pyrite| {
+        pyrite.self_values(&selector, Duration::from_mins(1)).iter().map(|(_, ns)| ns).sum::<i64>()
+    };
     // Two seconds from the start to the first sample, and two more until it can be asked for.
     eventually("the first sample", Duration::from_secs(4).saturating_sub(pyrite.started.elapsed()), || {
         (total(&pyrite) > 0).then_some(())

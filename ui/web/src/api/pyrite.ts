@@ -4,7 +4,7 @@ import type { Span } from '../types/view';
 import { callQuerier, getJson, isObject, type Json, list, number, objects, strings, text } from './http';
 
 /** Detail asked for: more than a screen can show, so that zooming finds frames; JSON stays quick to parse. */
-const MAX_NODES = 32_768;
+export const MAX_NODES = 32_768;
 const MAX_SERIES = 100;
 
 /** A span as the server's closed interval of whole milliseconds. */

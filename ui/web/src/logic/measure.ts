@@ -74,7 +74,7 @@ export function formatCores(cores: number): string {
 export function formatShare(fraction: number): string {
   const percent = fraction * 100;
   if (percent > 0 && percent < 0.01) return '<0.01 %';
-  return `${percent >= 99.95 || percent === 0 ? percent.toFixed(0) : percent.toFixed(percent >= 10 ? 1 : 2)} %`;
+  return `${percent >= 99.95 || percent === 0 ? percent.toFixed(0) : percent.toFixed(percent >= 9.995 ? 1 : 2)} %`;
 }
 
 export function formatAmount(amount: number, measure: Measure): string {

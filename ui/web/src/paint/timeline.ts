@@ -60,7 +60,8 @@ export function drawTimeline(host: HTMLElement, picture: TimelinePicture, height
         {},
         ...top.map((layer) => {
           const at = layers.indexOf(layer);
-          const colour = layers.length === 1 ? palette.lone : palette.layers[layer.label === null ? palette.layers.length - 1 : at];
+          const stacked = palette.layers[layer.label === null ? palette.layers.length - 1 : at];
+          const colour = layers.length === 1 ? palette.lone : stacked;
           const paths = uPlot.paths.stepped?.({ align: -1 });
           return { stroke: colour, fill: colour, width: 0.5, points: { show: false }, ...(paths ? { paths } : {}) };
         }),

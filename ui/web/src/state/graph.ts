@@ -1,5 +1,6 @@
 // What follows from the flame graph and the state: placement, scale, matches, table rows, the frames in focus.
 import { computed } from '@preact/signals';
+import { MAX_NODES } from '../api/pyrite';
 import { changeSizes, type DiffScale, diffSteps } from '../logic/flame/diff';
 import { emptyColumns } from '../logic/flame/columns';
 import { functionRows, sortRows } from '../logic/flame/functions';
@@ -93,6 +94,15 @@ export const tableFunctions = computed(() => {
     ? { column: 'self' as const, descending: true }
     : view.value.sort;
   return sortRows(shown, sort, weights.value);
+});
+
+/** Share of the graph in frames too thin to be sent, which the server folds into `other`; 0 unless it had to fold. */
+export const foldedShare = computed(() => {
+  const { count, names, name, total } = columns.value;
+  if (count < MAX_NODES * 0.9 || total[0] === 0) return 0;
+  let folded = 0;
+  for (let i = 1; i < count; i++) if (names[name[i]] === 'other') folded += total[i];
+  return folded / total[0];
 });
 
 /** What the root frame is called: what was asked for. */

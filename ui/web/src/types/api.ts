@@ -1,4 +1,4 @@
-// What the server sends, as the page uses it. Connect JSON writes int64 as strings; the api/ folder turns those into numbers.
+// What the server sends, as the page uses it. Connect JSON writes int64 as strings; the api/ folder makes them numbers.
 
 /** `{name, value}` labels of one series. */
 export type Labels = Readonly<Record<string, string>>;

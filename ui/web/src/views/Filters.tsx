@@ -2,7 +2,7 @@
 import { computed, effect, signal } from '@preact/signals';
 import { useEffect, useRef } from 'preact/hooks';
 import { fetchLabelNames, fetchLabelValues } from '../api/pyrite';
-import { readSelector, writeMatcher } from '../logic/selector';
+import { readSelector, valueOf, writeMatcher } from '../logic/selector';
 import { choose } from '../state/actions';
 import { profileTypes, range, services, subject } from '../state/answers';
 import { view } from '../state/state';
@@ -120,9 +120,8 @@ function MatcherField() {
 
 /** The profile types of the chosen service, or of all; the chosen one is always among them. */
 const offered = computed(() => {
-  const service = subject.value.selector === '{}' ? undefined : services.answer.value.data?.services.find(
-    (one) => view.value.matchers.some((matcher) => matcher.name === 'service_name' && matcher.op === '=' && matcher.value === one.name),
-  );
+  const name = valueOf(view.value.matchers, 'service_name');
+  const service = services.answer.value.data?.services.find((one) => one.name === name);
   const all = profileTypes.answer.value.data?.map((type) => type.id) ?? [];
   const ids = service && service.profileTypes.length > 0 ? service.profileTypes : all;
   return [...new Set([...ids, view.value.profileType])].toSorted();

@@ -5,7 +5,17 @@ import { formatBare, formatSeconds, toQuantity } from '../logic/measure';
 import { lengthOf, MINUTE } from '../logic/time';
 import { drawTimeline, type PlotBox } from '../paint/timeline';
 import { clearWindows, rangeToSelection, suggestBaseline, type Suggestion, toggleCompare } from '../state/actions';
-import { chosenSeries, firstRecorded, measure, overview, overviewAbout, range, seriesAbout, stepMs, timeline } from '../state/answers';
+import {
+  chosenSeries,
+  firstRecorded,
+  measure,
+  overview,
+  overviewAbout,
+  range,
+  seriesAbout,
+  stepMs,
+  timeline,
+} from '../state/answers';
 import { rootName } from '../state/graph';
 import { palette } from '../state/document';
 import { view } from '../state/state';
@@ -21,14 +31,14 @@ export function TimelinePanel() {
   const source = isWhole ? overview : chosenSeries;
   const { data, error, pending } = source.answer.value;
   const stale = source.isStale(isWhole ? overviewAbout.value : seriesAbout.value);
-  const recordedLate = firstRecorded.value !== null && firstRecorded.value - stepMs.value > range.value.from + stepMs.value;
+  const recordedFrom = firstRecorded.value === null ? null : firstRecorded.value - stepMs.value;
   return (
     <section class="panel" aria-labelledby="timeline-title" aria-busy={pending}>
       <div class="bar">
         <h2 id="timeline-title">{rootName}</h2>
         <span class="muted">
           {measure.value === 'cpu' ? 'CPU cores in use' : 'per second'}
-          {recordedLate && firstRecorded.value !== null && ` · recording since ${formatClock(firstRecorded.value - stepMs.value)}`}
+          {recordedFrom !== null && recordedFrom > range.value.from && ` · recording since ${formatClock(recordedFrom)}`}
         </span>
         <span class="grow" />
         <WindowControls />

@@ -19,7 +19,6 @@ export function Workbench() {
       <div class="bar">
         <h2 id="flame-title">{isDiff.value ? 'What changed' : measure.value === 'cpu' ? 'Where CPU goes' : 'Flame graph'}</h2>
         <Whole />
-        <span class="grow" />
         <SearchBox />
         <QuantitySwitch />
         {isDiff.value && <BasisSwitch />}

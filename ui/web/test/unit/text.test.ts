@@ -129,6 +129,7 @@ describe('values as people read them', () => {
     [formatCores(0.42), '0.420 cores'],
     [formatCores(12.34), '12.3 cores'],
     [formatShare(0.0823), '8.23 %'],
+    [formatShare(0.099_99), '10.0 %'],
     [formatShare(1), '100 %'],
     [formatShare(0.00001), '<0.01 %'],
     [formatSeconds(0.0042), '4.20 ms'],

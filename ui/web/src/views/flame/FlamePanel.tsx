@@ -1,8 +1,20 @@
 // The flame graph with its breadcrumbs, readout and legend, in whatever state its data is.
+import { formatShare } from '../../logic/measure';
 import { callersOf } from '../../logic/flame/layout';
 import { focusOn, resetZoom } from '../../state/actions';
 import { graph, graphAbout, window as chosenWindow } from '../../state/answers';
-import { columns, cursorFrame, focusFrame, focusMissing, frameName, hoverFrame, isDiff, isEmpty, rootName } from '../../state/graph';
+import {
+  columns,
+  cursorFrame,
+  focusFrame,
+  focusMissing,
+  foldedShare,
+  frameName,
+  hoverFrame,
+  isDiff,
+  isEmpty,
+  rootName,
+} from '../../state/graph';
 import { live, zoom } from '../../state/state';
 import { formatWindow } from '../clock-text';
 import { Empty, Skeleton } from '../Notice';
@@ -39,6 +51,12 @@ function Graph() {
   return (
     <>
       <Breadcrumbs />
+      {foldedShare.value > 0 && (
+        <p class="bar muted">
+          {formatShare(foldedShare.value)} lies in frames too thin to send, shown as “other”. Choose a service or a shorter
+          window to see them.
+        </p>
+      )}
       <FlameGraph />
       <Readout />
       <Tooltip />
@@ -46,45 +64,61 @@ function Graph() {
   );
 }
 
-/** Callers of the zoomed frame. Deep stacks show their ends: a crumb per level would push the graph away. */
-const MAX_CRUMBS = 7;
+/** Callers of the zoomed frame. Deep stacks show their ends; the graph's own rows show all. */
+const MAX_CRUMBS = 6;
 
 function Breadcrumbs() {
   const focus = focusFrame.value;
   if (focusMissing.value) {
     return (
-      <p class="readout">
-        The frame this link zooms to has no samples in this window, so all is shown.{' '}
+      <p class="crumbs">
+        <span class="muted">The frame this link zooms to has no samples in this window, so all is shown.</span>
         <button type="button" onClick={resetZoom}>
           Forget it
         </button>
       </p>
     );
   }
-  if (focus === 0 && zoom.value === null) return null;
+  if (focus === 0 && zoom.value === null) return <p class="crumbs muted">Click a frame to zoom to it.</p>;
   const path = [...callersOf(columns.value, focus), focus];
-  const shown = path.length <= MAX_CRUMBS ? path : [...path.slice(0, 2), -1, ...path.slice(-4)];
+  const hidden = path.length - MAX_CRUMBS;
+  const shown = hidden > 0 ? [path[0], -1, ...path.slice(1 - MAX_CRUMBS)] : path;
   return (
     <nav aria-label="Zoomed to">
       <ol class="crumbs" data-testid="crumbs">
-        {shown.map((frame) => (
-          <li key={frame}>
-            {frame < 0 ? (
-              <span class="muted">… {path.length - 6} more</span>
-            ) : (
-              <button type="button" class="quiet" onClick={() => focusOn(frame)} aria-current={frame === focus}>
-                {frameName(frame)}
-              </button>
-            )}
-          </li>
-        ))}
-        <li>
+        <li class="fixed">
           <button type="button" onClick={resetZoom}>
             Reset zoom
           </button>
         </li>
+        {shown.map((frame) => (frame < 0 ? <Gap key={frame} count={hidden} /> : <Crumb key={frame} frame={frame} />))}
       </ol>
     </nav>
+  );
+}
+
+function Gap({ count }: { readonly count: number }) {
+  return (
+    <li>
+      <span class="muted">… {count} more</span>
+    </li>
+  );
+}
+
+function Crumb({ frame }: { readonly frame: number }) {
+  const name = frameName(frame);
+  return (
+    <li>
+      <button
+        type="button"
+        class="quiet"
+        title={name}
+        aria-current={frame === focusFrame.value ? 'location' : undefined}
+        onClick={() => focusOn(frame)}
+      >
+        {name}
+      </button>
+    </li>
   );
 }
 

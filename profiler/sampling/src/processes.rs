@@ -141,47 +141,47 @@ impl Processes {
 
     /// What to do with a sample, by what is known of its process.
     pub(crate) fn lookup(&mut self, sample: &Sample) -> Lookup {
-        let in_cgroup = self.filter.cgroup_ids.contains(&sample.cgroup_id);
-        if self.filter.roots.is_empty() && !self.filter.cgroup_ids.is_empty() && !in_cgroup {
+        let by_cgroup_alone = self.filter.roots.is_empty() && !self.filter.cgroup_ids.is_empty();
+        if by_cgroup_alone && !self.filter.cgroup_ids.contains(&sample.cgroup_id) {
             return Lookup::Filtered;
         }
-        let takes_all = self.filter.takes_all();
-        let same_life = |process: &&mut Process| process.key.started_at(sample.start);
-        let Some(process) = self.by_tgid.get_mut(&sample.tgid).filter(same_life) else {
-            if sample.is_kernel_thread {
-                return self.adopt(sample);
+        let epoch = self.epoch;
+        match self.by_tgid.get_mut(&sample.tgid).filter(|process| process.key.started_at(sample.start)) {
+            None if sample.is_kernel_thread => self.adopt(sample),
+            None => Lookup::Load,
+            Some(process) => {
+                process.sampled(sample);
+                let is_trusted = process.trusted_in == Some(epoch) || sample.is_kernel_thread;
+                if is_trusted || !self.takes(sample) { self.adopt(sample) } else { Lookup::Load }
             }
-            return Lookup::Load;
-        };
-        process.last_used = sample.time;
-        if process.exited.is_some_and(|exited| sample.time > exited) {
-            process.exited = None;
-            process.threads = 1;
         }
-        if !(takes_all || in_cgroup || process.descends) {
+    }
+
+    /// Takes what is known of a sample's process for all there is to know; knows it by the sample alone if need be.
+    pub(crate) fn adopt(&mut self, sample: &Sample) -> Lookup {
+        if !self.get(sample.tgid).is_some_and(|process| process.key.started_at(sample.start)) {
+            let key = ProcessKey { tgid: sample.tgid, start: sample.start };
+            let mut process = Process::new(key, sample.time);
+            process.comm = sample.comm;
+            process.sampled(sample);
+            process.descends = self.filter.roots.contains(&sample.tgid);
+            self.insert(process);
+        }
+        if !self.takes(sample) {
             return Lookup::Filtered;
         }
-        if process.trusted_in != Some(self.epoch) && !sample.is_kernel_thread {
-            return Lookup::Load;
+        if let Some(process) = self.by_tgid.get_mut(&sample.tgid) {
+            process.trusted_in = Some(self.epoch);
         }
         self.announce(sample.tgid);
         Lookup::Known
     }
 
-    /// Knows a process by its sample alone where nothing else knows it, and trusts what is known of it.
-    pub(crate) fn adopt(&mut self, sample: &Sample) -> Lookup {
-        let key = ProcessKey { tgid: sample.tgid, start: sample.start };
-        if !self.get(sample.tgid).is_some_and(|process| process.key.started_at(sample.start)) {
-            let mut process = Process::new(key, None, sample.time);
-            process.comm = sample.comm;
-            process.is_kernel_thread = sample.is_kernel_thread;
-            process.descends = self.filter.roots.contains(&sample.tgid);
-            self.insert(process);
-        }
-        if let Some(process) = self.by_tgid.get_mut(&sample.tgid) {
-            process.trusted_in = Some(self.epoch);
-        }
-        self.lookup(sample)
+    /// Whether the filter takes the sample, as far as is known.
+    fn takes(&self, sample: &Sample) -> bool {
+        self.filter.takes_all()
+            || self.filter.cgroup_ids.contains(&sample.cgroup_id)
+            || self.get(sample.tgid).is_some_and(|process| process.descends)
     }
 
     /// Whether the process should be read again because a sample met an address that none of its mappings holds.
@@ -202,7 +202,7 @@ impl Processes {
         if self.get(tgid).is_some_and(is_known) {
             return;
         }
-        let mut process = Process::new(ProcessKey { tgid, start: time }, None, time);
+        let mut process = Process::new(ProcessKey { tgid, start: time }, time);
         process.descends = self.filter.roots.contains(&tgid);
         if let Some(parent) = self.get(parent_tgid) {
             process.parent = Some(parent.key);
@@ -222,6 +222,8 @@ impl Processes {
         process.trusted_in = Some(epoch);
         process.comm = comm;
         process.threads = 1;
+        // The kernel's own helpers begin as kernel threads.
+        process.is_kernel_thread = false;
         process.announced = false;
         if self.filter.takes_all() || process.descends {
             self.announce(tgid);
@@ -263,7 +265,7 @@ impl Processes {
         self.notes.add(Note::ProcessLoaded, 1);
         if !self.get(loaded.tgid).is_some_and(|process| process.key.started_at(loaded.start)) {
             let key = ProcessKey { tgid: loaded.tgid, start: loaded.start };
-            self.insert(Process::new(key, None, loaded.read_at));
+            self.insert(Process::new(key, loaded.read_at));
         }
         let parent = self.get(loaded.parent_tgid).map(|parent| (parent.key, parent.descends));
         let mut mappings = Mappings::default();
@@ -359,11 +361,11 @@ impl Processes {
 }
 
 impl Process {
-    fn new(key: ProcessKey, parent: Option<ProcessKey>, now: BootNs) -> Self {
+    fn new(key: ProcessKey, now: BootNs) -> Self {
         Self {
             key,
             mappings: Arc::default(),
-            parent,
+            parent: None,
             comm: Comm::default(),
             is_kernel_thread: false,
             trusted_in: None,
@@ -373,6 +375,20 @@ impl Process {
             last_used: now,
             announced: false,
             descends: false,
+        }
+    }
+
+    /// Learns from a sample that the process is alive and of what kind it is.
+    fn sampled(&mut self, sample: &Sample) {
+        self.last_used = sample.time;
+        if self.exited.is_some_and(|exited| sample.time > exited) {
+            self.exited = None;
+            self.threads = 1;
+        }
+        // A fork event does not say what a kernel thread is.
+        if sample.is_kernel_thread && !self.is_kernel_thread {
+            self.is_kernel_thread = true;
+            self.comm = sample.comm;
         }
     }
 }

@@ -124,9 +124,11 @@ impl Cpus {
         let mut gap = false;
         for number in online {
             if self.open.iter().all(|cpu| cpu.number != number) {
-                gap = true;
                 match self.open_cpu(number, readings) {
-                    Ok(cpu) => self.open.push(cpu),
+                    Ok(cpu) => {
+                        self.open.push(cpu);
+                        gap = true;
+                    }
                     Err(_) => self.notes.add(Note::CpuNotOpened, 1),
                 }
             }

@@ -307,6 +307,30 @@ fn a_filter_takes_descendants_and_cgroups() {
     }
 }
 
+#[test]
+fn a_kernel_thread_needs_no_proc_and_a_program_started_by_the_kernel_stops_being_one() {
+    let kernel = |time: u64| Sample {
+        is_kernel_thread: true,
+        time: BootNs(time * 1_000_000),
+        user: vec![],
+        ..sample()
+    };
+    let mut story = Story::plain();
+    story.sampling.on_record(&encode_sample(&kernel(10)));
+    story.at(100).fork(2, 42);
+    story.sampling.on_record(&encode_sample(&Sample { start: BootNs(100_000_000), ..kernel(110) }));
+    story.at(700).exec(42, "/sbin/modprobe").until(2000);
+    let seen: Vec<bool> = story
+        .events
+        .iter()
+        .filter_map(|event| match event {
+            Event::ProcessSeen { is_kernel_thread, .. } => Some(*is_kernel_thread),
+            _ => None,
+        })
+        .collect();
+    assert_eq!((seen.as_slice(), story.asked.as_slice(), story.stored()), (&[true, false][..], &[][..], 2));
+}
+
 fn any_step() -> impl Strategy<Value = (u64, u32, ChangeKind, bool)> {
     let tgid = 1_u32..6;
     let kind = prop_oneof![
@@ -323,14 +347,17 @@ fn any_step() -> impl Strategy<Value = (u64, u32, ChangeKind, bool)> {
 
 proptest! {
     #[test]
-    fn every_record_is_stored_held_or_counted(steps in proptest::collection::vec(any_step(), 0..120), answered: bool, pending in 1_usize..50) {
-        let limits = Limits { processes: 3, pending, waiting: 3, stacks: 5, mappings: 4, mappings_per_process: 2 };
-        let mut story = Story::new(Filter::default(), limits);
+    fn every_record_is_stored_held_or_counted(steps in proptest::collection::vec(any_step(), 0..120), answered: bool, filtered: bool, pending in 1_usize..50, processes in 0_usize..4) {
+        let limits = Limits { processes, pending, waiting: 3, stacks: 5, mappings: 4, mappings_per_process: 2 };
+        let filter = if filtered { Filter { roots: [2].into(), ..Filter::default() } } else { Filter::default() };
+        let mut story = Story::new(filter, limits);
         let mut sent = 0;
         for (i, (ms, tgid, change, is_sample)) in steps.into_iter().enumerate() {
             story.at(ms);
             if is_sample {
-                story.sample(tgid, ms / 2000 * 2000);
+                let start = BootNs(ms / 2000 * 2_000_000_000);
+                let sample = Sample { tgid, start, time: BootNs(story.now), is_kernel_thread: tgid == 5, ..sample() };
+                story.sampling.on_record(&encode_sample(&sample));
                 sent += 1;
             } else {
                 story.change(change);

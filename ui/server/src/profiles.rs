@@ -5,13 +5,13 @@
 
 use pyrite_model::pprof::{ExportMeta, encode, proto};
 use pyrite_model::{FlameTree, Flamebearer, ProfileType, StackProfile};
+use pyrite_store::{SeriesQuery, StackQuery};
 
 use crate::ApiError;
 use crate::connect::Call;
 use crate::proto::{querier, types};
 use crate::querier::label_pairs;
 use crate::state::ServerState;
-use crate::store::{SeriesQuery, StackQuery};
 use crate::window::{max_nodes, window};
 
 /// The merge that a request asks for.

@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use axum::Json;
 use axum::extract::{Query, State};
 use pyrite_model::{LabelSet, Matcher, ProfileType, Selector, SeriesKey, TimeRange, names};
+use pyrite_store::{SeriesQuery, StackQuery};
 use serde::{Deserialize, Serialize};
 
 use crate::ApiError;
 use crate::node::{KnownService, NodeInfo, ServiceKind};
 use crate::state::Shared;
-use crate::store::{ProfileStore, SeriesQuery, StackQuery};
+use crate::store::ProfileStore;
 use crate::window::window;
 
 /// Labels that describe a service as a whole.

@@ -138,7 +138,7 @@ fn flush(shared: &Shared, head: &Arc<Head>) -> Result<(), StoreError> {
     let written = if head.read().rows() == 0 {
         None
     } else if files.list(&dir).is_ok() {
-        // An earlier try came this far; what failed then was the catalogue.
+        // An earlier try came this far.
         Some(describe(shared, &dir, &name)?)
     } else {
         Some(write_head(shared, head, name).inspect_err(|_| discard_unfinished(shared))?)
@@ -158,13 +158,15 @@ fn flush(shared: &Shared, head: &Arc<Head>) -> Result<(), StoreError> {
     files.sync_dir(&shared.layout.wal).map_err(StoreError::io("sync", &shared.layout.wal))
 }
 
-/// What a finished segment says of itself.
+/// What a finished segment says of itself, its name made durable first: what failed when it was written may have
+/// been just that.
 pub(crate) fn describe(
     shared: &Shared,
     dir: &Path,
     name: &str,
 ) -> Result<(SegmentInfo, Vec<SegmentSeries>), StoreError> {
-    let files = shared.files.as_ref();
+    let (files, parent) = (shared.files.as_ref(), &shared.layout.segments);
+    files.sync_dir(parent).map_err(StoreError::io("sync", parent))?;
     let manifest = Manifest::read(files, dir)?;
     Ok((manifest.info(name), read_series(files, dir, &manifest)?))
 }

@@ -89,7 +89,7 @@ pub(crate) fn merge(shared: &Shared, group: &[Arc<SegmentInfo>]) -> Result<(), S
     let name = merged_name(&inputs);
     let dir = shared.layout.segments.join(&name);
     let (segment, series) = if shared.files.list(&dir).is_ok() {
-        // An earlier try came this far; what failed then was the catalogue.
+        // An earlier try came this far.
         describe(shared, &dir, &name)?
     } else {
         match write(shared, &inputs, &merged, name) {

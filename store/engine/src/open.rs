@@ -226,6 +226,11 @@ impl Recovery<'_> {
 
     /// Adds finished segments that the catalogue does not know, but for those that another one replaces.
     fn adopt(&mut self, catalogue: &Catalogue, names: Vec<String>) -> Result<(), StoreError> {
+        if !names.is_empty() {
+            // Their names may not be on the disk yet, and their log files are about to go.
+            let dir = &self.layout.segments;
+            self.files.sync_dir(dir).map_err(StoreError::io("sync", dir))?;
+        }
         let mut found = Vec::new();
         for name in names {
             let dir = self.layout.segments.join(&name);

@@ -114,6 +114,12 @@ impl TableWriter {
         let sink = HashingSink { file, offset: 0, cut_at: 0, crc: 0 };
         let schema = parse_message_type(schema).map(Arc::new);
         let inner = schema.and_then(|schema| SerializedFileWriter::new(sink, schema, properties));
+        // The file's magic is nobody's: a table without row groups must not find it in front of its footer.
+        let inner = inner.and_then(|mut inner| {
+            inner.flush()?;
+            inner.inner_mut().cut();
+            Ok(inner)
+        });
         match inner {
             Ok(inner) => Ok(Self { path, inner, row_groups: Vec::new(), rows: 0 }),
             Err(source) => Err(StoreError::Parquet { path, source }),

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::faults::{FaultyFiles, Op};
-use super::{batch, open_on, total};
+use super::{batch, memory_dir, open_on, total};
 use crate::files::RealFiles;
 use crate::{Finding, StoreError, wal};
 
@@ -28,7 +28,7 @@ fn work(dir: &Path, files: &FaultyFiles) -> (i64, i64) {
 }
 
 fn check(operations: usize, power_fails: bool) -> bool {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = memory_dir();
     let files = FaultyFiles::default();
     files.crash_after(operations);
     let (acknowledged, refused) = work(dir.path(), &files);
@@ -65,7 +65,7 @@ fn a_crash_between_any_two_operations() {
 
 #[test]
 fn a_log_file_that_outlives_its_flush_is_not_read_twice() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = memory_dir();
     let log = wal::path(&dir.path().join("wal"), 1);
     let (store, _) = open_on(dir.path(), Arc::new(RealFiles)).unwrap();
     store.append_blocking(batch("a", 1, "f", 5)).unwrap();
@@ -89,7 +89,7 @@ fn a_log_file_that_outlives_its_flush_is_not_read_twice() {
 
 #[test]
 fn every_file_and_name_of_a_segment_is_synced_before_its_log_goes() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = memory_dir();
     let files = FaultyFiles::default();
     let (store, _) = open_on(dir.path(), Arc::new(files.clone())).unwrap();
     store.append_blocking(batch("a", 1, "f", 5)).unwrap();
@@ -117,7 +117,7 @@ fn in_segment(path: &Path) -> bool {
 
 #[test]
 fn a_broken_catalogue_is_made_anew() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = memory_dir();
     let (store, _) = open_on(dir.path(), Arc::new(RealFiles)).unwrap();
     for i in 0..3 {
         store.append_blocking(batch(&format!("service {i}"), i, "f", 1)).unwrap();
@@ -134,7 +134,7 @@ fn a_broken_catalogue_is_made_anew() {
 
 #[test]
 fn a_full_disk_at_open_is_a_clear_error() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = memory_dir();
     let files = FaultyFiles::default();
     files.set_rule(|op, _| (op == Op::Append).then(|| std::io::Error::from(std::io::ErrorKind::StorageFull)));
     let error = open_on(dir.path(), Arc::new(files)).err().unwrap();

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, channel, sync_channel};
 use std::time::Duration;
 
 use super::faults::{FaultyFiles, Op};
-use super::{batch, open_on, total};
+use super::{batch, memory_dir, open_on, total};
 use crate::AppendError;
 
 /// Stops the next sync of a log file until released; tells when it got there.
@@ -27,7 +27,7 @@ fn hold_next_sync(files: &FaultyFiles) -> (Receiver<()>, std::sync::mpsc::SyncSe
 
 #[test]
 fn nothing_is_acknowledged_or_visible_before_its_sync() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = memory_dir();
     let files = FaultyFiles::default();
     let (store, _) = open_on(dir.path(), Arc::new(files.clone())).unwrap();
     let (at_sync, release) = hold_next_sync(&files);
@@ -51,7 +51,7 @@ fn nothing_is_acknowledged_or_visible_before_its_sync() {
 
 #[test]
 fn what_was_acknowledged_survives_a_power_failure() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = memory_dir();
     let files = FaultyFiles::default();
     let (store, _) = open_on(dir.path(), Arc::new(files.clone())).unwrap();
     for i in 1..=3 {
@@ -68,7 +68,7 @@ fn what_was_acknowledged_survives_a_power_failure() {
 
 #[test]
 fn batches_that_wait_share_one_sync() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = memory_dir();
     let files = FaultyFiles::default();
     let (store, _) = open_on(dir.path(), Arc::new(files.clone())).unwrap();
     let (at_sync, release) = hold_next_sync(&files);
@@ -96,7 +96,7 @@ fn a_failed_write_is_refused_and_leaves_no_trace() {
         (Op::Append, io::ErrorKind::Other),
         (Op::Sync, io::ErrorKind::Other),
     ] {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = memory_dir();
         let files = FaultyFiles::default();
         let (store, _) = open_on(dir.path(), Arc::new(files.clone())).unwrap();
         store.append_blocking(batch("a", 1, "f", 1)).unwrap();
@@ -124,7 +124,7 @@ fn a_failed_write_is_refused_and_leaves_no_trace() {
 
 #[test]
 fn a_log_that_cannot_be_repaired_refuses_until_it_can() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = memory_dir();
     let files = FaultyFiles::default();
     let (store, _) = open_on(dir.path(), Arc::new(files.clone())).unwrap();
     store.append_blocking(batch("a", 1, "f", 1)).unwrap();
@@ -143,7 +143,7 @@ fn a_log_that_cannot_be_repaired_refuses_until_it_can() {
 
 #[test]
 fn a_flush_that_fails_loses_nothing_and_is_tried_again() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = memory_dir();
     let files = FaultyFiles::default();
     let (store, _) = open_on(dir.path(), Arc::new(files.clone())).unwrap();
     store.append_blocking(batch("a", 1, "f", 1)).unwrap();

@@ -22,7 +22,7 @@ pub(super) enum Op {
 }
 
 /// Asked before each operation; an error is what the operation then gives.
-type Rule = Box<dyn FnMut(Op, &Path) -> Option<io::Error> + Send>;
+type Rule = Arc<Mutex<dyn FnMut(Op, &Path) -> Option<io::Error> + Send>>;
 
 /// A change of names that its directory's sync has not made durable yet.
 enum Naming {
@@ -56,7 +56,7 @@ impl FaultyFiles {
     }
 
     pub(super) fn set_rule(&self, rule: impl FnMut(Op, &Path) -> Option<io::Error> + Send + 'static) {
-        lock(&self.0).rule = Some(Box::new(rule));
+        lock(&self.0).rule = Some(Arc::new(Mutex::new(rule)));
     }
 
     pub(super) fn clear_rule(&self) {
@@ -97,7 +97,10 @@ impl FaultyFiles {
             None => {}
         }
         state.log.push((op, path.to_owned()));
-        match state.rule.as_mut().and_then(|rule| rule(op, path)) {
+        // Asked without the lock: a rule may wait for the test, which looks at the log meanwhile.
+        let rule = state.rule.clone();
+        drop(state);
+        match rule.and_then(|rule| (lock(&rule))(op, path)) {
             Some(error) => Err(error),
             None => Ok(()),
         }

@@ -18,6 +18,11 @@ use crate::{OpenReport, StackQuery, Store, StoreConfig, StoreError};
 
 const EVERYTHING: TimeRange = TimeRange { start: UnixMs(i64::MIN), end: UnixMs(i64::MAX) };
 
+/// A directory in memory where there is one: these tests sync thousands of times, and the disk is not what they test.
+fn memory_dir() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 fn config(dir: &Path) -> StoreConfig {
     StoreConfig::new(dir)
 }

@@ -3,13 +3,13 @@
 use std::fs;
 use std::sync::Arc;
 
-use super::{batch, open_on, total};
+use super::{batch, memory_dir, open_on, total};
 use crate::files::RealFiles;
 use crate::{Finding, wal};
 
 /// A log of three records, and where the last one begins.
 fn three_records() -> (Vec<u8>, usize) {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = memory_dir();
     let (store, _) = open_on(dir.path(), Arc::new(RealFiles)).unwrap();
     let path = wal::path(&dir.path().join("wal"), 1);
     store.append_blocking(batch("a", 1, "f", 1)).unwrap();
@@ -22,7 +22,7 @@ fn three_records() -> (Vec<u8>, usize) {
 
 /// Opens a store on these log bytes; checks that `expected` is there and that appending and reopening work.
 fn check(bytes: &[u8], expected: i64) -> Vec<Finding> {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = memory_dir();
     fs::create_dir_all(dir.path().join("wal")).unwrap();
     fs::write(wal::path(&dir.path().join("wal"), 1), bytes).unwrap();
     let (store, report) = open_on(dir.path(), Arc::new(RealFiles)).unwrap();
@@ -85,7 +85,7 @@ fn a_log_of_a_newer_release_is_left_alone() {
     bytes[8] = 2;
     let crc = crc32c::crc32c(&bytes[..20]).to_le_bytes();
     bytes[20..24].copy_from_slice(&crc);
-    let dir = tempfile::tempdir().unwrap();
+    let dir = memory_dir();
     let path = wal::path(&dir.path().join("wal"), 1);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(&path, &bytes).unwrap();

@@ -1,0 +1,146 @@
+//! Random batches, flushes, reopenings and queries give what a list of rows gives.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+use pyrite_model::{LabelSet, TimeRange, UnixMs};
+use pyrite_store::{GroupSeries, SeriesQuery};
+
+use super::{batch, by_path, open, query};
+
+const SERVICES: [&str; 3] = ["api", "db", "web"];
+const PATHS: [&str; 5] = ["main", "main;a", "main;a;b", "main;c", "other;a"];
+
+#[derive(Clone, Debug)]
+enum Step {
+    Append { service: usize, rows: Vec<(i64, usize, i64)> },
+    Flush,
+    Reopen { close: bool },
+    Query { service: Option<usize>, start: i64, length: i64, step: i64, path: usize },
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let row = (-2000..8000_i64, 0..PATHS.len(), 1..100_i64);
+    let rows = prop::collection::vec(row, 1..20);
+    let service = 0..SERVICES.len();
+    prop_oneof![
+        6 => (service.clone(), rows).prop_map(|(service, rows)| Step::Append { service, rows }),
+        2 => Just(Step::Flush),
+        1 => any::<bool>().prop_map(|close| Step::Reopen { close }),
+        4 => (prop::option::of(service), -2500..8500_i64, 0..6000_i64, 1..3000_i64, 0..PATHS.len()).prop_map(
+            |(service, start, length, step, path)| Step::Query { service, start, length, step, path }
+        ),
+    ]
+}
+
+#[derive(Default)]
+struct Model {
+    rows: Vec<(usize, i64, usize, i64)>,
+}
+
+impl Model {
+    fn matching(
+        &self,
+        service: Option<usize>,
+        range: TimeRange,
+    ) -> impl Iterator<Item = &(usize, i64, usize, i64)> {
+        self.rows.iter().filter(move |(of, time, ..)| {
+            service.is_none_or(|service| service == *of) && range.contains(UnixMs(*time))
+        })
+    }
+
+    fn merge(&self, service: Option<usize>, range: TimeRange) -> Vec<(String, i64)> {
+        let mut sums = BTreeMap::new();
+        for (_, _, path, value) in self.matching(service, range) {
+            *sums.entry(PATHS[*path].to_owned()).or_insert(0) += value;
+        }
+        sums.into_iter().collect()
+    }
+
+    /// Buckets by trying each in turn.
+    fn timeline(
+        &self,
+        service: Option<usize>,
+        range: TimeRange,
+        step: i64,
+        site: &[String],
+    ) -> Vec<GroupSeries> {
+        let mut groups: Vec<GroupSeries> = Vec::new();
+        for (id, name) in SERVICES.iter().enumerate() {
+            let mut points = Vec::new();
+            let mut stamp = range.start.0;
+            while stamp <= range.end.0 {
+                let bucket = TimeRange::new(UnixMs(stamp - step + 1), UnixMs(stamp));
+                let rows = self.matching(Some(id), bucket).filter(|(of, _, path, _)| {
+                    let names: Vec<&str> = PATHS[*path].split(';').collect();
+                    service.is_none_or(|service| service == *of)
+                        && names.len() >= site.len()
+                        && names.iter().zip(site).all(|(a, b)| a == b)
+                });
+                let values: Vec<i64> = rows.map(|row| row.3).collect();
+                if !values.is_empty() {
+                    points.push((UnixMs(stamp), values.iter().sum()));
+                }
+                stamp += step;
+            }
+            if !points.is_empty() {
+                groups.push(GroupSeries { labels: LabelSet::from_pairs([("service_name", *name)]), points });
+            }
+        }
+        let sum = |group: &GroupSeries| group.points.iter().map(|(_, value)| value).sum::<i64>();
+        groups.sort_by(|a, b| sum(b).cmp(&sum(a)).then_with(|| a.labels.cmp(&b.labels)));
+        groups
+    }
+}
+
+fn check_query(store: &pyrite_store::Store, model: &Model, step: &Step) -> Result<(), TestCaseError> {
+    let &Step::Query { service, start, length, step, path } = step else { return Ok(()) };
+    let range = TimeRange::new(UnixMs(start), UnixMs(start + length));
+    let selector =
+        service.map_or("{}".into(), |service| format!("{{service_name=\"{}\"}}", SERVICES[service]));
+    let stacks = query(&selector, range);
+    prop_assert_eq!(by_path(&store.merge_stacks(&stacks).unwrap()), model.merge(service, range));
+    let call_site: Vec<String> = PATHS[path].split(';').map(str::to_owned).collect();
+    for call_site in [Vec::new(), call_site] {
+        let expected = model.timeline(service, range, step, &call_site);
+        let group_by = vec!["service_name".to_owned(), "absent".to_owned()];
+        let series = SeriesQuery { stacks: stacks.clone(), step_ms: step, group_by, call_site };
+        prop_assert_eq!(store.select_series(&series).unwrap(), expected);
+    }
+    let present: BTreeSet<&str> = model.matching(service, range).map(|row| SERVICES[row.0]).collect();
+    let values = store.label_values("service_name", &[stacks.selector], range).unwrap();
+    // A segment knows the first and last row of a series, so a gap in between may name one too many.
+    prop_assert!(present.iter().all(|name| values.iter().any(|value| value == name)));
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #[test]
+    fn agrees_with_a_list_of_rows(steps in prop::collection::vec(any_step(), 1..25)) {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut store, _) = open(dir.path());
+        let mut model = Model::default();
+        for step in &steps {
+            match step {
+                Step::Append { service, rows } => {
+                    let named: Vec<_> = rows.iter().map(|&(time, path, value)| (time, PATHS[path], value)).collect();
+                    store.append_blocking(batch(SERVICES[*service], &named)).unwrap();
+                    model.rows.extend(rows.iter().map(|&(time, path, value)| (*service, time, path, value)));
+                }
+                Step::Flush => store.flush().unwrap(),
+                Step::Reopen { close } => {
+                    if *close {
+                        store.close().unwrap();
+                    }
+                    drop(store);
+                    let (reopened, report) = open(dir.path());
+                    prop_assert_eq!(report.findings.len(), 0);
+                    store = reopened;
+                }
+                Step::Query { .. } => check_query(&store, &model, step)?,
+            }
+            prop_assert_eq!(store.stats().rows, model.rows.len() as u64);
+        }
+    }
+}

@@ -41,17 +41,18 @@ pub trait ProfileStore: Send + Sync + 'static {
     fn metrics(&self, out: &mut Exposition);
 }
 
+// `Self::name` is the store's own method: inherent ones come before those of a trait.
 impl ProfileStore for Store {
     fn append(&self, batch: Batch) -> Appending<'_> {
-        Box::pin(async move { Ok(Store::append(self, batch).await?) })
+        Box::pin(async move { Ok(Self::append(self, batch).await?) })
     }
 
     fn profile_types(&self, range: TimeRange) -> Result<Vec<ProfileType>, ApiError> {
-        Ok(Store::profile_types(self, range)?)
+        Ok(Self::profile_types(self, range)?)
     }
 
     fn label_names(&self, selector: &Selector, range: TimeRange) -> Result<Vec<String>, ApiError> {
-        Ok(Store::label_names(self, slice::from_ref(selector), range)?)
+        Ok(Self::label_names(self, slice::from_ref(selector), range)?)
     }
 
     fn label_values(
@@ -60,19 +61,19 @@ impl ProfileStore for Store {
         selector: &Selector,
         range: TimeRange,
     ) -> Result<Vec<String>, ApiError> {
-        Ok(Store::label_values(self, name, slice::from_ref(selector), range)?)
+        Ok(Self::label_values(self, name, slice::from_ref(selector), range)?)
     }
 
     fn series(&self, selector: &Selector, range: TimeRange) -> Result<Vec<SeriesKey>, ApiError> {
-        Ok(Store::series(self, slice::from_ref(selector), range)?)
+        Ok(Self::series(self, slice::from_ref(selector), range)?)
     }
 
     fn merge_stacks(&self, query: &StackQuery) -> Result<StackProfile, ApiError> {
-        Ok(Store::merge_stacks(self, query)?)
+        Ok(Self::merge_stacks(self, query)?)
     }
 
     fn select_series(&self, query: &SeriesQuery) -> Result<Vec<GroupSeries>, ApiError> {
-        Ok(Store::select_series(self, query)?)
+        Ok(Self::select_series(self, query)?)
     }
 
     fn extent(&self) -> Option<TimeRange> {
@@ -81,7 +82,7 @@ impl ProfileStore for Store {
     }
 
     fn metrics(&self, out: &mut Exposition) {
-        Store::metrics(self, out);
+        Self::metrics(self, out);
     }
 }
 

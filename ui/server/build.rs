@@ -57,17 +57,19 @@ fn page(out_dir: &Path) -> Outcome<()> {
     let mut table = String::from("pub(super) static FILES: &[File] = &[\n");
     for (index, file) in files.iter().enumerate() {
         let content = fs::read(file)?;
-        let packed = out_dir.join(format!("page-{index}.gz"));
+        let target = out_dir.join(format!("page-{index}.gz"));
         let mut packer =
-            flate2::write::GzEncoder::new(fs::File::create(&packed)?, flate2::Compression::best());
+            flate2::write::GzEncoder::new(fs::File::create(&target)?, flate2::Compression::best());
         packer.write_all(&content)?;
         packer.finish()?;
         let mut hasher = DefaultHasher::new();
         content.hash(&mut hasher);
-        let path = file.strip_prefix(dist)?.to_str().ok_or("a file name of the page is not UTF-8")?;
+        let not_utf8 = "a file name of the page or of the build directory is not UTF-8";
+        let path = file.strip_prefix(dist)?.to_str().ok_or(not_utf8)?;
+        let target = target.to_str().ok_or(not_utf8)?;
         writeln!(
             table,
-            "    File {{ path: {path:?}, etag: \"\\\"{:016x}\\\"\", gzip: include_bytes!({packed:?}) }},",
+            "    File {{ path: {path:?}, etag: \"\\\"{:016x}\\\"\", gzip: include_bytes!({target:?}) }},",
             hasher.finish()
         )?;
     }

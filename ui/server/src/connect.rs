@@ -112,9 +112,9 @@ pub(crate) fn pack(request: &HeaderMap, media_type: &'static str, body: Vec<u8>)
     }
     let mut packer = GzEncoder::new(Vec::with_capacity(body.len() / 4), Compression::fast());
     match packer.write_all(&body).and_then(|()| packer.finish()) {
-        Ok(packed) => {
+        Ok(body) => {
             let headers = [(header::CONTENT_ENCODING, "gzip"), (header::VARY, "accept-encoding")];
-            (media_type, headers, packed).into_response()
+            (media_type, headers, body).into_response()
         }
         Err(error) => ApiError::Internal { reason: error.to_string() }.into_response(),
     }

@@ -78,6 +78,12 @@ pub enum ApiError {
         /// What the store said.
         reason: String,
     },
+    /// A query that the store cannot answer as it is asked.
+    #[error("{reason}")]
+    Unanswerable {
+        /// What to change.
+        reason: String,
+    },
     /// A media type that the endpoint does not read.
     #[error("unsupported content type {found:?}")]
     ContentType {
@@ -132,7 +138,7 @@ pub enum ApiError {
 }
 
 /// An error with its sources, colon by colon.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(source) = next {
@@ -159,6 +165,7 @@ impl ApiError {
             | Self::Body { .. }
             | Self::Profile { .. }
             | Self::Rejected { .. }
+            | Self::Unanswerable { .. }
             | Self::Accept { .. } => (StatusCode::BAD_REQUEST, "invalid_argument"),
             Self::Ingest(PprofError::TooLarge { .. }) | Self::TooLarge { .. } => {
                 (StatusCode::PAYLOAD_TOO_LARGE, "invalid_argument")

@@ -113,13 +113,10 @@ pub(crate) fn decode(body: &[u8], profile: TextProfile<'_>) -> Result<(Batch, Ap
 fn stack_and_count(line: &[u8], index: usize) -> Result<(&[u8], i64), ApiError> {
     let at = line.iter().rposition(|&byte| byte == b' ');
     let count = at.and_then(|at| str::from_utf8(&line[at + 1..]).ok()?.parse().ok());
-    match (at, count) {
-        (Some(at), Some(count)) => Ok((&line[..at], count)),
-        _ => {
-            let what = format!("line {}: no count after the stack", index + 1);
-            Err(ApiError::IngestFormat { what })
-        }
+    if let (Some(at), Some(count)) = (at, count) {
+        return Ok((&line[..at], count));
     }
+    Err(ApiError::IngestFormat { what: format!("line {}: no count after the stack", index + 1) })
 }
 
 #[cfg(test)]

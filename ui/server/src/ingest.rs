@@ -55,9 +55,9 @@ async fn ingest(state: &Shared, query: IngestQuery, request: Request) -> Result<
     let _permit = admit(state)?;
     let (parts, body) = request.into_parts();
     let content_type = parts.headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
-    let content_type = String::from_utf8_lossy(content_type).into_owned();
+    let media_type = String::from_utf8_lossy(content_type).into_owned();
     let body = read_body(state, body, state.limits.push_body_bytes).await?;
-    let content = Content { query, app, content_type, body };
+    let content = Content { query, app, media_type, body };
     let held = Arc::clone(state);
     let (batch, appended) = in_turn(state, move || content.decode(&held)).await?;
     store(state, batch, 1, appended).await
@@ -67,13 +67,13 @@ async fn ingest(state: &Shared, query: IngestQuery, request: Request) -> Result<
 struct Content {
     query: IngestQuery,
     app: AppName,
-    content_type: String,
+    media_type: String,
     body: Bytes,
 }
 
 impl Content {
     fn decode(&self, state: &ServerState) -> Result<(Batch, Appended), ApiError> {
-        let media_type = self.content_type.split(';').next().unwrap_or_default().trim();
+        let media_type = self.media_type.split(';').next().unwrap_or_default().trim();
         match (self.query.format.as_str(), media_type) {
             (format @ ("trie" | "tree" | "jfr" | "speedscope"), _)
             | (_, format @ ("binary/octet-stream+trie" | "binary/octet-stream+tree")) => {
@@ -87,7 +87,7 @@ impl Content {
     }
 
     fn form(&self, state: &ServerState) -> Result<(Batch, Appended), ApiError> {
-        let parts = parts(&self.content_type, &self.body)?;
+        let parts = parts(&self.media_type, &self.body)?;
         let content = |name: &str| parts.iter().find(|part| part.name == name).map(|part| part.content);
         if content("prev_profile").is_some() {
             let what = "unsupported client version: it sends prev_profile".to_owned();

@@ -41,4 +41,4 @@ pub use app::{app, serve};
 pub use error::ApiError;
 pub use node::{KnownService, NodeInfo, NodeView, ServiceKind};
 pub use state::{ServerLimits, ServerState};
-pub use store::{Appending, GroupSeries, ProfileStore, SeriesQuery, StackQuery};
+pub use store::{Appending, ProfileStore};

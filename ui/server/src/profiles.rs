@@ -5,13 +5,13 @@
 
 use pyrite_model::pprof::{ExportMeta, encode, proto};
 use pyrite_model::{FlameTree, Flamebearer, ProfileType, StackProfile};
+use pyrite_store::{SeriesQuery, StackQuery};
 
 use crate::ApiError;
 use crate::connect::Call;
 use crate::proto::{querier, types};
 use crate::querier::label_pairs;
 use crate::state::ServerState;
-use crate::store::{SeriesQuery, StackQuery};
 use crate::window::{max_nodes, window};
 
 /// The merge that a request asks for.
@@ -250,7 +250,7 @@ pub(crate) async fn select_series(
 /// A step in seconds as whole milliseconds, at least one.
 fn step_ms(seconds: f64) -> Result<i64, ApiError> {
     let ms = (seconds * 1000.0).round();
-    if ms >= 1.0 && ms <= 1e15 {
+    if (1.0..=1e15).contains(&ms) {
         return Ok(ms as i64);
     }
     Err(ApiError::BadValue { what: "step", expected: "at least 0.001 seconds", found: seconds.to_string() })

@@ -13,6 +13,7 @@ macro_rules! package {
     clippy::all,
     clippy::pedantic,
     clippy::allow_attributes_without_reason,
+    clippy::map_err_ignore,
     clippy::use_self,
     reason = "generated code"
 )]

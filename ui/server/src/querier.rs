@@ -70,7 +70,9 @@ pub(crate) async fn series(call: Call<querier::SeriesRequest>) -> Result<querier
             let mut labels = project(series, &label_names);
             let hidden = labels.iter().filter(|label| !utf8_labels.shows(&label.name));
             let hidden: Vec<String> = hidden.map(|label| label.name.clone()).collect();
-            hidden.iter().for_each(|name| drop(labels.remove(name)));
+            for name in hidden {
+                labels.remove(&name);
+            }
             labels
         })
         .filter(|labels| !labels.is_empty())

@@ -8,6 +8,7 @@ use axum::extract::{Query, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use pyrite_model::{Flamebearer, ProfileType, Selector, TimeRange, UnixMs};
+use pyrite_store::{GroupSeries, SeriesQuery, StackQuery};
 use serde::Serialize;
 
 use crate::ApiError;
@@ -15,7 +16,6 @@ use crate::attime;
 use crate::connect::pack;
 use crate::profiles::{Merge, double, single};
 use crate::state::{Shared, now};
-use crate::store::{GroupSeries, SeriesQuery, StackQuery};
 use crate::timeline::{Timeline, step_seconds, timeline};
 use crate::window::{max_nodes, window};
 

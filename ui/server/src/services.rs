@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use axum::Json;
 use axum::extract::{Query, State};
 use pyrite_model::{LabelSet, Matcher, ProfileType, Selector, SeriesKey, TimeRange, names};
+use pyrite_store::{SeriesQuery, StackQuery};
 use serde::{Deserialize, Serialize};
 
 use crate::ApiError;
 use crate::node::{KnownService, NodeInfo, ServiceKind};
 use crate::state::Shared;
-use crate::store::{ProfileStore, SeriesQuery, StackQuery};
+use crate::store::ProfileStore;
 use crate::window::window;
 
 /// Labels that describe a service as a whole.
@@ -37,7 +38,8 @@ pub(crate) struct Services {
 
 #[derive(Debug, Serialize)]
 struct Service {
-    service_name: String,
+    #[serde(rename = "service_name")]
+    name: String,
     kind: ServiceKind,
     /// CPU time in the window.
     cpu_seconds: f64,
@@ -130,8 +132,8 @@ fn join(stored: Stored, known: Vec<KnownService>, range: TimeRange) -> Vec<Servi
         }
     }
     let window_s = (range.end.0.saturating_sub(range.start.0) as f64 / 1e3).max(0.001);
-    let finish = |(service_name, draft): (String, Draft)| {
-        let cpu_seconds = stored.cpu_ns.get(&service_name).copied().unwrap_or(0) as f64 / 1e9;
+    let finish = |(name, draft): (String, Draft)| {
+        let cpu_seconds = stored.cpu_ns.get(&name).copied().unwrap_or(0) as f64 / 1e9;
         Service {
             kind: draft.kind,
             cpu_seconds,
@@ -139,7 +141,7 @@ fn join(stored: Stored, known: Vec<KnownService>, range: TimeRange) -> Vec<Servi
             idle: draft.profile_types.is_empty(),
             labels: draft.labels.into_iter().filter_map(|(name, value)| Some((name, value?))).collect(),
             profile_types: draft.profile_types.into_iter().collect(),
-            service_name,
+            name,
         }
     };
     let mut services: Vec<Service> = drafts.into_iter().map(finish).collect();

@@ -1,49 +1,18 @@
-//! What the handlers need of a store. The embedded one is [`pyrite_store::Store`]; tests bring a naive one in memory.
+//! What the handlers need of a store. The embedded one is [`Store`]; tests bring a naive one in
+//! memory, and a database that many nodes share can be another.
 
 use std::future::Future;
 use std::pin::Pin;
+use std::slice;
 
-use pyrite_model::{
-    Batch, Exposition, LabelSet, ProfileType, Selector, SeriesKey, StackProfile, TimeRange, UnixMs,
-};
+use pyrite_model::{Batch, Exposition, ProfileType, Selector, SeriesKey, StackProfile, TimeRange};
+use pyrite_store::{AppendError, GroupSeries, QueryError, SeriesQuery, StackQuery, Store};
 
 use crate::ApiError;
+use crate::error::chain;
 
 /// An append under way; done when the batch is on disk and visible to queries.
 pub type Appending<'a> = Pin<Box<dyn Future<Output = Result<(), ApiError>> + Send + 'a>>;
-
-/// Which stacks to add up.
-#[derive(Clone, Debug)]
-pub struct StackQuery {
-    /// What was counted.
-    pub profile_type: ProfileType,
-    /// In which series.
-    pub selector: Selector,
-    /// When, both ends included.
-    pub range: TimeRange,
-}
-
-/// Which rows to add up over time.
-#[derive(Clone, Debug)]
-pub struct SeriesQuery {
-    /// Which rows.
-    pub stacks: StackQuery,
-    /// Width of a bucket in milliseconds. Buckets end at `start + k * step`, the end included.
-    pub step_ms: i64,
-    /// Labels whose values make a series of their own.
-    pub group_by: Vec<String>,
-    /// Names of the first frames, root first, that a stack must have; all stacks if empty.
-    pub call_site: Vec<String>,
-}
-
-/// One line of a chart.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GroupSeries {
-    /// The labels that were grouped by, where the series have them.
-    pub labels: LabelSet,
-    /// The end of each bucket that has rows, and their sum.
-    pub points: Vec<(UnixMs, i64)>,
-}
 
 /// A store of profiles. All but `append` block and are called on threads made for that.
 pub trait ProfileStore: Send + Sync + 'static {
@@ -70,4 +39,72 @@ pub trait ProfileStore: Send + Sync + 'static {
     fn extent(&self) -> Option<TimeRange>;
     /// Adds the store's own metrics.
     fn metrics(&self, out: &mut Exposition);
+}
+
+// `Self::name` is the store's own method: inherent ones come before those of a trait.
+impl ProfileStore for Store {
+    fn append(&self, batch: Batch) -> Appending<'_> {
+        Box::pin(async move { Ok(Self::append(self, batch).await?) })
+    }
+
+    fn profile_types(&self, range: TimeRange) -> Result<Vec<ProfileType>, ApiError> {
+        Ok(Self::profile_types(self, range)?)
+    }
+
+    fn label_names(&self, selector: &Selector, range: TimeRange) -> Result<Vec<String>, ApiError> {
+        Ok(Self::label_names(self, slice::from_ref(selector), range)?)
+    }
+
+    fn label_values(
+        &self,
+        name: &str,
+        selector: &Selector,
+        range: TimeRange,
+    ) -> Result<Vec<String>, ApiError> {
+        Ok(Self::label_values(self, name, slice::from_ref(selector), range)?)
+    }
+
+    fn series(&self, selector: &Selector, range: TimeRange) -> Result<Vec<SeriesKey>, ApiError> {
+        Ok(Self::series(self, slice::from_ref(selector), range)?)
+    }
+
+    fn merge_stacks(&self, query: &StackQuery) -> Result<StackProfile, ApiError> {
+        Ok(Self::merge_stacks(self, query)?)
+    }
+
+    fn select_series(&self, query: &SeriesQuery) -> Result<Vec<GroupSeries>, ApiError> {
+        Ok(Self::select_series(self, query)?)
+    }
+
+    fn extent(&self) -> Option<TimeRange> {
+        let stats = self.stats();
+        Some(TimeRange::new(stats.oldest?, stats.newest?))
+    }
+
+    fn metrics(&self, out: &mut Exposition) {
+        Self::metrics(self, out);
+    }
+}
+
+impl From<AppendError> for ApiError {
+    fn from(error: AppendError) -> Self {
+        let reason = chain(&error);
+        match error {
+            AppendError::Overloaded { what } => Self::Overloaded { what },
+            AppendError::DiskFull { .. } | AppendError::Io { .. } | AppendError::Closed => {
+                Self::Unavailable { reason }
+            }
+            AppendError::Invalid { .. } | AppendError::TooLarge { .. } => Self::Rejected { reason },
+        }
+    }
+}
+
+impl From<QueryError> for ApiError {
+    fn from(error: QueryError) -> Self {
+        let reason = chain(&error);
+        match error {
+            QueryError::Store(_) => Self::Unavailable { reason },
+            QueryError::BadStep { .. } | QueryError::TooManyPoints { .. } => Self::Unanswerable { reason },
+        }
+    }
 }

@@ -1,7 +1,9 @@
 //! The server as its clients see it: requests in, statuses and bodies out.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::too_many_lines, reason = "a table of cases is one function however many cases it has")]
 
+mod engine;
 mod memory;
 mod push;
 mod query;

@@ -7,13 +7,14 @@ use pyrite_model::{
     Batch, Exposition, LabelSet, ProfileType, Row, Selector, SeriesKey, StackProfile, SymbolTable, TimeRange,
     UnixMs, frame_names,
 };
-use pyrite_server::{ApiError, Appending, GroupSeries, ProfileStore, SeriesQuery, StackQuery};
+use pyrite_server::{ApiError, Appending, ProfileStore};
+use pyrite_store::{GroupSeries, SeriesQuery, StackQuery};
 
 #[derive(Default)]
-pub struct MemoryStore {
+pub(crate) struct MemoryStore {
     data: Mutex<Data>,
     /// What the next append fails with.
-    pub fail_next: Mutex<Option<ApiError>>,
+    pub(crate) fail_next: Mutex<Option<ApiError>>,
 }
 
 #[derive(Default)]

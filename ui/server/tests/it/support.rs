@@ -14,89 +14,89 @@ use tower::ServiceExt;
 
 use crate::memory::MemoryStore;
 
-pub const CPU: &str = "process_cpu:cpu:nanoseconds:cpu:nanoseconds";
-pub const QUERIER: &str = "/querier.v1.QuerierService";
-pub const PUSH: &str = "/push.v1.PusherService/Push";
+pub(crate) const CPU: &str = "process_cpu:cpu:nanoseconds:cpu:nanoseconds";
+pub(crate) const QUERIER: &str = "/querier.v1.QuerierService";
+pub(crate) const PUSH: &str = "/push.v1.PusherService/Push";
 
-pub struct Server {
-    pub store: Arc<MemoryStore>,
-    pub app: Router,
+pub(crate) struct Server {
+    pub(crate) store: Arc<MemoryStore>,
+    pub(crate) app: Router,
 }
 
-pub struct Answer {
-    pub status: StatusCode,
-    pub headers: axum::http::HeaderMap,
-    pub body: Vec<u8>,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: axum::http::HeaderMap,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Answer {
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {}", self.text()))
     }
 
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 }
 
 impl Server {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with(None, ServerLimits::default())
     }
 
-    pub fn with(node: Option<Arc<dyn NodeView>>, limits: ServerLimits) -> Self {
+    pub(crate) fn with(node: Option<Arc<dyn NodeView>>, limits: ServerLimits) -> Self {
         let store = Arc::new(MemoryStore::default());
         let app = app(ServerState::new(store.clone(), node, limits));
         Self { store, app }
     }
 
-    pub async fn send(&self, request: Request<Body>) -> Answer {
+    pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
         let response = self.app.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let body = body.collect().await.unwrap().to_bytes().to_vec();
         Answer { status: parts.status, headers: parts.headers, body }
     }
 
-    pub async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> Answer {
         self.send(Request::get(path).body(Body::empty()).unwrap()).await
     }
 
-    pub async fn post(&self, path: &str, content_type: &str, body: impl Into<Body>) -> Answer {
+    pub(crate) async fn post(&self, path: &str, content_type: &str, body: impl Into<Body>) -> Answer {
         self.send(Request::post(path).header("content-type", content_type).body(body.into()).unwrap()).await
     }
 
     /// Calls a querier method with JSON.
-    pub async fn query(&self, method: &str, request: &Value) -> Answer {
+    pub(crate) async fn query(&self, method: &str, request: &Value) -> Answer {
         self.post(&format!("{QUERIER}/{method}"), "application/json", request.to_string()).await
     }
 
     /// Pushes folded stacks as one pprof profile and expects success.
-    pub async fn push(&self, labels: &[(&str, &str)], time_ms: i64, stacks: &[(&str, i64)]) {
+    pub(crate) async fn push(&self, labels: &[(&str, &str)], time_ms: i64, stacks: &[(&str, i64)]) {
         let answer = self.push_profile(labels, &cpu_profile(time_ms, stacks)).await;
         assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
         assert_eq!(answer.text(), "{}");
     }
 
-    pub async fn push_profile(&self, labels: &[(&str, &str)], profile: &proto::Profile) -> Answer {
+    pub(crate) async fn push_profile(&self, labels: &[(&str, &str)], profile: &proto::Profile) -> Answer {
         let request = push_request(labels, &prost::Message::encode_to_vec(profile));
         self.post(PUSH, "application/json", request.to_string()).await
     }
 }
 
 /// A JSON push of one profile of type `process_cpu` unless a label says otherwise.
-pub fn push_request(labels: &[(&str, &str)], raw: &[u8]) -> Value {
+pub(crate) fn push_request(labels: &[(&str, &str)], raw: &[u8]) -> Value {
     let mut labels: Vec<Value> =
         labels.iter().map(|(name, value)| json!({ "name": name, "value": value })).collect();
     labels.push(json!({ "name": "__name__", "value": "process_cpu" }));
     json!({ "series": [{ "labels": labels, "samples": [{ "rawProfile": base64(raw), "ID": "x" }] }] })
 }
 
-pub fn now_ms() -> i64 {
+pub(crate) fn now_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64
 }
 
 /// A CPU profile out of folded stacks.
-pub fn cpu_profile(time_ms: i64, stacks: &[(&str, i64)]) -> proto::Profile {
+pub(crate) fn cpu_profile(time_ms: i64, stacks: &[(&str, i64)]) -> proto::Profile {
     let mut profile = proto::Profile {
         string_table: ["", "cpu", "nanoseconds"].map(str::to_owned).to_vec(),
         sample_type: vec![proto::ValueType { r#type: 1, unit: 2 }],
@@ -124,7 +124,7 @@ pub fn cpu_profile(time_ms: i64, stacks: &[(&str, i64)]) -> proto::Profile {
     profile
 }
 
-pub fn base64(bytes: &[u8]) -> String {
+pub(crate) fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut out = String::new();
     for chunk in bytes.chunks(3) {

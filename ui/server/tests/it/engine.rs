@@ -1,0 +1,145 @@
+//! The embedded store behind the API answers what the naive one answers.
+
+use std::sync::Arc;
+
+use pyrite_server::{ServerLimits, ServerState, app};
+use pyrite_store::{Store, StoreConfig};
+use serde_json::{Value, json};
+
+use crate::support::{CPU, Server, cpu_profile, now_ms, push_request};
+
+async fn ask(app: &axum::Router, path: &str, body: &Value) -> (u16, Value) {
+    let server = Server { store: Arc::default(), app: app.clone() };
+    let answer = server.post(path, "application/json", body.to_string()).await;
+    let mut json = answer.json();
+    // Names are numbered by the order of stack ids, which is each store's own; levels hold the numbers.
+    if let Some(graph) = json.get_mut("flamegraph") {
+        let names = graph["names"].clone();
+        let step = if graph.get("leftTicks").is_some() { 7 } else { 4 };
+        for level in graph["levels"].as_array_mut().unwrap() {
+            for (i, value) in level["values"].as_array_mut().unwrap().iter_mut().enumerate() {
+                if i % step == step - 1 {
+                    *value = names[value.as_str().unwrap().parse::<usize>().unwrap()].clone();
+                }
+            }
+        }
+    }
+    (answer.status.as_u16(), json)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_embedded_store_agrees_with_the_naive_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _report) = Store::open(StoreConfig::new(dir.path())).unwrap();
+    let state = ServerState::new(Arc::new(store.clone()), None, ServerLimits::default());
+    let apps = [Server::new().app, app(state)];
+    let start = now_ms() - 100_000;
+    let mut seed = 1_u64;
+    let mut random = |below: u64| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) % below
+    };
+    for i in 0..60 {
+        let service = ["api", "web", "db"][random(3) as usize];
+        let pod = format!("p{}", random(2));
+        let names = ["a", "b", "c", "d"];
+        let stacks: Vec<(String, i64)> = (0..=random(6))
+            .map(|_| {
+                let stack: Vec<&str> = (0..=random(4)).map(|_| names[random(4) as usize]).collect();
+                (stack.join(";"), random(100) as i64)
+            })
+            .collect();
+        let stacks: Vec<(&str, i64)> = stacks.iter().map(|(stack, value)| (stack.as_str(), *value)).collect();
+        let profile = cpu_profile(start + random(100_000) as i64, &stacks);
+        let raw = prost::Message::encode_to_vec(&profile);
+        let push = push_request(&[("service_name", service), ("pod", &pod)], &raw);
+        for app in &apps {
+            assert_eq!(ask(app, "/push.v1.PusherService/Push", &push).await.0, 200);
+        }
+        if i == 30 {
+            store.flush().unwrap();
+        }
+    }
+    let mut select = json!({
+        "profileTypeID": CPU, "labelSelector": r#"{service_name=~"api|db"}"#,
+        "start": start + 10_000, "end": start + 80_000, "step": 7, "groupBy": ["pod", "service_name"],
+        "name": "pod", "matchers": [r#"{service_name="web"}"#], "labelNames": ["pod", "__name__"],
+    });
+    let methods = [
+        "ProfileTypes",
+        "LabelNames",
+        "LabelValues",
+        "Series",
+        "SelectSeries",
+        "SelectMergeStacktraces",
+        "Diff",
+        "GetProfileStats",
+    ];
+    for call_site in [json!([]), json!([{ "name": "a" }]), json!([{ "name": "a" }, { "name": "b" }])] {
+        select["stackTraceSelector"] = json!({ "callSite": call_site });
+        for method in methods {
+            let path = format!("/querier.v1.QuerierService/{method}");
+            let mut other = select.clone();
+            other["labelSelector"] = json!("{}");
+            let request =
+                if method == "Diff" { json!({ "left": select, "right": other }) } else { select.clone() };
+            let (naive, embedded) =
+                (ask(&apps[0], &path, &request).await, ask(&apps[1], &path, &request).await);
+            assert_eq!(naive.0, 200, "{method}: {}", naive.1);
+            assert_eq!(naive, embedded, "{method} {request}");
+        }
+    }
+    let services = format!("/api/v1/services?from={start}&until={}", start + 100_000);
+    let answers = apps.map(|app| Server { store: Arc::default(), app });
+    let (naive, embedded) = (answers[0].get(&services).await.json(), answers[1].get(&services).await.json());
+    assert_eq!(naive["services"].as_array().unwrap().len(), 3);
+    assert_eq!(naive, embedded);
+    store.close().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn windows_at_the_ends_of_time_are_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _report) = Store::open(StoreConfig::new(dir.path())).unwrap();
+    let app = app(ServerState::new(Arc::new(store.clone()), None, ServerLimits::default()));
+    let raw = prost::Message::encode_to_vec(&cpu_profile(now_ms(), &[("a", 1)]));
+    assert_eq!(ask(&app, "/push.v1.PusherService/Push", &push_request(&[], &raw)).await.0, 200);
+    for flushed in [false, true] {
+        if flushed {
+            store.flush().unwrap();
+        }
+        for (start, end) in [(i64::MIN, i64::MAX), (i64::MIN, i64::MIN), (i64::MAX, i64::MAX), (1, i64::MAX)]
+        {
+            for step in [0.001, 15.0, 1e12] {
+                let request = json!({
+                    "profileTypeID": CPU, "labelSelector": "{}", "start": start, "end": end, "step": step,
+                    "name": "service_name",
+                });
+                for method in ["ProfileTypes", "LabelValues", "SelectSeries", "SelectMergeStacktraces"] {
+                    let path = format!("/querier.v1.QuerierService/{method}");
+                    let (status, body) = ask(&app, &path, &request).await;
+                    assert_eq!(status, 200, "{method} {request}: {body}");
+                }
+            }
+            let server = Server { store: Arc::default(), app: app.clone() };
+            let services = server.get(&format!("/api/v1/services?from={start}&until={end}")).await;
+            assert_eq!(services.status, 200, "{}", services.text());
+            let window = format!("from={}&until=9223372036854775807", start.max(1));
+            let render = server.get(&format!("/pyroscope/render?query={CPU}%7B%7D&{window}")).await;
+            assert_eq!(render.status, 200, "{}", render.text());
+            assert_eq!(server.get("/pyroscope/label-values?label=__name__").await.json(), json!([CPU]));
+        }
+    }
+    store.close().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closed_store_is_unavailable_not_wrong() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _report) = Store::open(StoreConfig::new(dir.path())).unwrap();
+    let app = app(ServerState::new(Arc::new(store.clone()), None, ServerLimits::default()));
+    store.close().unwrap();
+    let raw = prost::Message::encode_to_vec(&cpu_profile(now_ms(), &[("a", 1)]));
+    let (status, body) = ask(&app, "/push.v1.PusherService/Push", &push_request(&[], &raw)).await;
+    assert_eq!((status, &body["code"]), (503, &json!("unavailable")), "{body}");
+}

@@ -32,7 +32,7 @@ pub struct SeriesRows {
 /// One value of one stack at one time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row {
-    /// When; sampled rows are stamped with the start of their second, pushed ones with their profile's time.
+    /// When; sampled rows are stamped with the end of their second, pushed ones with their profile's time.
     pub time: UnixMs,
     /// Which stack, in the batch's symbol table.
     pub stack: StackId,

@@ -66,8 +66,9 @@ impl RowMaker {
             let id = intern(stack, &locations, &mut symbols);
             by_labels.entry(labels_of(stack)).or_default().push((id, *count));
         }
-        let series =
-            by_labels.into_iter().flat_map(|(labels, counts)| self.series(second.start, labels, &counts));
+        // Buckets of the API are closed on the right, so a row belongs to the instant at which its second ends.
+        let end = UnixMs(second.start.0 + 1000);
+        let series = by_labels.into_iter().flat_map(|(labels, counts)| self.series(end, labels, &counts));
         Batch { series: series.collect(), symbols }
     }
 

@@ -33,13 +33,6 @@ impl Fates {
         self.0[fate as usize] += ticks;
     }
 
-    /// Moves `ticks` from one fate to another; the books stay balanced.
-    pub fn move_to(&mut self, from: TickFate, to: TickFate, ticks: u64) {
-        let moved = ticks.min(self.get(from));
-        self.0[from as usize] -= moved;
-        self.add(to, moved);
-    }
-
     /// Adds all of `other`.
     pub fn merge(&mut self, other: &Self) {
         for (mine, theirs) in self.0.iter_mut().zip(other.0) {

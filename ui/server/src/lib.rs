@@ -18,7 +18,6 @@ mod app_name;
 mod attime;
 mod connect;
 mod counters;
-mod embedded;
 mod error;
 mod folded;
 mod ingest;

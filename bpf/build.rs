@@ -6,6 +6,7 @@ use std::env;
 use std::error::Error;
 use std::fmt::Write as _;
 use std::fs;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -114,7 +115,7 @@ fn strip(version: u32, object: &Path) -> Result<()> {
 }
 
 fn bind(target: &Target, bindings: &Path) -> Result<()> {
-    let generated = bindgen::Builder::default()
+    let builder = bindgen::Builder::default()
         .header("include/bindings.h")
         .clang_args(["-Iinclude", "-isystem"])
         .clang_arg(target.include.to_string_lossy())
@@ -128,8 +129,11 @@ fn bind(target: &Target, bindings: &Path) -> Result<()> {
         .derive_default(true)
         .layout_tests(true)
         .use_core()
-        .rust_target(bindgen::RustTarget::stable(82, 0).map_err(|error| error.to_string())?)
-        .generate()?;
+        .rust_target(bindgen::RustTarget::stable(82, 0).map_err(|error| error.to_string())?);
+    // bindgen panics where it finds no libclang, which Debian's clang package does not bring along.
+    let generated = std::panic::catch_unwind(AssertUnwindSafe(|| builder.generate()))
+        .ok()
+        .ok_or_else(|| format!("libclang, which reads the ABI header, could not be loaded: {INSTALL}"))??;
     generated.write_to_file(bindings)?;
     Ok(())
 }

@@ -78,6 +78,9 @@ pub struct RecordArgs {
     /// Samples per second and CPU, 1 to 1000
     #[arg(long, value_name = "HZ", default_value_t = 97)]
     pub frequency: u32,
+    /// Also read debug information: source lines and inlined functions, at the price of time and memory
+    #[arg(long)]
+    pub lines: bool,
     /// Where to write; the ending chooses the format: .pb.gz (pprof), .svg, .folded or .html
     #[arg(short, long, value_name = "FILE", default_value = "profile.pb.gz")]
     pub output: PathBuf,

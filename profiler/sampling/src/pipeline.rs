@@ -34,13 +34,13 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// Enough for a node with 200 CPUs at 97 Hz; when all is full it is about 40 MB, on an ordinary node about 2.
+    /// Enough for a node with 200 CPUs at 97 Hz. Two CPUs and 100 processes hold about half a megabyte in all.
     fn default() -> Self {
         Self {
             processes: 16_384,
             mappings_per_process: 4_096,
             mappings: 262_144,
-            pending: 65_536,
+            pending: 32_768,
             waiting: 4_096,
             stacks: 32_768,
         }
@@ -227,6 +227,11 @@ impl Sampling {
     /// Processes known at the moment.
     pub fn process_count(&self) -> usize {
         self.processes.len()
+    }
+
+    /// Executable mappings known at the moment, each counted in every process that has it.
+    pub fn mapping_count(&self) -> usize {
+        self.processes.mapping_count()
     }
 
     fn take(&mut self, until: BootNs, open: Option<UnixMs>) -> Vec<Event> {

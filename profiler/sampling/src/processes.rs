@@ -130,6 +130,10 @@ impl Processes {
         self.by_tgid.len()
     }
 
+    pub(crate) fn mapping_count(&self) -> usize {
+        self.mapping_count
+    }
+
     /// Events were lost: nothing known so far is trusted any more.
     pub(crate) fn gap(&mut self) {
         self.epoch += 1;

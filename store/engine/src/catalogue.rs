@@ -1,4 +1,4 @@
-//! The catalogue: which segments there are and which series are in them, in SQLite.
+//! The catalogue: which segments there are and which series are in them, in `SQLite`.
 //!
 //! Segments describe themselves, so the catalogue can be made anew from them; it exists so that the series of a
 //! window are found without opening every segment, and so that adding a segment in the place of others is one
@@ -169,6 +169,7 @@ impl Catalogue {
     pub(crate) fn forget(&self, names: &[String]) -> Result<(), StoreError> {
         self.write(|db| {
             for name in names {
+                delete_series(db, name)?;
                 db.execute("DELETE FROM segments WHERE name = ?1", [name])?;
             }
             db.execute("DELETE FROM series WHERE id NOT IN (SELECT series FROM segment_series)", [])?;
@@ -285,7 +286,7 @@ fn connect(path: &Path) -> Sql<Connection> {
     Ok(db)
 }
 
-/// SQLite's integers are signed; the numbers kept here are far below where that matters.
+/// `SQLite`'s integers are signed; the numbers kept here are far below where that matters.
 fn unsigned(row: &Row<'_>, column: usize) -> Sql<u64> {
     Ok(row.get::<_, i64>(column)? as u64)
 }
@@ -296,10 +297,7 @@ fn error(path: &Path, source: rusqlite::Error) -> StoreError {
 
 fn insert_segment(db: &Transaction<'_>, segment: &SegmentInfo, series: &[SegmentSeries]) -> Sql<()> {
     let SegmentInfo { name, level, range, rows, bytes } = segment;
-    db.execute(
-        "DELETE FROM segment_series WHERE segment IN (SELECT id FROM segments WHERE name = ?1)",
-        [name],
-    )?;
+    delete_series(db, name)?;
     db.execute("DELETE FROM segments WHERE name = ?1", [name])?;
     db.execute(
         "INSERT INTO segments (name, state, level, min_time_ms, max_time_ms, rows, bytes)
@@ -321,11 +319,17 @@ fn insert_segment(db: &Transaction<'_>, segment: &SegmentInfo, series: &[Segment
     Ok(())
 }
 
+/// A removed segment keeps its series until it is forgotten: a query that began before may still ask for them.
 fn retire(db: &Transaction<'_>, name: &str, why: Retired) -> Sql<()> {
     db.execute("UPDATE segments SET state = ?2 WHERE name = ?1", params![name, why.state()])?;
-    db.execute(
-        "DELETE FROM segment_series WHERE segment IN (SELECT id FROM segments WHERE name = ?1)",
-        [name],
-    )?;
+    if why == Retired::Quarantined {
+        delete_series(db, name)?;
+    }
+    Ok(())
+}
+
+fn delete_series(db: &Transaction<'_>, segment: &str) -> Sql<()> {
+    let of = "DELETE FROM segment_series WHERE segment IN (SELECT id FROM segments WHERE name = ?1)";
+    db.execute(of, [segment])?;
     Ok(())
 }

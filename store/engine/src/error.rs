@@ -62,7 +62,7 @@ pub enum StoreError {
     Catalogue {
         /// The database file.
         path: PathBuf,
-        /// What SQLite said.
+        /// What `SQLite` said.
         #[source]
         source: rusqlite::Error,
     },

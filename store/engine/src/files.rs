@@ -1,7 +1,7 @@
 //! The seam between the store and the file system.
 //!
 //! Every file the store writes itself goes through [`FileLayer`], so that a test can put a layer under it that
-//! records the order of operations, refuses some of them, or forgets what was never synced. SQLite does its own
+//! records the order of operations, refuses some of them, or forgets what was never synced. `SQLite` does its own
 //! file handling and is not seen here.
 
 use std::fs::{self, File, OpenOptions};

@@ -4,7 +4,7 @@
 //! append ─▶ writer: WAL, sync, head ─▶ acknowledged
 //!                        │ every few minutes
 //!                        ▼
-//!           maintenance: segment (Parquet) ─▶ catalogue (SQLite) ─▶ WAL file removed ─▶ merged by hour and day
+//!           maintenance: segment (Parquet) ─▶ catalogue (`SQLite`) ─▶ WAL file removed ─▶ merged by hour and day
 //! queries  ◀─ one view: head, frozen heads, segments
 //! ```
 //!

@@ -14,6 +14,7 @@ use pyrite_model::UnixMs;
 use crate::StoreError;
 use crate::head::Head;
 use crate::merge;
+use crate::rows::RowBlock;
 use crate::segment::manifest::Manifest;
 use crate::segment::read::read_series;
 use crate::segment::write::{SegmentOrigin, SegmentSeries, SegmentVocabulary, SegmentWriter};
@@ -27,16 +28,20 @@ const PERIOD: Duration = Duration::from_mins(1);
 /// How soon they look again after a failure.
 const RETRY: Duration = Duration::from_secs(5);
 
+/// One of the things to do; each is tried even where the one before failed.
+type Step = fn(&Maintenance) -> Result<(), StoreError>;
+
 /// The thread's state.
 pub(crate) struct Maintenance {
     shared: Arc<Shared>,
-    /// Held during a flush: the thread and callers of `Store::flush` must not flush the same head.
-    flushing: Mutex<()>,
+    /// Held by each piece of work: callers of `Store::flush` must not meet the thread at the same head or in the
+    /// same unfinished segment.
+    working: Mutex<()>,
 }
 
 impl Maintenance {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, flushing: Mutex::new(()) }
+        Self { shared, working: Mutex::new(()) }
     }
 
     /// Works until the other end of `wake` is gone.
@@ -48,7 +53,7 @@ impl Maintenance {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             wait = PERIOD;
-            let steps: [(&str, fn(&Self) -> Result<(), StoreError>); 4] = [
+            let steps: [(&str, Step); 4] = [
                 ("flush", Self::flush_frozen),
                 ("merge", Self::merge),
                 ("retention", Self::retain),
@@ -71,7 +76,7 @@ impl Maintenance {
 
     /// Writes every frozen head as a segment, oldest first.
     pub(crate) fn flush_frozen(&self) -> Result<(), StoreError> {
-        let _flushing = lock(&self.flushing);
+        let _working = lock(&self.working);
         while let Some(head) = self.shared.view().frozen.first() {
             flush(&self.shared, head)?;
         }
@@ -80,14 +85,19 @@ impl Maintenance {
 
     /// Merges what is ready to be merged.
     pub(crate) fn merge(&self) -> Result<(), StoreError> {
-        while let Some(group) = merge::choose(&self.shared.view().segments, (self.shared.clock)()) {
+        loop {
+            // Anew for each, so that a flush need not wait for all of them.
+            let _working = lock(&self.working);
+            let Some(group) = merge::choose(&self.shared.view().segments, (self.shared.clock)()) else {
+                return Ok(());
+            };
             merge::merge(&self.shared, &group)?;
         }
-        Ok(())
     }
 
     /// Removes segments that are too old or too many.
     pub(crate) fn retain(&self) -> Result<(), StoreError> {
+        let _working = lock(&self.working);
         let shared = &self.shared;
         let policy = shared.config.retention;
         let max_age_ms = i64::try_from(policy.max_age.as_millis()).unwrap_or(i64::MAX);
@@ -178,14 +188,14 @@ fn write_head(
 ) -> Result<(SegmentInfo, Vec<SegmentSeries>), StoreError> {
     let state = head.read();
     let mut stack_rows = vec![0_u32; state.symbols.stack_nodes().len()];
-    for row in state.blocks().iter().flat_map(|block| block.iter()) {
+    for row in state.blocks().iter().flat_map(RowBlock::iter) {
         stack_rows[row.stack as usize] = stack_rows[row.stack as usize].saturating_add(1);
     }
     let vocabulary =
         SegmentVocabulary { symbols: &state.symbols, series: state.series.keys(), stack_rows: &stack_rows };
     let mut writer =
         SegmentWriter::create(shared.files.as_ref(), &shared.layout.segments, &name, &vocabulary)?;
-    for row in state.blocks().iter().flat_map(|block| block.iter()) {
+    for row in state.blocks().iter().flat_map(RowBlock::iter) {
         writer.push(row)?;
     }
     let flushed_through = head.generation();

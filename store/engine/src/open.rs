@@ -165,9 +165,16 @@ pub(crate) fn open(files: &Arc<dyn FileLayer>, layout: &Layout) -> Result<Opened
     recovery.reconcile(&catalogue)?;
     let flushed_through = catalogue.flushed_through()?;
     let segments: Vec<Arc<SegmentInfo>> = catalogue.segments()?.into_iter().map(Arc::new).collect();
-    let (head, frozen, generation) = recovery.open_wal(flushed_through)?;
+    let ReplayedLog { head, frozen, generation } = recovery.open_wal(flushed_through)?;
     let view = View { head, frozen, segments: Arc::new(segments) };
     Ok(Opened { view, catalogue, generation, report: recovery.report })
+}
+
+/// What the log files hold.
+struct ReplayedLog {
+    head: Arc<Head>,
+    frozen: Vec<Arc<Head>>,
+    generation: OpenGeneration,
 }
 
 struct Recovery<'a> {
@@ -272,10 +279,7 @@ impl Recovery<'_> {
     }
 
     /// Replays the log: the newest file is continued, older ones are on their way into segments.
-    fn open_wal(
-        &mut self,
-        flushed_through: u64,
-    ) -> Result<(Arc<Head>, Vec<Arc<Head>>, OpenGeneration), StoreError> {
+    fn open_wal(&mut self, flushed_through: u64) -> Result<ReplayedLog, StoreError> {
         let dir = &self.layout.wal;
         let names = self.files.list(dir).map_err(StoreError::io("list", dir))?;
         let mut heads = Vec::new();
@@ -297,14 +301,15 @@ impl Recovery<'_> {
         let frozen: Vec<Arc<Head>> = heads.iter().map(|(head, ..)| Arc::clone(head)).collect();
         if let Some((head, path, len, durable)) = newest {
             let wal = WalWriter::resume(self.files, path, len)?;
-            return Ok((head, frozen, OpenGeneration { wal, durable }));
+            return Ok(ReplayedLog { head, frozen, generation: OpenGeneration { wal, durable } });
         }
         let last = frozen.last().map_or(flushed_through, |head| head.generation());
         let generation = last.max(flushed_through) + 1;
         let wal = WalWriter::create(self.files, dir, generation)?;
         let state = HeadState::default();
         let durable = state.mark();
-        Ok((Arc::new(Head::new(generation, state)), frozen, OpenGeneration { wal, durable }))
+        let head = Arc::new(Head::new(generation, state));
+        Ok(ReplayedLog { head, frozen, generation: OpenGeneration { wal, durable } })
     }
 
     /// Keeps what is about to be cut from a log file in a file of its own, then cuts.

@@ -103,7 +103,9 @@ fn read_head<F: Fold>(head: &Head, query: &StackQuery, fold: &mut F) -> Result<(
 
 fn id_set(series: &[(u32, Arc<SeriesKey>)]) -> IdSet {
     let mut set = IdSet::default();
-    series.iter().for_each(|(id, _)| set.insert(*id));
+    for (id, _) in series {
+        set.insert(*id);
+    }
     set
 }
 

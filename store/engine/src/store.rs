@@ -251,7 +251,11 @@ impl Inner {
             self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
             return Err((full("too many bytes wait to be written"), acknowledge));
         }
-        let error = match self.queue.try_send(Message::Append(Request { batch, bytes, acknowledge })) {
+        let error = match self.queue.try_send(Message::Append(Request {
+            batch: Box::new(batch),
+            bytes,
+            acknowledge,
+        })) {
             Ok(()) => return Ok(()),
             Err(TrySendError::Full(message)) => (full("too many batches wait to be written"), message),
             Err(TrySendError::Disconnected(message)) => (AppendError::Closed, message),

@@ -57,7 +57,7 @@ impl Symbols for SymbolTable {
     }
 
     fn location(&self, id: u32) -> LocationRef<'_> {
-        let Location { mapping, address, lines } = SymbolTable::location(self, LocationId(id));
+        let Location { mapping, address, lines } = Self::location(self, LocationId(id));
         LocationRef { mapping: mapping.map(|id| id.0), address: *address, lines }
     }
 
@@ -168,10 +168,10 @@ mod tests {
         let mut target = SymbolTable::new();
         target.intern_named_location("there before");
         let mut copier = Copier::new(&source);
-        let copied = copier.stack(wanted.0, &mut target);
-        assert_eq!(copier.stack(wanted.0, &mut target), copied);
+        let id = copier.stack(wanted.0, &mut target);
+        assert_eq!(copier.stack(wanted.0, &mut target), id);
         let names: Vec<_> = target
-            .stack_locations(copied)
+            .stack_locations(id)
             .map(|l| SymbolTable::location(&target, l).lines[0].function)
             .map(|f| target.str(SymbolTable::function(&target, f).name).to_owned())
             .collect();

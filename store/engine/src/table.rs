@@ -283,23 +283,33 @@ impl RowGroup<'_> {
         self.metadata.num_rows() as usize
     }
 
+    /// A column of 32-bit integers.
+    pub(crate) fn u32s(&self, column: usize) -> Result<Vec<u32>, StoreError> {
+        self.u32s_in(column, std::slice::from_ref(&(0..self.rows())))
+    }
+
+    /// A column of 64-bit integers.
+    pub(crate) fn i64s(&self, column: usize) -> Result<Vec<i64>, StoreError> {
+        self.i64s_in(column, std::slice::from_ref(&(0..self.rows())))
+    }
+
     /// A column of 32-bit integers, of the given rows only; ranges ascend and do not overlap.
-    pub(crate) fn u32s(&self, column: usize, ranges: &[Range<usize>]) -> Result<Vec<u32>, StoreError> {
+    pub(crate) fn u32s_in(&self, column: usize, ranges: &[Range<usize>]) -> Result<Vec<u32>, StoreError> {
         let values = self.read::<Int32Type>(column, ranges)?;
         Ok(values.into_iter().map(|v| v as u32).collect())
     }
 
     /// A column of 64-bit integers, likewise.
-    pub(crate) fn i64s(&self, column: usize, ranges: &[Range<usize>]) -> Result<Vec<i64>, StoreError> {
+    pub(crate) fn i64s_in(&self, column: usize, ranges: &[Range<usize>]) -> Result<Vec<i64>, StoreError> {
         self.read::<Int64Type>(column, ranges)
     }
 
-    /// A column of text, whole.
+    /// A column of text.
     pub(crate) fn texts(&self, column: usize) -> Result<Vec<ByteArray>, StoreError> {
-        self.read::<ByteArrayType>(column, &[0..self.rows()])
+        self.read::<ByteArrayType>(column, std::slice::from_ref(&(0..self.rows())))
     }
 
-    /// A column of 32-bit integers that may be absent, whole.
+    /// A column of 32-bit integers that may be absent.
     pub(crate) fn option_u32s(&self, column: usize) -> Result<Vec<Option<u32>>, StoreError> {
         let (mut levels, mut values) = (Vec::new(), Vec::new());
         let mut reader = self.reader::<Int32Type>(column)?;

@@ -29,7 +29,8 @@ pub(crate) type Acknowledge = Box<dyn FnOnce(Result<(), AppendError>) + Send>;
 
 /// A batch that waits.
 pub(crate) struct Request {
-    pub(crate) batch: Batch,
+    /// Boxed so that the queue's slots are small.
+    pub(crate) batch: Box<Batch>,
     /// Estimated memory, given back to the queue's budget when the batch leaves it.
     pub(crate) bytes: usize,
     pub(crate) acknowledge: Acknowledge,
@@ -143,7 +144,7 @@ impl Writer {
             drop(head);
             return acknowledge(Err(error));
         }
-        match head.intern(batch) {
+        match head.intern(*batch) {
             Some(rows) => {
                 encode_record(&mut self.records, &head, *mark, &rows);
                 *mark = head.mark();
@@ -180,7 +181,9 @@ impl Writer {
                 acknowledged.push(acknowledge);
             }
         }
-        acknowledged.into_iter().for_each(|acknowledge| acknowledge(Ok(())));
+        for acknowledge in acknowledged {
+            acknowledge(Ok(()));
+        }
         // One huge group must not hold its buffer for ever.
         self.records.shrink_to(GROUP_BYTES / 4);
     }

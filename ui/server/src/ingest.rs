@@ -52,8 +52,8 @@ pub(crate) async fn route(
 
 async fn ingest(state: &Shared, query: IngestQuery, request: Request) -> Result<(), ApiError> {
     let app = AppName::parse(&query.name)?;
-    let _permit = admit(state)?;
     let (parts, body) = request.into_parts();
+    let _permit = admit(state, &parts.headers)?;
     let content_type = parts.headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
     let media_type = String::from_utf8_lossy(content_type).into_owned();
     let body = read_body(state, body, state.limits.push_body_bytes).await?;

@@ -5,14 +5,21 @@
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
+use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use pyrite_model::pprof::{Appended, DisplayNames, PprofError, PushContext, append};
 use pyrite_model::{Batch, LabelSet, names};
+use tokio::sync::SemaphorePermit;
 
-use crate::ApiError;
 use crate::connect::{Call, unary};
 use crate::proto::push;
 use crate::state::{ServerState, Shared, blocking, now};
+use crate::{ApiError, ServerLimits};
+
+/// Memory that the smallest push is counted with.
+const MIN_PUSH_BYTES: usize = 256 << 10;
+/// How much larger a packed body is taken to be when unpacked; profiles pack to a fourth or so.
+const UNPACKED_GROWTH: usize = 8;
 
 /// What a profile without a service name is filed under.
 pub(crate) const UNKNOWN_SERVICE: &str = "unknown_service";
@@ -20,7 +27,7 @@ pub(crate) const UNKNOWN_SERVICE: &str = "unknown_service";
 pub(crate) async fn route(State(state): State<Shared>, request: Request) -> Response {
     let counted = Arc::clone(&state);
     let answer = async move {
-        let _permit = admit(&state)?;
+        let _permit = admit(&state, request.headers())?;
         let limit = state.limits.push_body_bytes;
         unary(Arc::clone(&state), request, limit, handle).await
     };
@@ -30,10 +37,19 @@ pub(crate) async fn route(State(state): State<Shared>, request: Request) -> Resp
     })
 }
 
-/// A place among the pushes being taken in.
-pub(crate) fn admit(state: &ServerState) -> Result<tokio::sync::SemaphorePermit<'_>, ApiError> {
+/// Room for the body of a push. What it will take is known from its headers, or assumed to be the most.
+pub(crate) fn admit<'a>(
+    state: &'a ServerState,
+    headers: &HeaderMap,
+) -> Result<SemaphorePermit<'a>, ApiError> {
+    let ServerLimits { push_body_bytes, push_bytes_in_flight, .. } = state.limits;
+    let announced = headers.get(header::CONTENT_LENGTH);
+    let announced = announced.and_then(|len| len.to_str().ok()?.parse::<usize>().ok());
+    let growth = if headers.contains_key(header::CONTENT_ENCODING) { UNPACKED_GROWTH } else { 1 };
+    let bytes = announced.map_or(push_body_bytes, |len| len.saturating_mul(growth));
+    let bytes = bytes.max(MIN_PUSH_BYTES).min(push_body_bytes).min(push_bytes_in_flight);
     let overloaded = ApiError::Overloaded { what: "pushes are being taken in" };
-    state.pushes.try_acquire().ok().ok_or(overloaded)
+    state.pushes.try_acquire_many((bytes >> 10) as u32).ok().ok_or(overloaded)
 }
 
 /// The name under which a rejected push is counted.

@@ -26,8 +26,8 @@ pub struct ServerLimits {
     pub running_queries: usize,
     /// Queries that wait; one more is refused.
     pub waiting_queries: usize,
-    /// Pushes taken in at the same time; one more is refused.
-    pub concurrent_pushes: usize,
+    /// Memory for the bodies of pushes being taken in, in bytes; a push that does not fit is refused for now.
+    pub push_bytes_in_flight: usize,
 }
 
 impl Default for ServerLimits {
@@ -40,7 +40,7 @@ impl Default for ServerLimits {
             // Queries are CPU-bound; more at a time would only share the same CPUs and hold more memory.
             running_queries: 4,
             waiting_queries: 128,
-            concurrent_pushes: 64,
+            push_bytes_in_flight: 128 << 20,
         }
     }
 }
@@ -51,6 +51,7 @@ pub struct ServerState {
     pub(crate) node: Option<Arc<dyn NodeView>>,
     pub(crate) limits: ServerLimits,
     pub(crate) counters: Counters,
+    /// Counted in KiB.
     pub(crate) pushes: Semaphore,
     /// One at a time: unpacked profiles are what takes memory, and decoding is short.
     pub(crate) decoding: Arc<Semaphore>,
@@ -75,7 +76,7 @@ impl ServerState {
             store,
             node,
             counters: Counters::default(),
-            pushes: Semaphore::new(limits.concurrent_pushes),
+            pushes: Semaphore::new(limits.push_bytes_in_flight >> 10),
             decoding: Arc::new(Semaphore::new(2)),
             self_profile: Semaphore::new(1),
             queries: Arc::new(Semaphore::new(limits.running_queries)),

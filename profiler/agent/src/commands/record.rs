@@ -23,6 +23,7 @@ use crate::identity::{Identity, IdentityConfig};
 use crate::privilege;
 use crate::rows::{RowMaker, RowStream};
 use crate::sampler::{Delivery, Sampler, SamplerConfig};
+use crate::sys;
 
 const DEFAULT_DURATION: Duration = Duration::from_secs(10);
 const QUEUE_EVENTS: usize = 8192;
@@ -38,6 +39,7 @@ pub fn record(args: &RecordArgs) -> Result<ExitCode> {
     if let Some(refusal) = privilege::refusal() {
         bail!(refusal);
     }
+    sys::raise_open_file_limit();
     let mut workload = match args.command.as_slice() {
         [] => None,
         command => Some(Workload::hold_back(command)?),
@@ -103,7 +105,8 @@ impl Session {
             Ok(()) => Delivery::Taken,
             Err(_) => Delivery::QueueFull,
         })?;
-        let stream = RowStream::new(RowMaker::new(args.frequency, SymbolizerConfig::default()), identity);
+        let symbols = SymbolizerConfig { debug_info: args.lines, ..SymbolizerConfig::default() };
+        let stream = RowStream::new(RowMaker::new(args.frequency, symbols), identity);
         let (started, started_at) = (Instant::now(), SystemTime::now());
         let collected = Collected { container: args.container.clone(), ..Collected::default() };
         Ok(Self { sampler, events, stream, started, started_at, collected })

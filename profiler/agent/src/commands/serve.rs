@@ -4,6 +4,7 @@ use std::future::Future;
 use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use pyrite_server::{NodeView, ServerLimits, ServerState};
@@ -12,7 +13,11 @@ use pyrite_store::{Retention, Store, StoreConfig};
 use crate::cli::ServeArgs;
 use crate::config::Config;
 use crate::privilege;
+use crate::sys;
 use crate::watch::Watch;
+
+/// How long requests under way may take to finish once Pyrite has been asked to end.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// Watches this node and serves what it sees, until SIGINT or SIGTERM.
 pub fn run(args: &ServeArgs) -> Result<ExitCode> {
@@ -20,6 +25,7 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode> {
     if let Some(refusal) = privilege::refusal() {
         bail!(refusal);
     }
+    sys::raise_open_file_limit();
     let listener = listen(config.listen)?;
     let store = open_store(&config)?;
     let watch = Watch::start(config.frequency_hz, store.clone())?;
@@ -67,7 +73,18 @@ fn serve(listener: TcpListener, store: Store, node: Option<Arc<dyn NodeView>>) -
         let listener = tokio::net::TcpListener::from_std(listener)?;
         println!("http://{address}");
         let state = ServerState::new(Arc::new(store), node, ServerLimits::default());
-        pyrite_server::serve(listener, state, shutdown).await?;
+        let (asked, ending) = tokio::sync::oneshot::channel();
+        let shutdown = async move {
+            shutdown.await;
+            // Nobody listens any more where serving has failed meanwhile.
+            let _ = asked.send(());
+        };
+        tokio::select! {
+            served = pyrite_server::serve(listener, state, shutdown) => served?,
+            () = async { drop(ending.await); tokio::time::sleep(GRACE).await } => {
+                tracing::warn!("requests that took longer than {GRACE:?} to finish were cut off");
+            }
+        }
         Ok(ExitCode::SUCCESS)
     })
 }

@@ -74,6 +74,11 @@ impl Cpus {
         self.open.len()
     }
 
+    /// Memory of the rings for mapping and process events.
+    pub(crate) fn ring_bytes(&self) -> usize {
+        self.open.len() * self.settings.sideband_bytes
+    }
+
     /// Hands every mapping and process event that is waiting to `each`.
     pub(crate) fn drain_sideband(&mut self, mut each: impl FnMut(&[u8])) {
         for cpu in &mut self.open {

@@ -38,6 +38,7 @@ pub(crate) struct Drain<S> {
     pub(crate) ring: RingBuf<MapData>,
     pub(crate) counters: PerCpuArray<MapData, CpuCounters>,
     pub(crate) cpus: Cpus,
+    pub(crate) ring_bytes: usize,
     pub(crate) interval: Duration,
     pub(crate) sink: S,
     pub(crate) shared: Arc<Shared>,
@@ -135,6 +136,8 @@ impl<S: FnMut(Event) -> Delivery> Drain<S> {
         stats.notes = notes;
         stats.cpus = self.cpus.len();
         stats.processes = self.sampling.process_count();
+        stats.mappings = self.sampling.mapping_count();
+        stats.ring_bytes = self.ring_bytes + self.cpus.ring_bytes();
         stats.drain_cpu = Duration::from_nanos(sys::thread_cpu_ns());
     }
 

@@ -85,6 +85,10 @@ pub struct SamplerStats {
     pub cpus: usize,
     /// Processes known.
     pub processes: usize,
+    /// Executable mappings known, each counted in every process that has it.
+    pub mappings: usize,
+    /// Memory of the rings that the kernel writes to.
+    pub ring_bytes: usize,
     /// CPU time that the sampler's thread has used.
     pub drain_cpu: Duration,
 }
@@ -133,6 +137,7 @@ impl Sampler {
             interval: config.drain_interval,
             sink,
             shared: Arc::clone(&shared),
+            ring_bytes: ring_bytes as usize,
             told: Fates::default(),
             to_load: VecDeque::new(),
         };
@@ -178,6 +183,8 @@ impl SamplerStats {
             notes: Notes::default(),
             cpus: 0,
             processes: 0,
+            mappings: 0,
+            ring_bytes: 0,
             drain_cpu: Duration::ZERO,
         }
     }

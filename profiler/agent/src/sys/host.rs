@@ -40,6 +40,19 @@ pub fn raise_memlock_limit() {
     unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const unlimited) };
 }
 
+/// Lets this process keep as many files open as its hard limit allows: executables are kept open, and the soft limit is
+/// often 1,024. A refusal is no failure: opening one file too many says so.
+pub fn raise_open_file_limit() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a valid rlimit to write to, and then to read.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+        }
+    }
+}
+
 /// Gives freed memory back to the kernel: parsing the kernel's BTF takes 13 MB that are never needed again.
 pub fn release_free_memory() {
     #[cfg(target_env = "gnu")]

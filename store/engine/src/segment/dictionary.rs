@@ -64,9 +64,8 @@ impl Dictionary {
         each_row_group(files, dir, manifest, &STACKS, |group| dictionary.add_stacks(group))?;
         each_row_group(files, dir, manifest, &LOCATIONS, |group| dictionary.add_locations(group))?;
         each_row_group(files, dir, manifest, &FUNCTIONS, |group| {
-            let whole = 0..group.rows();
             let columns = [group.texts(1)?, group.texts(2)?, group.texts(3)?];
-            dictionary.start_lines.extend(group.u32s(4, &[whole])?);
+            dictionary.start_lines.extend(group.u32s(4)?);
             Ok(interleave(&mut dictionary.function_texts, &columns))
         })?;
         each_row_group(files, dir, manifest, &MAPPINGS, |group| {
@@ -99,23 +98,21 @@ impl Dictionary {
     }
 
     fn add_stacks(&mut self, group: &RowGroup<'_>) -> Result<bool, StoreError> {
-        let whole = &[0..group.rows()];
-        let ids = group.u32s(0, whole)?;
+        let ids = group.u32s(0)?;
         let ordered = ids.into_iter().zip(self.parents.len()..).all(|(id, at)| id as usize == at);
         self.parents.extend(group.option_u32s(1)?);
-        self.stack_locations.extend(group.u32s(2, whole)?);
-        self.stack_rows.extend(group.u32s(3, whole)?);
+        self.stack_locations.extend(group.u32s(2)?);
+        self.stack_rows.extend(group.u32s(3)?);
         Ok(ordered)
     }
 
     /// A location has one row per line, the innermost first, or one row without a function.
     fn add_locations(&mut self, group: &RowGroup<'_>) -> Result<bool, StoreError> {
-        let whole = &[0..group.rows()];
-        let ids = group.u32s(0, whole)?;
+        let ids = group.u32s(0)?;
         let mappings = group.option_u32s(2)?;
-        let addresses = group.i64s(3, whole)?;
+        let addresses = group.i64s(3)?;
         let functions = group.option_u32s(4)?;
-        let lines = group.u32s(5, whole)?;
+        let lines = group.u32s(5)?;
         for i in 0..ids.len() {
             if ids[i] as usize == self.locations.len() {
                 let lines_end = self.lines.len() as u32;
@@ -164,7 +161,9 @@ impl Dictionary {
                 }
                 next = self.parents[id as usize];
             }
-            path.drain().for_each(|id| rooted[id as usize] = true);
+            for id in path.drain() {
+                rooted[id as usize] = true;
+            }
         }
         false
     }

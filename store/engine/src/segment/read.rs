@@ -101,7 +101,7 @@ impl SegmentReader {
                 continue;
             }
             let group = self.samples.row_group(i)?;
-            if !scan_row_group(&group, Wanted { series, window, stacks: self.stack_count() }, &mut each)? {
+            if !scan_row_group(&group, &Wanted { series, window, stacks: self.stack_count() }, &mut each)? {
                 return Err(self.corrupt("a row refers past the end of its tables"));
             }
         }
@@ -115,9 +115,8 @@ impl SegmentReader {
     ) -> Result<(), StoreError> {
         for i in 0..self.samples.row_group_count() {
             let group = self.samples.row_group(i)?;
-            let whole = &[0..group.rows()];
-            let (series, times) = (group.u32s(0, whole)?, group.i64s(1, whole)?);
-            let (stacks, values) = (group.u32s(2, whole)?, group.i64s(3, whole)?);
+            let (series, times) = (group.u32s(0)?, group.i64s(1)?);
+            let (stacks, values) = (group.u32s(2)?, group.i64s(3)?);
             for at in 0..group.rows() {
                 let (series, time) = (series[at], UnixMs(times[at]));
                 each(StoredRow { series, time, stack: stacks[at], value: values[at] })?;
@@ -138,16 +137,16 @@ struct Wanted<'a> {
 /// Calls `each` for the wanted rows; false where a row's stack does not exist.
 fn scan_row_group(
     group: &RowGroup<'_>,
-    wanted: Wanted<'_>,
+    wanted: &Wanted<'_>,
     each: &mut impl FnMut(StoredRow),
 ) -> Result<bool, StoreError> {
-    let Wanted { series, window, stacks: stack_count } = wanted;
-    let ids = group.u32s(0, &[0..group.rows()])?;
+    let Wanted { series, window, stacks: stack_count } = *wanted;
+    let ids = group.u32s(0)?;
     let of_series = ranges_where(0..ids.len(), |at| series.contains(ids[at]));
     if of_series.is_empty() {
         return Ok(true);
     }
-    let times = group.i64s(1, &of_series)?;
+    let times = group.i64s_in(1, &of_series)?;
     let positions: Vec<usize> = of_series.into_iter().flatten().collect();
     let inside = ranges_where(0..times.len(), |at| window.contains(UnixMs(times[at])));
     // Positions among the rows of these series, mapped to positions in the row group, where runs may split again.
@@ -159,7 +158,7 @@ fn scan_row_group(
             _ => ranges.push(position..position + 1),
         }
     }
-    let (stacks, values) = (group.u32s(2, &ranges)?, group.i64s(3, &ranges)?);
+    let (stacks, values) = (group.u32s_in(2, &ranges)?, group.i64s_in(3, &ranges)?);
     if stacks.iter().any(|&stack| u64::from(stack) >= stack_count) {
         return Ok(false);
     }
@@ -191,9 +190,8 @@ pub(crate) fn read_series(
     let mut series = Vec::new();
     for i in 0..reader.row_group_count() {
         let group = reader.row_group(i)?;
-        let whole = &[0..group.rows()];
-        let (ids, types, labels) = (group.u32s(0, whole)?, group.texts(1)?, group.texts(2)?);
-        let (starts, ends, rows) = (group.i64s(3, whole)?, group.i64s(4, whole)?, group.i64s(5, whole)?);
+        let (ids, types, labels) = (group.u32s(0)?, group.texts(1)?, group.texts(2)?);
+        let (starts, ends, rows) = (group.i64s(3)?, group.i64s(4)?, group.i64s(5)?);
         for at in 0..group.rows() {
             let key = types[at].as_utf8().ok().zip(labels[at].as_utf8().ok());
             let key = key.and_then(|(profile_type, labels)| parse_key(profile_type, labels));

@@ -84,7 +84,9 @@ fn batches_that_wait_share_one_sync() {
     let before = syncs();
     release.send(()).unwrap();
     first.join().unwrap();
-    rest.into_iter().for_each(|thread| thread.join().unwrap());
+    for thread in rest {
+        thread.join().unwrap();
+    }
     assert!(syncs() - before <= 2, "ten waiting batches took {} syncs", syncs() - before);
     assert_eq!(total(&store), 11);
 }

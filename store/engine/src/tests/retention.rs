@@ -122,6 +122,40 @@ fn files_stay_while_a_query_may_read_them() {
     wait_for_dirs(&store, dir.path(), 0);
 }
 
+#[test]
+fn queries_see_every_row_once_while_segments_are_flushed_merged_and_removed() {
+    let dir = memory_dir();
+    let now = Arc::new(AtomicI64::new(1000 * HOUR_MS));
+    let store = open_at(dir.path(), &now, Retention { max_age: Duration::MAX, ..Retention::default() });
+    let acknowledged = Arc::new(AtomicI64::new(0));
+    let asking = {
+        let (store, acknowledged) = (store.clone(), Arc::clone(&acknowledged));
+        std::thread::spawn(move || {
+            while acknowledged.load(Ordering::SeqCst) < 150 {
+                let before = acknowledged.load(Ordering::SeqCst);
+                let found = total(&store);
+                let after = acknowledged.load(Ordering::SeqCst);
+                assert!(
+                    found >= before && found <= after + 1,
+                    "{before} to {after} are there, {found} found"
+                );
+            }
+        })
+    };
+    for i in 0..150 {
+        store.append_blocking(batch("a", i, &format!("f{i}"), 1)).unwrap();
+        acknowledged.fetch_add(1, Ordering::SeqCst);
+        if i % 3 == 2 {
+            store.flush().unwrap();
+        }
+        if i % 6 == 5 {
+            store.maintenance().merge().unwrap();
+            store.maintenance().shared().remove_doomed().unwrap();
+        }
+    }
+    asking.join().unwrap();
+}
+
 fn by_name(store: &Store) -> Vec<(String, i64)> {
     let profile = profile(store);
     let symbols = &profile.symbols;

@@ -49,7 +49,9 @@ fn encode_symbols(out: &mut Vec<u8>, symbols: &SymbolTable, since: Mark) {
     let functions = &symbols.functions()[since.functions..];
     put_len(out, functions.len());
     for Function { name, system_name, filename, start_line } in functions {
-        [name.0, system_name.0, filename.0, *start_line].into_iter().for_each(|v| put_u32(out, v));
+        for number in [name.0, system_name.0, filename.0, *start_line] {
+            put_u32(out, number);
+        }
     }
     let locations = &symbols.locations()[since.locations..];
     put_len(out, locations.len());
@@ -72,9 +74,9 @@ fn encode_symbols(out: &mut Vec<u8>, symbols: &SymbolTable, since: Mark) {
 
 fn encode_series(out: &mut Vec<u8>, key: &SeriesKey) {
     let ProfileType { name, sample_type, sample_unit, period_type, period_unit } = &key.profile_type;
-    [name, sample_type, sample_unit, period_type, period_unit]
-        .into_iter()
-        .for_each(|part| put_str(out, part));
+    for part in [name, sample_type, sample_unit, period_type, period_unit] {
+        put_str(out, part);
+    }
     put_len(out, key.labels.len());
     for label in &key.labels {
         put_str(out, &label.name);

@@ -1,5 +1,7 @@
 //! The store through its public interface: against a naive model, across `kill -9`, on a full disk, with damage.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
 mod directory;
 mod full_disk;
 mod kill;

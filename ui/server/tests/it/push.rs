@@ -171,7 +171,7 @@ impl axum::body::HttpBody for Chunks {
 async fn a_body_that_never_comes_is_given_up() {
     let limits = ServerLimits {
         body_timeout: Duration::from_millis(20),
-        concurrent_pushes: 1,
+        push_bytes_in_flight: 1 << 20,
         ..ServerLimits::default()
     };
     let server = Arc::new(Server::with(None, limits));

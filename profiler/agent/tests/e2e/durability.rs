@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 
 use serde_json::json;
@@ -38,7 +39,10 @@ fn push_until_killed(data: &Path, round: usize, kill_after: usize) -> (BTreeSet<
     std::thread::scope(|scope| {
         let push_all = &push_all;
         let pushers: Vec<_> = (0..PUSHERS).map(|pusher| scope.spawn(move || push_all(pusher))).collect();
-        while acknowledged_so_far.load(Ordering::Relaxed) < kill_after {
+        // A pusher that gave up has failed; joining it says why.
+        while acknowledged_so_far.load(Ordering::Relaxed) < kill_after
+            && !pushers.iter().any(ScopedJoinHandle::is_finished)
+        {
             std::thread::yield_now();
         }
         pyrite.kill();

@@ -114,10 +114,12 @@ fn bpf_a_full_disk_costs_the_agent_counted_ticks_only() {
         metric(metrics, &format!("pyrite_sampler_ticks_total{{fate={fate:?}}}"))
     };
     wait("rows are stored", &|metrics| ticks(metrics, "stored") > 1000.0);
+    let before = pyrite.cpu_ns(&busy.selector());
     disk.fill();
     wait("rows are refused", &|metrics| ticks(metrics, "store_refused") > 1000.0);
     check_ledger(&pyrite);
-    assert!(pyrite.cpu_ns(&busy.selector()) > 500_000_000, "what was there before is there still");
+    let still_there = pyrite.cpu_ns(&busy.selector());
+    assert!(before > 0 && still_there >= before, "of {before} ns {still_there} ns are left");
     disk.make_room();
     let stored = ticks(&pyrite.get("/metrics").text(), "stored");
     wait("rows are stored again", &|metrics| ticks(metrics, "stored") > stored + 1000.0);

@@ -22,7 +22,7 @@ pub(crate) fn push(labels: &[(&str, &str)]) -> Vec<u8> {
 /// A series with one profile, which may be anything.
 pub(crate) fn series(labels: &[(&str, &str)], profile: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
-    for (name, value) in labels {
+    for (name, value) in labels.iter().chain(&[("__name__", "process_cpu")]) {
         let pair = [message(1, name.as_bytes()), message(2, value.as_bytes())].concat();
         out.extend(message(1, &pair));
     }

@@ -4,7 +4,7 @@
 //! it fed can be saved and fed again in a test.
 //!
 //! ```text
-//! BPF ring bytes ──▶ Sample ─┐                                  ┌─▶ Event::ProcessSeen, NewMapping, ProcessExited
+//! BPF ring bytes ──▶ Sample ─┐                                  ┌─▶ Event::ProcessSeen, NewMapping, ProcessGone
 //! perf sideband  ──▶ Change ─┼▶ sorted by time ─▶ process table ┼─▶ Event::Second (counted stacks)
 //! /proc (asked)  ──▶ LoadedProcess ─────────────────┘           └─▶ tgids to read from /proc
 //! ```

@@ -74,6 +74,15 @@ impl Second {
     pub fn ticks(&self) -> u64 {
         self.stacks.iter().map(|counted| counted.count).sum()
     }
+
+    /// About what it holds in memory.
+    pub fn bytes(&self) -> usize {
+        let of_frames = |stack: &SampledStack| {
+            stack.kernel.len() * size_of::<Avma>() + stack.user.len() * size_of::<UserFrame>()
+        };
+        let frames: usize = self.stacks.iter().map(|counted| of_frames(&counted.stack)).sum();
+        frames + self.stacks.len() * size_of::<CountedStack>()
+    }
 }
 
 /// Seconds that may still grow.

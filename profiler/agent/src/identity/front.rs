@@ -65,6 +65,8 @@ pub struct Subject<'a> {
     pub cgroup_id: u64,
     /// The parent's tgid; 0 where unknown. Only used for a process that is gone.
     pub parent: u32,
+    /// Whether the sample met it as a kernel thread; those that `/proc` calls so are found without it.
+    pub is_kernel_thread: bool,
 }
 
 /// Whether better labels may soon be there.
@@ -212,7 +214,8 @@ impl Identity {
 
     fn process(&mut self, subject: &Subject<'_>) -> (Arc<Unit>, Option<String>, bool) {
         let (key, now) = (subject.process, Instant::now());
-        if key.tgid == 0 {
+        // Workers come and go so fast that /proc seldom still tells what they were.
+        if key.tgid == 0 || subject.is_kernel_thread {
             return (Arc::new(Unit::Plain), None, true);
         }
         if let Some(known) = self.processes.get_mut(&key.tgid)

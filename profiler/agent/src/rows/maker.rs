@@ -1,7 +1,8 @@
 //! Counted stacks to rows of the store: every address gets its name, every process its labels.
 //!
 //! A second is turned as a whole, so that each distinct address is named once and each file is visited once. Executables
-//! are opened the moment a process maps them and stay open, so that code of a process that has exited still has names.
+//! are opened when a process that maps them is first sampled and stay open, so that code of a process that has exited
+//! still has names.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

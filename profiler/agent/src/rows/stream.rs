@@ -49,11 +49,12 @@ impl RowStream {
     /// Takes an event of the sampler.
     pub fn on_event(&mut self, event: Event) {
         match event {
-            Event::ProcessSeen { key, parent, comm, .. } => {
+            Event::ProcessSeen { key, parent, comm, is_kernel_thread } => {
                 // What it was before an exec no longer holds. Asking now reads /proc while the process lives.
                 self.identity.forget(key.tgid);
                 let parent = parent.map_or(0, |parent| parent.tgid);
-                let subject = Subject { process: key, comm: &comm.to_string(), cgroup_id: 0, parent };
+                let comm = comm.to_string();
+                let subject = Subject { process: key, comm: &comm, cgroup_id: 0, parent, is_kernel_thread };
                 self.identity.labels_for(&subject);
             }
             Event::NewMapping { process, file, start, end } => self.maker.open(process, &file, start, end),
@@ -89,12 +90,12 @@ impl RowStream {
     fn labels(&mut self, second: &Second) -> (LabelsByThread, Certainty) {
         let mut labels = LabelsByThread::new();
         let mut certainty = Certainty::Final;
-        for SampledStack { process, comm, cgroup_id, .. } in
+        for &SampledStack { process, comm, cgroup_id, is_kernel_thread, .. } in
             second.stacks.iter().map(|counted| &counted.stack)
         {
-            labels.entry((*process, *comm)).or_insert_with(|| {
+            labels.entry((process, comm)).or_insert_with(|| {
                 let comm = comm.to_string();
-                let subject = Subject { process: *process, comm: &comm, cgroup_id: *cgroup_id, parent: 0 };
+                let subject = Subject { process, comm: &comm, cgroup_id, parent: 0, is_kernel_thread };
                 let found = self.identity.labels_for(&subject);
                 if found.certainty == Certainty::Pending {
                     certainty = Certainty::Pending;

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use aya::maps::{MapData, PerCpuArray, RingBuf};
-use pyrite_bpf::TickFate;
-use pyrite_sampling::{BootNs, Event, Fates, Sampling};
+use pyrite_bpf::{Note, TickFate};
+use pyrite_sampling::{BootNs, Event, Fates, Notes, Sampling};
 
 use crate::sampler::cpus::{Cpus, Readings, read_idle};
 use crate::sampler::{Delivery, SamplerStats, processes};
@@ -44,6 +44,7 @@ pub(crate) struct Drain<S> {
     pub(crate) shared: Arc<Shared>,
     /// What became of the ticks that were told.
     pub(crate) told: Fates,
+    pub(crate) notes: Notes,
     pub(crate) to_load: VecDeque<u32>,
 }
 
@@ -100,12 +101,14 @@ impl<S: FnMut(Event) -> Delivery> Drain<S> {
     fn hand_on(&mut self, events: Vec<Event>) {
         for event in events {
             let ticks = match &event {
-                Event::Second(second) => second.ticks(),
-                _ => 0,
+                Event::Second(second) => Some(second.ticks()),
+                _ => None,
             };
-            match (self.sink)(event) {
-                Delivery::Taken => self.told.add(TickFate::Stored, ticks),
-                Delivery::QueueFull => self.told.add(TickFate::QueueFull, ticks),
+            match ((self.sink)(event), ticks) {
+                (Delivery::Taken, Some(ticks)) => self.told.add(TickFate::Stored, ticks),
+                (Delivery::Taken, None) => {}
+                (Delivery::QueueFull, Some(ticks)) => self.told.add(TickFate::QueueFull, ticks),
+                (Delivery::QueueFull, None) => self.notes.add(Note::NewsDropped, 1),
             }
         }
     }
@@ -131,6 +134,7 @@ impl<S: FnMut(Event) -> Delivery> Drain<S> {
         ledger.settle(&user);
         let mut notes = self.sampling.notes();
         notes.merge(&self.cpus.notes);
+        notes.merge(&self.notes);
         let mut stats = self.shared.stats.lock().unwrap_or_else(PoisonError::into_inner);
         stats.ledger = ledger;
         stats.notes = notes;

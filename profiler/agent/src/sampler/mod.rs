@@ -139,6 +139,7 @@ impl Sampler {
             shared: Arc::clone(&shared),
             ring_bytes: ring_bytes as usize,
             told: Fates::default(),
+            notes: Notes::default(),
             to_load: VecDeque::new(),
         };
         let thread = std::thread::Builder::new().name("pyrite-sampler".to_owned());

@@ -30,6 +30,10 @@ pub(super) fn sampler(stats: &SamplerStats, ledger: &Ledger, out: &mut Expositio
     out.gauge("pyrite_sampler_ticks_held", "Ticks on their way to the store.", &[], ledger.held as f64);
     out.gauge("pyrite_sampler_cpus", "CPUs being sampled.", &[], stats.cpus as f64);
     out.gauge("pyrite_sampler_processes", "Processes known to the sampler.", &[], stats.processes as f64);
+    let help = "Executable mappings known to the sampler, each counted in every process that has it.";
+    out.gauge("pyrite_sampler_mappings", help, &[], stats.mappings as f64);
+    let help = "Size of the rings that the kernel writes to.";
+    out.gauge("pyrite_sampler_ring_bytes", help, &[], stats.ring_bytes as f64);
     let help = "CPU time of the thread that empties the rings.";
     out.counter("pyrite_sampler_drain_cpu_seconds_total", help, &[], stats.drain_cpu.as_secs_f64());
     for (note, count) in stats.notes.iter() {

@@ -10,25 +10,24 @@
 
 mod metrics;
 mod node;
+mod queue;
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, TrySendError, sync_channel};
+use std::sync::mpsc::RecvTimeoutError;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use pyrite_sampling::Event;
 use pyrite_server::NodeView;
 use pyrite_store::Store;
 use pyrite_symbolizer::SymbolizerConfig;
 
 use crate::identity::{Identity, IdentityConfig};
 use crate::rows::{RowMaker, RowStream};
-use crate::sampler::{Delivery, Sampler, SamplerConfig};
+use crate::sampler::{Sampler, SamplerConfig};
 use crate::watch::node::Node;
+use crate::watch::queue::{EventReceiver, event_queue};
 
-/// Events between the two threads: a process start makes about ten, a second is one.
-const QUEUE_EVENTS: usize = 8192;
 /// How long a second waits for a container's name. A row must be queryable two seconds after its sample.
 const HOLD: Duration = Duration::from_millis(400);
 const TICK: Duration = Duration::from_millis(100);
@@ -49,13 +48,10 @@ impl Watch {
         let identity =
             Identity::new(IdentityConfig::default()).context("failed to start the runtimes' thread")?;
         let name = identity.node().to_owned();
-        let (sender, events) = sync_channel(QUEUE_EVENTS);
+        let (sender, events) = event_queue();
         let config = SamplerConfig { frequency_hz: u64::from(frequency_hz), ..SamplerConfig::default() };
-        let sampler = Sampler::start(config, move |event| match sender.try_send(event) {
-            Ok(()) => Delivery::Taken,
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Delivery::QueueFull,
-        })?;
-        let node = Arc::new(Node::new(sampler, name, frequency_hz));
+        let sampler = Sampler::start(config, move |event| sender.send(event))?;
+        let node = Arc::new(Node::new(sampler, name, frequency_hz, events.gauge()));
         let shared = Arc::clone(&node);
         let rows = std::thread::Builder::new().name("pyrite-rows".into()).spawn(move || {
             // The symbolizer belongs to one thread and cannot be handed over.
@@ -91,7 +87,7 @@ struct Rows {
 
 impl Rows {
     /// Runs until the sampler is gone and all it told is stored.
-    fn run(mut self, events: &Receiver<Event>) {
+    fn run(mut self, events: &EventReceiver) {
         let mut next_inventory = Instant::now() + FIRST_INVENTORY;
         loop {
             match events.recv_timeout(TICK) {

@@ -1,7 +1,7 @@
 //! This node as the server sees it: what runs here, how it is sampled, and the agent's counters.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pyrite_model::{Exposition, names};
 use pyrite_sampling::Ledger;
@@ -21,6 +21,7 @@ pub(super) struct Node {
     row_stats: Mutex<RowStats>,
     stored_ticks: AtomicU64,
     refused_ticks: AtomicU64,
+    queued_bytes: Arc<AtomicUsize>,
 }
 
 enum SamplerState {
@@ -29,7 +30,13 @@ enum SamplerState {
 }
 
 impl Node {
-    pub(super) fn new(sampler: Sampler, name: String, frequency_hz: u32) -> Self {
+    /// `queued_bytes` is what waits between the sampler and the rows thread.
+    pub(super) fn new(
+        sampler: Sampler,
+        name: String,
+        frequency_hz: u32,
+        queued_bytes: Arc<AtomicUsize>,
+    ) -> Self {
         Self {
             name,
             frequency_hz,
@@ -38,6 +45,7 @@ impl Node {
             row_stats: Mutex::default(),
             stored_ticks: AtomicU64::new(0),
             refused_ticks: AtomicU64::new(0),
+            queued_bytes,
         }
     }
 
@@ -93,6 +101,8 @@ impl NodeView for Node {
     fn metrics(&self, out: &mut Exposition) {
         let stats = lock(&self.sampler).stats();
         metrics::sampler(&stats, &self.ledger(&stats), out);
+        let queued_bytes = self.queued_bytes.load(Ordering::Relaxed) as f64;
+        out.gauge("pyrite_rows_queue_bytes", "Seconds that wait for names and labels.", &[], queued_bytes);
         metrics::rows(&lock(&self.row_stats), out);
     }
 }

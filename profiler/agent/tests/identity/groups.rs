@@ -63,6 +63,9 @@ fn kernel_threads_are_the_kernel() {
         assert_eq!(labels.set.get(names::SERVICE_NAME), Some("kernel"), "{tgid}");
         assert_eq!((labels.set.get(names::EXE), labels.certainty), (None, Certainty::Final));
     }
+    let gone = Subject { is_kernel_thread: true, ..subject(u32::MAX) };
+    assert_eq!(identity.labels_for(&gone).set.get(names::SERVICE_NAME), Some("kernel"));
+    assert_eq!(identity.stats().process_misses, [0, 0, 0]);
 }
 
 #[test]

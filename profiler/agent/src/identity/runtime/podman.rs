@@ -3,8 +3,10 @@
 //! `conmon -c ID -n NAME -b GRAPHROOT/overlay-containers/ID/userdata …` is an ancestor of the container's processes.
 //! The image is in `GRAPHROOT/overlay-containers/containers.json`, read through conmon's own root directory.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::Read;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -91,10 +93,21 @@ fn join_below(root: &Path, absolute: &Path) -> PathBuf {
 }
 
 fn listed(list: &Path, id: &str) -> Result<Metadata, RuntimeMiss> {
-    let file = File::open(list).map_err(|_no_such_storage| RuntimeMiss::NotFound)?;
+    let file = open_regular(list)?;
     let mut text = Vec::new();
     file.take(MAX_LIST_BYTES).read_to_end(&mut text).map_err(|_unreadable| RuntimeMiss::Denied)?;
     parse_list(&text, id)
+}
+
+/// Any process can call itself conmon and name any path: opening a FIFO would block, opening a device can act on it.
+fn open_regular(path: &Path) -> Result<File, RuntimeMiss> {
+    let open = |path: &Path, flags| OpenOptions::new().read(true).custom_flags(flags).open(path);
+    let handle = open(path, libc::O_PATH).map_err(|_no_such_storage| RuntimeMiss::NotFound)?;
+    if !handle.metadata().is_ok_and(|meta| meta.is_file()) {
+        return Err(RuntimeMiss::Malformed);
+    }
+    let through_handle = format!("/proc/self/fd/{}", handle.as_raw_fd());
+    open(Path::new(&through_handle), libc::O_NONBLOCK).map_err(|_unreadable| RuntimeMiss::Denied)
 }
 
 fn parse_list(text: &[u8], id: &str) -> Result<Metadata, RuntimeMiss> {
@@ -132,6 +145,16 @@ mod tests {
         assert_eq!(parse_list(text, "34cd"), Ok(Metadata::default()));
         assert_eq!(parse_list(text, "56ef"), Err(RuntimeMiss::NotFound));
         assert_eq!(parse_list(&text[..40], "12ab"), Err(RuntimeMiss::Malformed));
+    }
+
+    #[test]
+    fn a_list_that_is_no_regular_file_is_refused_at_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let fifo = directory.path().join("containers.json");
+        assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+        assert_eq!(listed(&fifo, "12ab"), Err(RuntimeMiss::Malformed));
+        assert_eq!(listed(directory.path(), "12ab"), Err(RuntimeMiss::Malformed));
+        assert_eq!(listed(&directory.path().join("absent"), "12ab"), Err(RuntimeMiss::NotFound));
     }
 
     #[test]

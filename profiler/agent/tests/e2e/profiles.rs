@@ -102,7 +102,9 @@ fn text_of(html: &str) -> String {
 
 #[test]
 fn bpf_every_sample_of_a_cgroup_agrees_with_its_own_accounting() {
-    let Some(_turn) = privileged("bpf_every_sample_of_a_cgroup_agrees_with_its_own_accounting") else { return };
+    let Some(_turn) = privileged("bpf_every_sample_of_a_cgroup_agrees_with_its_own_accounting") else {
+        return;
+    };
     let busy = Workload::build("busy");
     let cgroup = Cgroup::new("pyrite-accounted.service");
     let pyrite = Pyrite::run(&busy.directory().join("data"), &["--frequency", FREQUENCY]);

@@ -102,7 +102,6 @@ impl Drop for Load {
 /// Nanoseconds per function, as some reader saw them.
 pub(crate) type Times = BTreeMap<String, f64>;
 
-
 /// Flat times as Go's pprof, which shares no code with us, reads them.
 pub(crate) fn read_with_pprof(file: &Path) -> Times {
     let top = stdout(
@@ -120,7 +119,6 @@ pub(crate) fn read_with_pprof(file: &Path) -> Times {
     lines.filter_map(parse).collect()
 }
 
-
 /// Ticks owed are stored, lost for a named reason, or on their way.
 pub(crate) fn check_ledger(pyrite: &Pyrite) {
     let metrics = pyrite.get("/metrics").text();
@@ -131,7 +129,6 @@ pub(crate) fn check_ledger(pyrite: &Pyrite) {
     assert!(owed > 1000.0, "{metrics}");
     assert!((owed - explained).abs() <= 2.0, "owed {owed}, explained {explained}\n{metrics}");
 }
-
 
 /// A group named like a systemd service, on whichever hierarchy accounts CPU time here.
 pub(crate) struct Cgroup {
@@ -174,7 +171,6 @@ impl Drop for Cgroup {
         let _ = std::fs::remove_dir(&self.directory);
     }
 }
-
 
 /// The value of a metric; summed over its labels where the name stands without any.
 pub(crate) fn metric(metrics: &str, name: &str) -> f64 {
@@ -250,4 +246,3 @@ fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     }
     out.push(value as u8);
 }
-

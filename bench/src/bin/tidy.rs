@@ -101,7 +101,7 @@ fn opens_with_purpose(sources: &[Source], findings: &mut Vec<String>) {
         let opening = match () {
             () if source.has_extension(&["rs"]) => "//!",
             () if source.has_extension(&["c", "h", "def"]) => "/",
-            () if source.has_extension(&["ts", "tsx"]) => "/",
+            () if source.has_extension(&["ts", "tsx"]) && !source.is_test() => "/",
             () => continue,
         };
         if !source.text.starts_with(opening) {

@@ -81,8 +81,9 @@ pub(crate) struct Process {
     last_used: BootNs,
     /// Whether the consumer has been told of it.
     announced: bool,
-    /// Whether it is, or descends from, a process that the filter names.
-    descends: bool,
+    /// Whether it is, or descends from, a process that the filter names. `None` while its parent is unknown, as it is for
+    /// what is forked while `/proc` is still being read for the first time.
+    descends: Option<bool>,
 }
 
 /// What to do with a sample.
@@ -156,7 +157,10 @@ impl Processes {
             Some(process) => {
                 process.sampled(sample);
                 let is_trusted = process.trusted_in == Some(epoch) || sample.is_kernel_thread;
-                if is_trusted || !self.takes(sample) { self.adopt(sample) } else { Lookup::Load }
+                let is_placed =
+                    process.descends.is_some() || self.filter.roots.is_empty() || sample.is_kernel_thread;
+                let needs_no_reading = is_placed && (is_trusted || !self.takes(sample));
+                if needs_no_reading { self.adopt(sample) } else { Lookup::Load }
             }
         }
     }
@@ -168,7 +172,7 @@ impl Processes {
             let mut process = Process::new(key, sample.time);
             process.comm = sample.comm;
             process.sampled(sample);
-            process.descends = self.filter.roots.contains(&sample.tgid);
+            process.descends = self.filter.roots.contains(&sample.tgid).then_some(true);
             self.insert(process);
         }
         if !self.takes(sample) {
@@ -185,7 +189,17 @@ impl Processes {
     fn takes(&self, sample: &Sample) -> bool {
         self.filter.takes_all()
             || self.filter.cgroup_ids.contains(&sample.cgroup_id)
-            || self.get(sample.tgid).is_some_and(|process| process.descends)
+            || self.get(sample.tgid).is_some_and(|process| process.descends == Some(true))
+    }
+
+    /// Whether a process with this parent descends from one that the filter names, if that can be known yet.
+    fn descends(&self, tgid: u32, parent_tgid: u32) -> Option<bool> {
+        match self.get(parent_tgid) {
+            _ if self.filter.roots.contains(&tgid) || self.filter.roots.contains(&parent_tgid) => Some(true),
+            // The first process of all, and one whose parent is in a PID namespace that cannot be seen from here.
+            None if parent_tgid == 0 => Some(false),
+            parent => parent?.descends,
+        }
     }
 
     /// Whether the process should be read again because a sample met an address that none of its mappings holds.
@@ -207,13 +221,12 @@ impl Processes {
             return;
         }
         let mut process = Process::new(ProcessKey { tgid, start: time }, time);
-        process.descends = self.filter.roots.contains(&tgid);
+        process.descends = self.descends(tgid, parent_tgid);
         if let Some(parent) = self.get(parent_tgid) {
             process.parent = Some(parent.key);
             process.comm = parent.comm;
             process.mappings = Arc::clone(&parent.mappings);
             process.trusted_in = parent.trusted_in;
-            process.descends |= parent.descends;
         }
         self.insert(process);
     }
@@ -229,7 +242,7 @@ impl Processes {
         // The kernel's own helpers begin as kernel threads.
         process.is_kernel_thread = false;
         process.announced = false;
-        if self.filter.takes_all() || process.descends {
+        if self.filter.takes_all() || process.descends == Some(true) {
             self.announce(tgid);
         }
     }
@@ -271,7 +284,8 @@ impl Processes {
             let key = ProcessKey { tgid: loaded.tgid, start: loaded.start };
             self.insert(Process::new(key, loaded.read_at));
         }
-        let parent = self.get(loaded.parent_tgid).map(|parent| (parent.key, parent.descends));
+        let parent = self.get(loaded.parent_tgid).map(|parent| parent.key);
+        let descends = self.descends(loaded.tgid, loaded.parent_tgid);
         let mut mappings = Mappings::default();
         for range in &loaded.ranges {
             let mapping = Mapping::new(range, |key, path| self.files.intern(key, path));
@@ -294,9 +308,8 @@ impl Processes {
         process.is_kernel_thread = loaded.is_kernel_thread;
         process.threads = loaded.threads.max(1);
         process.loaded_at = loaded.read_at;
-        process.parent = process.parent.or(parent.map(|(key, _)| key));
-        process.descends |=
-            self.filter.roots.contains(&loaded.tgid) || parent.is_some_and(|(_, descends)| descends);
+        process.parent = process.parent.or(parent);
+        process.descends = process.descends.or(descends);
         self.evict_while_full();
     }
 
@@ -378,7 +391,7 @@ impl Process {
             exited: None,
             last_used: now,
             announced: false,
-            descends: false,
+            descends: None,
         }
     }
 

@@ -17,7 +17,7 @@ use crate::AppendError;
 use crate::rows::{BlockEncoder, IdBounds, RowBlock, widen};
 use crate::sync::{read, write};
 
-/// Estimated memory of one dictionary entry: the entry twice, its index slot, and slack.
+/// Estimated memory of one dictionary entry: the entry, what it points to, its index slot, and slack for growing tables.
 const ENTRY_BYTES: usize = 96;
 /// Estimated memory of one series: its key, the label strings and index slots.
 const SERIES_BYTES: usize = 1024;

@@ -11,9 +11,9 @@
 //! Ids are dense and only ever grow, so "all that was added since" is a range of indexes per table ([`TableLens`]).
 //! That is what the WAL logs. A stack node's parent has a smaller id than the node itself.
 
-use std::hash::Hash;
+use std::hash::{BuildHasher, Hash};
 
-use hashbrown::HashMap;
+use hashbrown::{DefaultHashBuilder, HashTable};
 
 macro_rules! ids {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {$(
@@ -118,25 +118,42 @@ pub struct Remap {
 }
 
 /// A list whose entries are kept once, in order of first appearance.
+///
+/// The index holds ids alone, not the entries again: a table of many stacks is a third of the size, and so fewer cache
+/// lines are touched when a new one is added.
 #[derive(Clone, Debug)]
 struct Interner<T> {
     items: Vec<T>,
-    index: HashMap<T, u32>,
+    index: HashTable<u32>,
+    hasher: DefaultHashBuilder,
 }
 
 impl<T> Default for Interner<T> {
     fn default() -> Self {
-        Self { items: Vec::new(), index: HashMap::new() }
+        Self { items: Vec::new(), index: HashTable::new(), hasher: DefaultHashBuilder::default() }
     }
 }
 
-impl<T: Clone + Eq + Hash> Interner<T> {
+impl<T: Eq + Hash> Interner<T> {
     fn intern(&mut self, item: T) -> u32 {
-        let next = u32::try_from(self.items.len()).expect("a symbol table is bounded far below 2^32 entries");
-        *self.index.entry(item).or_insert_with_key(|item| {
-            self.items.push(item.clone());
-            next
-        })
+        let Self { items, index, hasher } = self;
+        let hash = hasher.hash_one(&item);
+        if let Some(&id) = index.find(hash, |&id| items[id as usize] == item) {
+            return id;
+        }
+        let id = u32::try_from(items.len()).expect("a symbol table is bounded far below 2^32 entries");
+        items.push(item);
+        index.insert_unique(hash, id, |&id| hasher.hash_one(&items[id as usize]));
+        id
+    }
+}
+
+impl Interner<Box<str>> {
+    /// The same, without an allocation for a text that is known.
+    fn intern_str(&mut self, text: &str) -> u32 {
+        let Self { items, index, hasher } = self;
+        let known = index.find(hasher.hash_one(text), |&id| *items[id as usize] == *text);
+        known.copied().unwrap_or_else(|| self.intern(Box::from(text)))
     }
 }
 
@@ -153,7 +170,7 @@ pub struct SymbolTable {
 impl Default for SymbolTable {
     fn default() -> Self {
         let mut strings = Interner::default();
-        strings.intern(Box::from(""));
+        strings.intern_str("");
         Self {
             strings,
             mappings: Interner::default(),
@@ -172,10 +189,7 @@ impl SymbolTable {
 
     /// The id of `text`, added if new.
     pub fn intern_str(&mut self, text: &str) -> StringId {
-        if let Some(&id) = self.strings.index.get(text) {
-            return StringId(id);
-        }
-        StringId(self.strings.intern(Box::from(text)))
+        StringId(self.strings.intern_str(text))
     }
 
     /// The id of `mapping`, added if new.

@@ -34,6 +34,7 @@ const HOLD: Duration = Duration::from_secs(2);
 /// Records, writes the file, and ends with the exit code of the command if there was one.
 pub fn record(args: &RecordArgs) -> Result<ExitCode> {
     let format = Format::of(&args.output)?;
+    ensure_directory(&args.output)?;
     check_frequency(args.frequency)?;
     if let Some(refusal) = privilege::refusal() {
         bail!(refusal);
@@ -56,6 +57,14 @@ pub fn record(args: &RecordArgs) -> Result<ExitCode> {
         Some(workload) => Ok(exit_code(workload.wait()?)),
         None => Ok(ExitCode::SUCCESS),
     }
+}
+
+/// Refuses a file that could not be written before time is spent on recording.
+fn ensure_directory(path: &Path) -> Result<()> {
+    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
+    let is_there = directory.is_none_or(Path::is_dir);
+    ensure!(is_there, "failed to write {}: its directory does not exist", path.display());
+    Ok(())
 }
 
 /// Writes beside the target and renames: a recording that fails to be written leaves the old file as it was.

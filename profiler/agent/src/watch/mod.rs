@@ -108,7 +108,7 @@ impl Rows {
         while let Some(ready) = self.stream.next_ready(hold) {
             let outcome = self.store.append_blocking(ready.batch);
             self.node.count_ticks(ready.ticks, outcome.is_ok());
-            self.node.set_row_stats(self.stream.stats());
+            self.node.set_row_stats(&self.stream.stats());
             let quiet = self.warned.is_some_and(|at| at.elapsed() < WARN_EVERY);
             if let Err(error) = outcome
                 && !quiet

@@ -26,7 +26,7 @@ pub(super) struct Node {
 
 enum SamplerState {
     Running(Sampler),
-    Stopped(SamplerStats),
+    Stopped(Box<SamplerStats>),
 }
 
 impl Node {
@@ -51,9 +51,9 @@ impl Node {
 
     pub(super) fn stop_sampler(&self) {
         let mut state = lock(&self.sampler);
-        let stats = state.stats();
-        if let SamplerState::Running(sampler) = std::mem::replace(&mut *state, SamplerState::Stopped(stats)) {
-            *state = SamplerState::Stopped(sampler.stop());
+        let until_now = SamplerState::Stopped(Box::new(state.stats()));
+        if let SamplerState::Running(sampler) = std::mem::replace(&mut *state, until_now) {
+            *state = SamplerState::Stopped(Box::new(sampler.stop()));
         }
     }
 
@@ -66,8 +66,8 @@ impl Node {
         *lock(&self.services) = found.into_iter().map(known_service).collect();
     }
 
-    pub(super) fn set_row_stats(&self, stats: RowStats) {
-        *lock(&self.row_stats) = stats;
+    pub(super) fn set_row_stats(&self, stats: &RowStats) {
+        *lock(&self.row_stats) = *stats;
     }
 
     /// The sampler's books, closed with what the store did with the rows.
@@ -83,7 +83,7 @@ impl SamplerState {
     fn stats(&self) -> SamplerStats {
         match self {
             Self::Running(sampler) => sampler.stats(),
-            Self::Stopped(stats) => *stats,
+            Self::Stopped(stats) => **stats,
         }
     }
 }

@@ -38,9 +38,7 @@ fn a_bad_configuration_names_file_and_key() {
 
 #[test]
 fn root_without_privilege_one_sentence() {
-    if !privileged("root_without_privilege_one_sentence") {
-        return;
-    }
+    let Some(_turn) = privileged("root_without_privilege_one_sentence") else { return };
     let folder = tempfile::tempdir_in("/tmp").expect("a directory");
     // Root may hold the build directory closed to others; what nobody runs is a copy.
     let copy = folder.path().join("pyrite");
@@ -80,4 +78,19 @@ fn help_tells_a_newcomer_where_to_start() {
     for word in ["doctor", "run", "record", "http://127.0.0.1:4040"] {
         assert!(help.contains(word), "{word} is not in:\n{help}");
     }
+}
+
+#[test]
+fn bpf_doctor_prints_a_line_per_check_and_is_content_here() {
+    let Some(_turn) = privileged("bpf_doctor") else { return };
+    let (output, stderr) = output(&["doctor"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{stderr}");
+    let checks = ["kernel", "BTF", "privilege", "clang", "sampling", "cgroups", "data directory", "port 4040"];
+    for check in checks {
+        let line = text.lines().find(|line| line.get(9..).is_some_and(|rest| rest.starts_with(check)));
+        let line = line.unwrap_or_else(|| panic!("{check} is not in:\n{text}"));
+        assert!(line.starts_with("ok ") || line.starts_with("limited"), "{line}");
+    }
+    assert!(stderr.is_empty(), "{stderr}");
 }

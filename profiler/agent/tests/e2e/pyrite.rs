@@ -1,6 +1,7 @@
 //! Drives the real binary: starts it, talks HTTP to it, stops or kills it.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::collections::BTreeMap;
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -10,47 +11,47 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 
 /// CPU time, the profile type that every test reads.
-pub const CPU: &str = "process_cpu:cpu:nanoseconds:cpu:nanoseconds";
+pub(crate) const CPU: &str = "process_cpu:cpu:nanoseconds:cpu:nanoseconds";
 
 /// A running Pyrite; killed when dropped.
-pub struct Pyrite {
+pub(crate) struct Pyrite {
     child: Child,
     address: String,
     /// When the process was started.
-    pub started: Instant,
+    pub(crate) started: Instant,
 }
 
 /// An HTTP response with its body as bytes.
-pub struct Response {
-    pub status: u16,
-    pub body: Vec<u8>,
+pub(crate) struct Response {
+    pub(crate) status: u16,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Response {
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
     }
 
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 }
 
 /// The binary under test, with no configuration but its arguments.
-pub fn command(args: &[&str]) -> Command {
+pub(crate) fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pyrite"));
     command.args(args);
     command
 }
 
 /// The wall clock, in the API's unit.
-pub fn now_ms() -> i64 {
+pub(crate) fn now_ms() -> i64 {
     i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis())
         .expect("before 292M")
 }
 
 /// Calls `probe` until it answers, for at most `limit`.
-pub fn eventually<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn eventually<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
         if let Some(answer) = probe() {
@@ -63,12 +64,12 @@ pub fn eventually<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Opt
 
 impl Pyrite {
     /// `pyrite run` on a free port.
-    pub fn run(data: &Path, more: &[&str]) -> Self {
+    pub(crate) fn run(data: &Path, more: &[&str]) -> Self {
         Self::start("run", data, more)
     }
 
     /// `pyrite server` on a free port.
-    pub fn server(data: &Path) -> Self {
+    pub(crate) fn server(data: &Path) -> Self {
         Self::start("server", data, &[])
     }
 
@@ -94,16 +95,21 @@ impl Pyrite {
         Self { child, address, started }
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    pub fn url(&self) -> String {
+    /// Host and port.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
     /// Ends it as an operator would.
-    pub fn terminate(mut self) -> ExitStatus {
+    pub(crate) fn terminate(mut self) -> ExitStatus {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs").success());
         let limit = Duration::from_secs(20);
@@ -111,21 +117,21 @@ impl Pyrite {
     }
 
     /// Ends it as a crash would.
-    pub fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.child.kill().expect("it still runs");
         self.child.wait().expect("our child");
     }
 
-    pub fn get(&self, path: &str) -> Response {
+    pub(crate) fn get(&self, path: &str) -> Response {
         self.request("GET", path, "", &[])
     }
 
-    pub fn post(&self, path: &str, content_type: &str, body: &[u8]) -> Response {
+    pub(crate) fn post(&self, path: &str, content_type: &str, body: &[u8]) -> Response {
         self.request("POST", path, content_type, body)
     }
 
     /// A Connect JSON call that must succeed.
-    pub fn call(&self, method: &str, request: &Value) -> Value {
+    pub(crate) fn call(&self, method: &str, request: &Value) -> Value {
         let path = format!("/querier.v1.QuerierService/{method}");
         let response = self.post(&path, "application/json", request.to_string().as_bytes());
         assert_eq!(response.status, 200, "{method}: {}", response.text());
@@ -133,7 +139,7 @@ impl Pyrite {
     }
 
     /// Self value in nanoseconds of every function, over all of the last `window`.
-    pub fn self_values(&self, selector: &str, window: Duration) -> Vec<(String, i64)> {
+    pub(crate) fn self_values(&self, selector: &str, window: Duration) -> Vec<(String, i64)> {
         let end = now_ms() + 1000;
         let start = end - i64::try_from(window.as_millis()).expect("a short window");
         let request = json!({
@@ -153,21 +159,57 @@ impl Pyrite {
         values
     }
 
-    fn request(&self, method: &str, path: &str, content_type: &str, body: &[u8]) -> Response {
-        let mut stream = TcpStream::connect(&self.address).expect("pyrite listens");
-        stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a valid timeout");
-        let length = body.len();
-        write!(
-            stream,
-            "{method} {path} HTTP/1.1\r\nHost: pyrite\r\nConnection: close\r\nContent-Type: {content_type}\r\n\
-             Content-Length: {length}\r\n\r\n"
-        )
-        .expect("the request is taken");
-        stream.write_all(body).expect("the body is taken");
-        let mut raw = Vec::new();
-        stream.read_to_end(&mut raw).expect("a whole response");
-        parse_response(&raw)
+    /// CPU time under a selector within the last minute.
+    pub(crate) fn cpu_ns(&self, selector: &str) -> i64 {
+        self.self_values(selector, Duration::from_mins(1)).iter().map(|(_, ns)| ns).sum()
     }
+
+    /// CPU nanoseconds per second of the last minute and per value of `label`; times are Unix milliseconds.
+    pub(crate) fn cpu_series(&self, selector: &str, label: &str) -> BTreeMap<String, Vec<(i64, f64)>> {
+        let end = now_ms() / 1000 * 1000 + 2000;
+        let request = json!({
+            "profileTypeID": CPU, "labelSelector": selector, "start": end - 60_000, "end": end, "step": 1.0,
+            "groupBy": [label],
+        });
+        let answer = self.call("SelectSeries", &request);
+        let point = |point: &Value| (int(&point["timestamp"]), point["value"].as_f64().unwrap_or(0.0));
+        let series = answer["series"].as_array().into_iter().flatten();
+        let entry = |series: &Value| {
+            let value = series["labels"][0]["value"].as_str().unwrap_or_default().to_owned();
+            (value, series["points"].as_array().into_iter().flatten().map(point).collect())
+        };
+        series.map(entry).collect()
+    }
+
+    /// What `/api/v1/services` says of the last minute, by name.
+    pub(crate) fn services(&self) -> BTreeMap<String, Value> {
+        let (from, until) = (now_ms() - 60_000, now_ms() + 1000);
+        let answer = self.get(&format!("/api/v1/services?from={from}&until={until}"));
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let services = answer.json()["services"].as_array().cloned().unwrap_or_default();
+        services.into_iter().map(|s| (s["service_name"].as_str().unwrap_or_default().to_owned(), s)).collect()
+    }
+
+    fn request(&self, method: &str, path: &str, content_type: &str, body: &[u8]) -> Response {
+        send(&self.address, method, path, (content_type, body)).expect("pyrite answers")
+    }
+}
+
+/// One HTTP request; an error where the answer does not come or is cut short.
+pub(crate) fn send(address: &str, method: &str, path: &str, content: (&str, &[u8])) -> io::Result<Response> {
+    let (content_type, body) = content;
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+    let length = body.len();
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nHost: pyrite\r\nConnection: close\r\nContent-Type: {content_type}\r\n\
+         Content-Length: {length}\r\n\r\n"
+    )?;
+    stream.write_all(body)?;
+    let mut raw = Vec::new();
+    stream.read_to_end(&mut raw)?;
+    parse_response(&raw).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
 }
 
 impl Drop for Pyrite {
@@ -179,31 +221,34 @@ impl Drop for Pyrite {
 }
 
 /// An int64 of proto3 JSON: a string, and a number where a client sent one.
-pub fn int(value: &Value) -> i64 {
+pub(crate) fn int(value: &Value) -> i64 {
     value
         .as_i64()
         .or_else(|| value.as_str()?.parse().ok())
         .unwrap_or_else(|| panic!("{value} is not an integer"))
 }
 
-fn parse_response(raw: &[u8]) -> Response {
-    let split = raw.windows(4).position(|four| four == b"\r\n\r\n").expect("a header");
+fn parse_response(raw: &[u8]) -> Option<Response> {
+    let split = raw.windows(4).position(|four| four == b"\r\n\r\n")?;
     let head = String::from_utf8_lossy(&raw[..split]).to_ascii_lowercase();
-    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
+    let status = head.split(' ').nth(1)?.parse().ok()?;
     let body = &raw[split + 4..];
-    let body = if head.contains("transfer-encoding: chunked") { unchunk(body) } else { body.to_vec() };
-    Response { status, body }
+    if head.contains("transfer-encoding: chunked") {
+        return Some(Response { status, body: unchunk(body)? });
+    }
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: "))?;
+    (length.trim().parse() == Ok(body.len())).then(|| Response { status, body: body.to_vec() })
 }
 
-fn unchunk(mut rest: &[u8]) -> Vec<u8> {
+fn unchunk(mut rest: &[u8]) -> Option<Vec<u8>> {
     let mut body = Vec::new();
     loop {
-        let end = rest.windows(2).position(|two| two == b"\r\n").expect("a chunk size");
-        let size = usize::from_str_radix(std::str::from_utf8(&rest[..end]).expect("ASCII"), 16).expect("hex");
+        let end = rest.windows(2).position(|two| two == b"\r\n")?;
+        let size = usize::from_str_radix(std::str::from_utf8(&rest[..end]).ok()?, 16).ok()?;
         if size == 0 {
-            return body;
+            return Some(body);
         }
-        body.extend_from_slice(&rest[end + 2..end + 2 + size]);
-        rest = &rest[end + 4 + size..];
+        body.extend_from_slice(rest.get(end + 2..end + 2 + size)?);
+        rest = rest.get(end + 4 + size..)?;
     }
 }

@@ -291,6 +291,7 @@ fn every_bound_is_counted() {
 fn a_filter_takes_descendants_and_cgroups() {
     let by_root = Filter { roots: [9].into(), ..Filter::default() };
     let mut story = Story::new(by_root, Limits::default());
+    story.sampling.process_loaded(1, Ok(LoadedProcess { parent_tgid: 0, ..loaded(1, 1, "/init") }));
     story.at(100).fork(1, 9).at(101).exec(9, "/bin/a").at(110).fork(9, 10).at(111).exec(10, "/bin/a");
     story.at(120).fork(1, 11).at(121).exec(11, "/bin/a");
     story.at(130).sample(9, 100).sample(10, 110).sample(11, 120).until(2000);
@@ -305,6 +306,20 @@ fn a_filter_takes_descendants_and_cgroups() {
         story.at(100).fork(1, 9).at(101).exec(9, "/bin/a").at(130).sample(9, 100).until(2000);
         assert_eq!(story.stored(), stored);
     }
+}
+
+#[test]
+fn what_is_forked_before_its_parent_is_known_is_placed_once_that_is() {
+    let by_root = Filter { roots: [9].into(), ..Filter::default() };
+    let mut story = Story::new(by_root, Limits::default());
+    // A child of the root is placed by that alone; the child of one that has not been read yet is not.
+    story.at(100).fork(9, 11).at(101).exec(11, "/bin/a").at(102).fork(8, 10).at(103).exec(10, "/bin/a");
+    story.at(130).sample(10, 102).sample(11, 100).until(2000);
+    assert_eq!((story.stored(), story.asked.as_slice()), (1, &[10][..]));
+    story.sampling.process_loaded(8, Ok(LoadedProcess { parent_tgid: 9, ..loaded(8, 90, "/bin/b") }));
+    story.sampling.process_loaded(10, Ok(LoadedProcess { parent_tgid: 8, ..loaded(10, 102, "/bin/a") }));
+    story.until(3000);
+    assert_eq!((story.stored(), story.sampling.fates().get(TickFate::Filtered)), (2, 0));
 }
 
 #[test]

@@ -1,0 +1,49 @@
+//! `hot`: what each hot path costs, from the ring's bytes to the flame graph, in CPU time.
+//!
+//! Every benchmark asserts its result, so a path cannot become fast by becoming wrong. CPU time, not wall time, is
+//! reported, because it moves little when the machine is shared; the push benchmark adds the latency of
+//! acknowledgement. Arguments choose benchmarks by a part of their name.
+
+#![forbid(unsafe_code)]
+#![expect(clippy::print_stdout, reason = "the table is this program's output")]
+
+mod data;
+mod flame;
+mod harness;
+mod push;
+mod sampling;
+mod store;
+
+use anyhow::Result;
+
+use crate::harness::Report;
+
+/// The allocator that the product runs with.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+type Bench = fn(&mut Report) -> Result<()>;
+
+const BENCHES: [(&str, Bench); 9] = [
+    ("sampling", sampling::records_to_counted_stacks),
+    ("rows", sampling::counted_stacks_to_named_rows),
+    ("append", store::append_and_flush),
+    ("query", store::query_an_hour),
+    ("pprof", flame::decode_pprof),
+    ("flame", flame::build_and_truncate),
+    ("diff", flame::diff),
+    ("merge", flame::merge_symbols),
+    ("push", push::acknowledge),
+];
+
+fn main() -> Result<()> {
+    // Cargo adds `--bench`.
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
+    let mut report = Report::new();
+    for (name, bench) in BENCHES {
+        if wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str())) {
+            bench(&mut report)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,74 @@
+//! Real containers, by podman and runc, seen as a user sees them.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::privileged;
+use crate::pyrite::{Pyrite, command, eventually};
+use crate::support::{Podman, stdout};
+
+const RED: &str = "pyrite-e2e-red";
+const BLUE: &str = "pyrite-e2e-blue";
+const IDLE: &str = "pyrite-e2e-idle";
+
+#[test]
+fn bpf_two_containers_side_by_side_and_one_that_idles() {
+    let Some(_turn) = privileged("bpf_two_containers_side_by_side") else { return };
+    let data = TempDir::new().expect("a directory");
+    let podman = Podman::new();
+    let idle = podman.start(IDLE, &["/bin/sleep", "1000"]);
+    let red = podman.spin(RED);
+    let pyrite = Pyrite::run(data.path(), &[]);
+    // One that was there before Pyrite, one that comes after it.
+    let blue = podman.spin(BLUE);
+
+    let services = eventually("both containers burn, the third idles", Duration::from_secs(15), || {
+        let services = pyrite.services();
+        let used = |name| services.get(name).and_then(|service| service["cpu_seconds"].as_f64());
+        let is_listed = used(RED) > Some(1.0) && used(BLUE) > Some(1.0) && used(IDLE).is_some();
+        is_listed.then_some(services)
+    });
+    for (name, id) in [(RED, &red), (BLUE, &blue), (IDLE, &idle)] {
+        let service = &services[name];
+        let label = |name: &str| service["labels"][name].as_str().unwrap_or_default().to_owned();
+        assert_eq!(service["kind"], "container", "{service}");
+        assert_eq!(service["idle"], Value::Bool(name == IDLE), "{service}");
+        assert_eq!(label("container_name"), name);
+        assert_eq!((label("container_id").as_str(), label("image").as_str()), (id.as_str(), Podman::IMAGE));
+    }
+    for (name, id) in [(RED, &red), (BLUE, &blue)] {
+        let by_name = pyrite.cpu_series(&format!("{{container_id={id:?}}}"), "service_name");
+        let names: BTreeSet<&str> = by_name.keys().map(String::as_str).collect();
+        assert_eq!(names, BTreeSet::from([name]), "{by_name:?}");
+        let cpu_s = by_name[name].iter().map(|(_, value)| value).sum::<f64>() / 1e9;
+        assert!(cpu_s > 1.0, "{name} used {cpu_s} s");
+        assert!(pyrite.cpu_ns(&format!("{{service_name={name:?}}}")) > 1_000_000_000, "it has a flame graph");
+    }
+    assert!(pyrite.terminate().success());
+    record_one(data.path());
+}
+
+/// `record --container` while two containers burn: only the one that was asked for is in the file.
+fn record_one(folder: &Path) {
+    let file = folder.join("red.folded");
+    let record = |name: &str| {
+        let mut record = command(&["record", "--frequency", "997", "--duration", "2s", "--container", name]);
+        record.arg("-o").arg(&file);
+        record
+    };
+    stdout(&mut record(RED));
+    let folded = std::fs::read_to_string(&file).expect("it was written");
+    let samples: u64 = folded.lines().filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum();
+    // One thread that spins beside another on what may be a single CPU.
+    assert!((400..2200).contains(&samples), "{samples} samples:\n{folded}");
+
+    let refused = record("no-such-container").output().expect("the binary starts");
+    let stderr = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success());
+    assert_eq!(stderr.trim().lines().count(), 1, "{stderr}");
+    assert!(stderr.contains("no container \"no-such-container\"") && stderr.contains(BLUE), "{stderr}");
+}

@@ -53,10 +53,10 @@ pub(crate) async fn route(
 async fn ingest(state: &Shared, query: IngestQuery, request: Request) -> Result<(), ApiError> {
     let app = AppName::parse(&query.name)?;
     let (parts, body) = request.into_parts();
-    let _permit = admit(state, &parts.headers)?;
+    let room = admit(state, &parts.headers)?;
     let content_type = parts.headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
     let media_type = String::from_utf8_lossy(content_type).into_owned();
-    let body = read_body(state, body, state.limits.push_body_bytes).await?;
+    let body = read_body(state, body, room.bytes).await?;
     let content = Content { query, app, media_type, body };
     let held = Arc::clone(state);
     let (batch, appended) = in_turn(state, move || content.decode(&held)).await?;

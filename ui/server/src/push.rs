@@ -17,9 +17,9 @@ use crate::state::{ServerState, Shared, blocking, now};
 use crate::{ApiError, ServerLimits};
 
 /// Memory that the smallest push is counted with.
-const MIN_PUSH_BYTES: usize = 256 << 10;
-/// How much larger a packed body is taken to be when unpacked; profiles pack to a fourth or so.
-const UNPACKED_GROWTH: usize = 8;
+const MIN_PUSH_BYTES: usize = 1 << 20;
+/// How much larger a packed body may become; profiles pack to a fourth or so, and their repetitions further.
+const UNPACKED_GROWTH: usize = 32;
 
 /// What a profile without a service name is filed under.
 pub(crate) const UNKNOWN_SERVICE: &str = "unknown_service";
@@ -27,9 +27,8 @@ pub(crate) const UNKNOWN_SERVICE: &str = "unknown_service";
 pub(crate) async fn route(State(state): State<Shared>, request: Request) -> Response {
     let counted = Arc::clone(&state);
     let answer = async move {
-        let _permit = admit(&state, request.headers())?;
-        let limit = state.limits.push_body_bytes;
-        unary(Arc::clone(&state), request, limit, handle).await
+        let room = admit(&state, request.headers())?;
+        unary(Arc::clone(&state), request, room.bytes, handle).await
     };
     answer.await.unwrap_or_else(|error| {
         counted.counters.rejected(reason(&error));
@@ -37,11 +36,15 @@ pub(crate) async fn route(State(state): State<Shared>, request: Request) -> Resp
     })
 }
 
-/// Room for the body of a push. What it will take is known from its headers, or assumed to be the most.
-pub(crate) fn admit<'a>(
-    state: &'a ServerState,
-    headers: &HeaderMap,
-) -> Result<SemaphorePermit<'a>, ApiError> {
+/// Memory set aside for the body of a push, given back when dropped.
+pub(crate) struct Room<'a> {
+    /// The body may take this much, packed or unpacked.
+    pub(crate) bytes: usize,
+    _permit: SemaphorePermit<'a>,
+}
+
+/// Room for the body of a push. What it may take follows from its headers, or is the most that any push may.
+pub(crate) fn admit<'a>(state: &'a ServerState, headers: &HeaderMap) -> Result<Room<'a>, ApiError> {
     let ServerLimits { push_body_bytes, push_bytes_in_flight, .. } = state.limits;
     let announced = headers.get(header::CONTENT_LENGTH);
     let announced = announced.and_then(|len| len.to_str().ok()?.parse::<usize>().ok());
@@ -49,7 +52,8 @@ pub(crate) fn admit<'a>(
     let bytes = announced.map_or(push_body_bytes, |len| len.saturating_mul(growth));
     let bytes = bytes.max(MIN_PUSH_BYTES).min(push_body_bytes).min(push_bytes_in_flight);
     let overloaded = ApiError::Overloaded { what: "pushes are being taken in" };
-    state.pushes.try_acquire_many((bytes >> 10) as u32).ok().ok_or(overloaded)
+    let permit = state.pushes.try_acquire_many((bytes >> 10) as u32).ok().ok_or(overloaded)?;
+    Ok(Room { bytes, _permit: permit })
 }
 
 /// The name under which a rejected push is counted.

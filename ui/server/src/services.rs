@@ -149,15 +149,16 @@ fn join(stored: Stored, known: Vec<KnownService>, range: TimeRange) -> Vec<Servi
     services
 }
 
-/// What a service was, by its stored labels; the agent no longer knows it.
+/// What a service was, by its stored labels; the agent no longer knows it. A process is its own service under the name of
+/// its executable, so another name is that of the unit it ran in.
 fn kind_of(name: &str, labels: &LabelSet) -> ServiceKind {
     let has = |label| labels.get(label).is_some();
-    let suffix = std::path::Path::new(name).extension().and_then(|suffix| suffix.to_str());
-    match suffix {
+    let executable = labels.get(names::EXE).and_then(|exe| exe.rsplit('/').next());
+    match executable {
         _ if has(names::CONTAINER_ID) || has(names::CONTAINER_NAME) => ServiceKind::Container,
-        _ if !has(names::EXE) && !has(names::COMM) => ServiceKind::Pushed,
-        _ if name == "kernel" => ServiceKind::Kernel,
-        Some("service" | "scope" | "slice") => ServiceKind::Unit,
+        None if !has(names::COMM) => ServiceKind::Pushed,
+        None if name == "kernel" => ServiceKind::Kernel,
+        Some(executable) if executable != name => ServiceKind::Unit,
         _ => ServiceKind::Process,
     }
 }

@@ -53,7 +53,7 @@ pub struct ServerState {
     pub(crate) counters: Counters,
     /// Counted in KiB.
     pub(crate) pushes: Semaphore,
-    /// One at a time: unpacked profiles are what takes memory, and decoding is short.
+    /// Two at a time: unpacked profiles are what takes memory, and decoding is short.
     pub(crate) decoding: Arc<Semaphore>,
     /// One self-profile at a time: the signal handler behind it exists once per process.
     pub(crate) self_profile: Semaphore,

@@ -20,12 +20,6 @@ pub(crate) struct Loaded {
 /// Loads and verifies the sampler. The kernel's BTF (13 MB when parsed) is gone again afterwards.
 pub(crate) fn load(config: &pyrite_config, ring_bytes: u32) -> Result<Loaded, SamplerError> {
     sys::raise_memlock_limit();
-    let loaded = load_object(config, ring_bytes);
-    sys::release_free_memory();
-    loaded
-}
-
-fn load_object(config: &pyrite_config, ring_bytes: u32) -> Result<Loaded, SamplerError> {
     let btf = Btf::from_sys_fs().map_err(|source| SamplerError::NoBtf { source })?;
     let config = pyrite_bpf::config_bytes(config);
     let mut object = EbpfLoader::new()

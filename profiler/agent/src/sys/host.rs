@@ -53,15 +53,6 @@ pub fn raise_open_file_limit() {
     }
 }
 
-/// Gives freed memory back to the kernel: parsing the kernel's BTF takes 13 MB that are never needed again.
-pub fn release_free_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: malloc_trim has no preconditions.
-    unsafe {
-        libc::malloc_trim(0);
-    }
-}
-
 /// Sends a signal to one process.
 ///
 /// # Errors

@@ -6,8 +6,8 @@ mod perf_ring;
 mod wait;
 
 pub use host::{
-    boot_now, clock_ticks_hz, raise_memlock_limit, raise_open_file_limit, release_free_memory, send_signal,
-    thread_cpu_ns, wall_clock,
+    boot_now, clock_ticks_hz, raise_memlock_limit, raise_open_file_limit, send_signal, thread_cpu_ns,
+    wall_clock,
 };
 pub use perf_event::{PerfCounts, PerfEvent, TickSource};
 pub use perf_ring::PerfRing;

@@ -86,7 +86,8 @@ fn bpf_doctor_prints_a_line_per_check_and_is_content_here() {
     let (output, stderr) = output(&["doctor"]);
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}{stderr}");
-    let checks = ["kernel", "BTF", "privilege", "clang", "sampling", "cgroups", "data directory", "port 4040"];
+    let checks =
+        ["kernel", "BTF", "privilege", "clang", "sampling", "cgroups", "data directory", "port 4040"];
     for check in checks {
         let line = text.lines().find(|line| line.get(9..).is_some_and(|rest| rest.starts_with(check)));
         let line = line.unwrap_or_else(|| panic!("{check} is not in:\n{text}"));

@@ -110,9 +110,8 @@ fn bpf_a_full_disk_costs_the_agent_counted_ticks_only() {
     let wait = |what: &str, is_so: &dyn Fn(&str) -> bool| {
         eventually(what, Duration::from_secs(10), || is_so(&pyrite.get("/metrics").text()).then_some(()));
     };
-    let ticks = |metrics: &str, fate: &str| {
-        metric(metrics, &format!("pyrite_sampler_ticks_total{{fate={fate:?}}}"))
-    };
+    let ticks =
+        |metrics: &str, fate: &str| metric(metrics, &format!("pyrite_sampler_ticks_total{{fate={fate:?}}}"));
     wait("rows are stored", &|metrics| ticks(metrics, "stored") > 1000.0);
     let before = pyrite.cpu_ns(&busy.selector());
     disk.fill();
@@ -241,7 +240,9 @@ fn bpf_a_library_replaced_or_truncated_while_mapped_is_survived() {
     std::thread::sleep(Duration::from_millis(1300));
     let cut = fs::OpenOptions::new().write(true).truncate(true).open(&library);
     assert!(cut.is_ok(), "{cut:?}");
-    eventually("the process dies of its missing code", Duration::from_secs(5), || load.has_ended().then_some(()));
+    eventually("the process dies of its missing code", Duration::from_secs(5), || {
+        load.has_ended().then_some(())
+    });
     std::thread::sleep(Duration::from_secs(2));
     check_ledger(&pyrite);
     let metrics = pyrite.get("/metrics").text();

@@ -1,8 +1,8 @@
 //! Pushes as a client makes them: `push.v1.PushRequest` in Protobuf, with a pprof of one sample in it.
 
+use prost::Message as _;
 use pyrite_model::pprof::{ExportMeta, encode, gzip};
 use pyrite_model::{ProfileType, StackProfile, SymbolTable};
-use prost::Message as _;
 
 use crate::pyrite::now_ms;
 use crate::support::message;

@@ -29,13 +29,9 @@ pub(crate) struct Workload {
 
 impl Workload {
     pub(crate) fn build(name: &'static str) -> Self {
-        Self::build_with(name, &[])
-    }
-
-    pub(crate) fn build_with(name: &'static str, flags: &[&str]) -> Self {
         let built = Self { directory: TempDir::new().expect("a directory"), name };
         let mut cc = Command::new("cc");
-        cc.args(["-O2", "-g", "-fno-omit-frame-pointer", "-pthread"]).args(flags);
+        cc.args(["-O2", "-g", "-fno-omit-frame-pointer", "-pthread"]);
         stdout(cc.arg("-o").arg(built.path()).arg(fixture("workloads").join(format!("{name}.c"))));
         built
     }
@@ -86,6 +82,13 @@ impl Load {
         self.0.id()
     }
 
+    /// What its first thread has run so far.
+    pub(crate) fn cpu_ns(&self) -> f64 {
+        // The first of three numbers is the time on a CPU (Documentation/scheduler/sched-stats.rst).
+        let text = std::fs::read_to_string(format!("/proc/{}/schedstat", self.pid())).expect("it runs");
+        text.split(' ').next().and_then(|ns| ns.parse().ok()).expect("nanoseconds")
+    }
+
     pub(crate) fn has_ended(&mut self) -> bool {
         self.0.try_wait().expect("our child").is_some()
     }
@@ -101,7 +104,6 @@ impl Drop for Load {
 
 /// Nanoseconds per function, as some reader saw them.
 pub(crate) type Times = BTreeMap<String, f64>;
-
 
 /// Flat times as Go's pprof, which shares no code with us, reads them.
 pub(crate) fn read_with_pprof(file: &Path) -> Times {
@@ -120,7 +122,6 @@ pub(crate) fn read_with_pprof(file: &Path) -> Times {
     lines.filter_map(parse).collect()
 }
 
-
 /// Ticks owed are stored, lost for a named reason, or on their way.
 pub(crate) fn check_ledger(pyrite: &Pyrite) {
     let metrics = pyrite.get("/metrics").text();
@@ -131,7 +132,6 @@ pub(crate) fn check_ledger(pyrite: &Pyrite) {
     assert!(owed > 1000.0, "{metrics}");
     assert!((owed - explained).abs() <= 2.0, "owed {owed}, explained {explained}\n{metrics}");
 }
-
 
 /// A group named like a systemd service, on whichever hierarchy accounts CPU time here.
 pub(crate) struct Cgroup {
@@ -175,12 +175,25 @@ impl Drop for Cgroup {
     }
 }
 
-
 /// The value of a metric; summed over its labels where the name stands without any.
 pub(crate) fn metric(metrics: &str, name: &str) -> f64 {
     let lines = metrics.lines().filter_map(|line| line.rsplit_once(' '));
     let of_name = lines.filter(|(series, _)| *series == name || series.split('{').next() == Some(name));
     of_name.filter_map(|(_, value)| value.parse::<f64>().ok()).sum()
+}
+
+/// Samples of the folded stacks whose leaf is `name`, and of all.
+pub(crate) fn folded_samples(folded: &str, name: &str) -> (f64, f64) {
+    let (mut of_name, mut all) = (0.0, 0.0);
+    for line in folded.lines() {
+        let (stack, count) = line.rsplit_once(' ').expect("a stack and a count");
+        let count: f64 = count.parse().expect("a count");
+        all += count;
+        if stack.rsplit(';').next() == Some(name) {
+            of_name += count;
+        }
+    }
+    (of_name, all)
 }
 
 /// Podman with storage of its own, removed with all its containers at the end.
@@ -250,4 +263,3 @@ fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     }
     out.push(value as u8);
 }
-

@@ -53,8 +53,8 @@ fn bpf_two_containers_side_by_side_and_one_that_idles() {
 }
 
 /// `record --container` while two containers burn: only the one that was asked for is in the file.
-fn record_one(folder: &Path) {
-    let file = folder.join("red.folded");
+fn record_one(directory: &Path) {
+    let file = directory.join("red.folded");
     let record = |name: &str| {
         let mut record = command(&["record", "--frequency", "997", "--duration", "2s", "--container", name]);
         record.arg("-o").arg(&file);

@@ -157,7 +157,7 @@ mod tests {
         assert_eq!(config.frequency_hz, 49);
         assert_eq!(config.data, Path::new("/file"));
         assert_eq!(config.listen.to_string(), "0.0.0.0:1");
-        assert_eq!(config.max_age, Duration::from_secs(2 * 86_400));
+        assert_eq!(config.max_age, Duration::from_hours(48));
         assert_eq!(config.max_bytes, 10 << 30);
     }
 

@@ -196,6 +196,16 @@ impl Identity {
         services
     }
 
+    /// Learns of a file that a process has mapped. The first is the program itself, which names a process that had ended
+    /// before `/proc` was asked.
+    pub fn mapped(&mut self, process: ProcessKey, path: &str) {
+        if let Some(known) = self.processes.get_mut(&process.tgid).filter(|known| known.key == process)
+            && !known.is_kernel
+        {
+            known.exe.get_or_insert_with(|| path.to_owned());
+        }
+    }
+
     /// Forgets a process: it executed another program, or exited and its rows are done.
     pub fn forget(&mut self, tgid: u32) {
         self.processes.remove(&tgid);

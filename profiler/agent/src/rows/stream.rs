@@ -57,7 +57,10 @@ impl RowStream {
                 let subject = Subject { process: key, comm: &comm, cgroup_id: 0, parent, is_kernel_thread };
                 self.identity.labels_for(&subject);
             }
-            Event::NewMapping { process, file, start, end } => self.maker.open(process, &file, start, end),
+            Event::NewMapping { process, file, start, end } => {
+                self.identity.mapped(process, &file.path);
+                self.maker.open(process, &file, start, end);
+            }
             Event::ProcessGone { key } => self.identity.forget(key.tgid),
             Event::Second(second) => self.waiting.push_back((Instant::now(), second)),
         }

@@ -1,5 +1,6 @@
 //! Real programs, profiled by the real binary, read back the ways a user reads them.
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -8,7 +9,9 @@ use serde_json::json;
 
 use crate::privileged;
 use crate::pyrite::{CPU, Pyrite, eventually, now_ms};
-use crate::support::{Cgroup, Times, Workload, check_ledger, integer, message, read_with_pprof, stdout};
+use crate::support::{
+    Cgroup, Times, Workload, check_ledger, integer, message, read_shares, read_with_pprof, stdout,
+};
 
 /// The functions of `fixtures/workloads/shares.c`.
 const FUNCTIONS: [&str; 3] = ["seventy", "twenty", "ten"];
@@ -69,12 +72,16 @@ fn export_pprof(pyrite: &Pyrite, selector: &str, from: i64) -> Vec<u8> {
 
 /// Self values of the table that stands beside the flame graph, read out of the DOM of a real browser.
 fn read_from_page(pyrite: &Pyrite, selector: &str) -> Times {
-    let query: String = selector.bytes().map(|byte| format!("%{byte:02x}")).collect();
+    let escape = |mut query: String, byte| {
+        write!(query, "%{byte:02x}").expect("a string takes all");
+        query
+    };
+    let query = selector.bytes().fold(String::new(), escape);
     let url = format!("{}/?v=1&panel=table&q={query}", pyrite.url());
     let chromium =
         std::env::var_os("CHROMIUM").map_or_else(|| PathBuf::from("/usr/bin/chromium"), PathBuf::from);
     let profile = tempfile::tempdir().expect("a directory");
-    let dom = eventually("the page's table has rows", Duration::from_secs(60), || {
+    let dom = eventually("the page's table has rows", Duration::from_mins(1), || {
         let mut command = Command::new(&chromium);
         command.args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]);
         command.args(["--disable-background-networking", "--disable-component-update", "--disable-sync"]);
@@ -152,14 +159,19 @@ fn bpf_processes_that_live_for_milliseconds_keep_their_name_and_their_functions(
     let Some(_turn) = privileged("bpf_processes_that_live_for_milliseconds") else { return };
     let shares = Workload::build("shares");
     let pyrite = Pyrite::run(&shares.directory().join("data"), &["--frequency", FREQUENCY]);
+    // A name that no other process has.
+    let brief = shares.directory().join("pyrite-brief");
+    std::fs::copy(shares.path(), &brief).expect("copied");
     let mut truth = 0.0;
     for run in 0..80 {
-        // From twenty to fifty milliseconds: each is gone long before its second is complete.
-        truth += shares.run_shares(Duration::from_millis(20 + run % 31)).values().sum::<f64>();
+        // From twenty to fifty milliseconds: each is gone before its second is complete, most before a drain.
+        let printed = stdout(Command::new(&brief).arg((20 + run % 31).to_string()));
+        truth += read_shares(&printed).values().sum::<f64>();
     }
     // The loader and the C library take part in so short a life; what is asked for is the three functions' time.
+    let selector = format!("{{service_name=\"pyrite-brief\",exe={:?}}}", brief.to_str().expect("UTF-8"));
     let seen = eventually("their samples are queryable", Duration::from_secs(4), || {
-        let values = pyrite.self_values(&shares.selector(), Duration::from_mins(1));
+        let values = pyrite.self_values(&selector, Duration::from_mins(1));
         let named = values.iter().filter(|(name, _)| FUNCTIONS.contains(&name.as_str()));
         let seen = named.map(|(_, ns)| *ns).sum::<i64>() as f64;
         (seen >= truth * 0.95).then_some(seen)

@@ -150,8 +150,7 @@ impl Pyrite {
             flamegraph["names"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         let mut values: Vec<(String, i64)> = names.iter().map(|name| ((*name).to_owned(), 0)).collect();
         for level in flamegraph["levels"].as_array().into_iter().flatten() {
-            let numbers: Vec<i64> =
-                level["values"].as_array().into_iter().flatten().map(|n| int(n)).collect();
+            let numbers: Vec<i64> = level["values"].as_array().into_iter().flatten().map(int).collect();
             for node in numbers.chunks_exact(4) {
                 values[usize::try_from(node[3]).expect("an index")].1 += node[2];
             }
@@ -199,7 +198,7 @@ impl Pyrite {
 pub(crate) fn send(address: &str, method: &str, path: &str, content: (&str, &[u8])) -> io::Result<Response> {
     let (content_type, body) = content;
     let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+    stream.set_read_timeout(Some(Duration::from_mins(1)))?;
     let length = body.len();
     write!(
         stream,

@@ -29,13 +29,9 @@ pub(crate) struct Workload {
 
 impl Workload {
     pub(crate) fn build(name: &'static str) -> Self {
-        Self::build_with(name, &[])
-    }
-
-    pub(crate) fn build_with(name: &'static str, flags: &[&str]) -> Self {
         let built = Self { directory: TempDir::new().expect("a directory"), name };
         let mut cc = Command::new("cc");
-        cc.args(["-O2", "-g", "-fno-omit-frame-pointer", "-pthread"]).args(flags);
+        cc.args(["-O2", "-g", "-fno-omit-frame-pointer", "-pthread"]);
         stdout(cc.arg("-o").arg(built.path()).arg(fixture("workloads").join(format!("{name}.c"))));
         built
     }
@@ -84,6 +80,13 @@ impl Load {
 
     pub(crate) fn pid(&self) -> u32 {
         self.0.id()
+    }
+
+    /// What its first thread has run so far.
+    pub(crate) fn cpu_ns(&self) -> f64 {
+        // The first of three numbers is the time on a CPU (Documentation/scheduler/sched-stats.rst).
+        let text = std::fs::read_to_string(format!("/proc/{}/schedstat", self.pid())).expect("it runs");
+        text.split(' ').next().and_then(|ns| ns.parse().ok()).expect("nanoseconds")
     }
 
     pub(crate) fn has_ended(&mut self) -> bool {
@@ -177,6 +180,20 @@ pub(crate) fn metric(metrics: &str, name: &str) -> f64 {
     let lines = metrics.lines().filter_map(|line| line.rsplit_once(' '));
     let of_name = lines.filter(|(series, _)| *series == name || series.split('{').next() == Some(name));
     of_name.filter_map(|(_, value)| value.parse::<f64>().ok()).sum()
+}
+
+/// Samples of the folded stacks whose leaf is `name`, and of all.
+pub(crate) fn folded_samples(folded: &str, name: &str) -> (f64, f64) {
+    let (mut of_name, mut all) = (0.0, 0.0);
+    for line in folded.lines() {
+        let (stack, count) = line.rsplit_once(' ').expect("a stack and a count");
+        let count: f64 = count.parse().expect("a count");
+        all += count;
+        if stack.rsplit(';').next() == Some(name) {
+            of_name += count;
+        }
+    }
+    (of_name, all)
 }
 
 /// Podman with storage of its own, removed with all its containers at the end.

@@ -38,6 +38,10 @@ lint: deps-build page ## format, clippy and tidy only
 bench: build ## the overhead harness; see bench/README.md for the others
 	@bench/dev/as-root.sh $$(command -v cargo) run --release --locked --package pyrite-bench --bin overhead -- $(ARGS)
 
+.PHONY: bench-hot
+bench-hot: deps-build page ## CPU time of each hot path, each result asserted (ARGS="push flame" chooses)
+	cargo bench --locked --package pyrite-bench --bench hot -- $(ARGS)
+
 .PHONY: install
 install: build ## put the binary and the systemd unit in place
 	install -D -m 0755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/pyrite

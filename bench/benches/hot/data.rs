@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use pyrite_model::{Batch, LabelSet, LocationId, ProfileType, Row, SeriesRows, StackId, SymbolTable, UnixMs};
 
-/// A small generator of reproducible numbers (SplitMix64).
+/// A small generator of reproducible numbers (`SplitMix64`).
 pub(crate) struct Random(pub(crate) u64);
 
 impl Random {

@@ -8,14 +8,21 @@ use anyhow::{Context, Result, ensure};
 /// A path is repeated until it has taken this much CPU time.
 const ENOUGH: Duration = Duration::from_millis(500);
 
-/// Prints one line per figure.
-pub(crate) struct Report;
+/// Prints one line per figure and counts them.
+pub(crate) struct Report {
+    figures: usize,
+}
 
 impl Report {
     /// Prints the heading.
     pub(crate) fn new() -> Self {
         println!("{:<52} {:>14} {:>20}", "path", "CPU each", "per CPU second");
-        Self
+        Self { figures: 0 }
+    }
+
+    /// How many figures have been printed.
+    pub(crate) fn figures(&self) -> usize {
+        self.figures
     }
 
     /// Repeats `run`, which returns how many `unit`s it did, and reports the CPU time of all threads per unit.
@@ -50,6 +57,7 @@ impl Report {
     /// Reports CPU time that was measured elsewhere; returns what one unit took.
     pub(crate) fn line(&mut self, path: &str, unit: &str, units: u64, cpu: Duration) -> Result<Duration> {
         ensure!(units > 0, "{path}: nothing was done");
+        self.figures += 1;
         let each = cpu.as_secs_f64() / units as f64;
         println!("{path:<52} {:>14} {:>20}", readable(each), format!("{:.0} {unit}", 1.0 / each));
         Ok(Duration::from_secs_f64(each))
@@ -57,6 +65,7 @@ impl Report {
 
     /// Prints a figure that is no CPU time.
     pub(crate) fn note(&mut self, path: &str, figure: &str) {
+        self.figures += 1;
         println!("{path:<52} {figure}");
     }
 }

@@ -14,7 +14,7 @@ mod push;
 mod sampling;
 mod store;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::harness::Report;
 
@@ -45,5 +45,6 @@ fn main() -> Result<()> {
             bench(&mut report)?;
         }
     }
+    ensure!(report.figures() > 0, "no benchmark's name has any of {wanted:?} in it");
     Ok(())
 }

@@ -77,7 +77,7 @@ pub(crate) fn counted_stacks_to_named_rows(report: &mut Report) -> Result<()> {
         .collect();
     report.measure("counted stack → row with names and labels", "samples", || {
         for second in &seconds {
-            let batch = maker.batch(second, |stack| labels[stack.process.tgid as usize].clone());
+            let batch = maker.batch(second, |stack| &labels[stack.process.tgid as usize]);
             let samples = batch.series.iter().filter(|series| series.profile_type.sample_type == "samples");
             let counted: i64 = samples.flat_map(|series| &series.rows).map(|row| row.value).sum();
             ensure!(counted == SAMPLES_PER_SECOND as i64, "{counted} samples in the rows");

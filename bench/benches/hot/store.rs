@@ -1,10 +1,13 @@
 //! The embedded store: what an agent's second costs to append and to flush, what an hour of fifty services costs to ask.
 
+use std::path::Path;
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use pyrite_model::{
     Batch, FlameTree, Matcher, ProfileType, Row, Selector, SeriesRows, StackProfile, TimeRange, UnixMs,
 };
-use pyrite_store::{FlushPolicy, SeriesQuery, StackQuery, Store, StoreConfig};
+use pyrite_store::{FlushPolicy, Retention, SeriesQuery, StackQuery, Store, StoreConfig};
 
 use crate::data::{Random, Shape, agent_second, labels, stacks};
 use crate::harness::{Report, wall};
@@ -20,9 +23,8 @@ const STEP_MS: i64 = 15_000;
 pub(crate) fn append_and_flush(report: &mut Report) -> Result<()> {
     let dir = tempfile::tempdir()?;
     // Flushed by hand, so that appending and flushing are told apart.
-    let flush =
-        FlushPolicy { max_rows: usize::MAX, max_bytes: usize::MAX / 4, max_age: std::time::Duration::MAX };
-    let (store, _) = Store::open(StoreConfig { flush, ..StoreConfig::new(dir.path()) })?;
+    let flush = FlushPolicy { max_rows: usize::MAX, max_bytes: usize::MAX / 4, max_age: Duration::MAX };
+    let (store, _) = Store::open(StoreConfig { flush, ..config(dir.path()) })?;
     let shape = Shape { stacks: 2_000, frames: 30, functions: 1_000 };
     let (symbols, ids) = stacks(shape, 3)?;
     let mut random = Random(3);
@@ -64,7 +66,7 @@ pub(crate) fn append_and_flush(report: &mut Report) -> Result<()> {
 /// Flame graph, series and label values over one hour of fifty services, 200 samples a second in all.
 pub(crate) fn query_an_hour(report: &mut Report) -> Result<()> {
     let dir = tempfile::tempdir()?;
-    let (store, _) = Store::open(StoreConfig::new(dir.path()))?;
+    let (store, _) = Store::open(config(dir.path()))?;
     let appended = fill_an_hour(&store)?;
     let range = TimeRange::new(UnixMs(1), UnixMs(HOUR_MS));
     let stacks = StackQuery { profile_type: ProfileType::cpu_time(), selector: Selector::all(), range };
@@ -105,6 +107,12 @@ pub(crate) fn query_an_hour(report: &mut Report) -> Result<()> {
     let (_, first) = wall(|| flame_graph(&stacks, appended))?;
     report.note("  wall time of the flame graph of all", &format!("{:.1} ms", first.as_secs_f64() * 1e3));
     Ok(store.close()?)
+}
+
+/// The rows here are of the first hours of 1970, and are kept.
+fn config(dir: &Path) -> StoreConfig {
+    let retention = Retention { max_age: Duration::from_hours(100 * 365 * 24), ..Retention::default() };
+    StoreConfig { retention, ..StoreConfig::new(dir) }
 }
 
 /// One row of each service in every second, on one of its 500 stacks; returns the sum of all values.

@@ -195,7 +195,8 @@ impl Writer {
             return Some(retry.saturating_duration_since(now));
         }
         let first_row_at = self.head.read().first_row_at()?;
-        Some((first_row_at + self.shared.config.flush.max_age).saturating_duration_since(now))
+        // Not the sum of the two: a limit that says "never" would overflow it.
+        Some(self.shared.config.flush.max_age.saturating_sub(now.saturating_duration_since(first_row_at)))
     }
 
     fn freeze_if_due(&mut self) {

@@ -59,10 +59,10 @@ impl RowMaker {
     }
 
     /// The rows of one second, each stack under the labels that `labels_of` gives its process.
-    pub fn batch(&mut self, second: &Second, mut labels_of: impl FnMut(&SampledStack) -> LabelSet) -> Batch {
+    pub fn batch<'a>(&mut self, second: &Second, labels_of: impl Fn(&SampledStack) -> &'a LabelSet) -> Batch {
         let mut symbols = SymbolTable::new();
         let locations = self.locate(&second.stacks, &mut symbols);
-        let mut by_labels: HashMap<LabelSet, Vec<(StackId, u64)>> = HashMap::new();
+        let mut by_labels: HashMap<&LabelSet, Vec<(StackId, u64)>> = HashMap::new();
         for CountedStack { stack, count } in &second.stacks {
             let id = intern(stack, &locations, &mut symbols);
             by_labels.entry(labels_of(stack)).or_default().push((id, *count));
@@ -114,7 +114,7 @@ impl RowMaker {
     }
 
     /// The two series that a sampled second makes of one label set: CPU time and number of samples.
-    fn series(&self, time: UnixMs, labels: LabelSet, counts: &[(StackId, u64)]) -> [SeriesRows; 2] {
+    fn series(&self, time: UnixMs, labels: &LabelSet, counts: &[(StackId, u64)]) -> [SeriesRows; 2] {
         let rows = |value_of: &dyn Fn(u64) -> i64| {
             counts.iter().map(|&(stack, count)| Row { time, stack, value: value_of(count) }).collect()
         };
@@ -122,7 +122,7 @@ impl RowMaker {
         [
             SeriesRows { labels: labels.clone(), profile_type: ProfileType::cpu_time(), rows: rows(&cpu_ns) },
             SeriesRows {
-                labels,
+                labels: labels.clone(),
                 profile_type: ProfileType::cpu_samples(),
                 rows: rows(&|count| count as i64),
             },
@@ -188,7 +188,8 @@ mod tests {
     fn batch(stacks: &[(SampledStack, u64)]) -> Batch {
         let stacks = stacks.iter().map(|(stack, count)| CountedStack { stack: stack.clone(), count: *count });
         let second = Second { start: UnixMs(5_000), stacks: stacks.collect() };
-        let label = |stack: &SampledStack| LabelSet::from_pairs([("comm", stack.comm.to_string())]);
+        let labels = ["a", "b"].map(|comm| LabelSet::from_pairs([("comm", comm)]));
+        let label = |stack: &SampledStack| &labels[usize::from(stack.comm.as_bytes() == b"b")];
         RowMaker::new(97, SymbolizerConfig::default()).batch(&second, label)
     }
 

@@ -74,7 +74,7 @@ impl RowStream {
             self.waiting.push_front((since, second));
             return None;
         }
-        let batch = self.maker.batch(&second, |stack| labels[&(stack.process, stack.comm)].clone());
+        let batch = self.maker.batch(&second, |stack| &labels[&(stack.process, stack.comm)]);
         Some(Ready { batch, ticks: second.ticks() })
     }
 

@@ -89,13 +89,19 @@ impl Rows {
     /// Runs until the sampler is gone and all it told is stored.
     fn run(mut self, events: &EventReceiver) {
         let mut next_inventory = Instant::now() + FIRST_INVENTORY;
+        let mut next_look = Instant::now();
         loop {
             match events.recv_timeout(TICK) {
                 Ok(event) => self.stream.on_event(event),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
-            self.store_ready(HOLD);
+            // Looking at a second that waits for a name asks for the labels of all its processes anew, so not for
+            // every event of a burst of process starts.
+            if Instant::now() >= next_look {
+                next_look = Instant::now() + TICK;
+                self.store_ready(HOLD);
+            }
             if Instant::now() >= next_inventory {
                 next_inventory = Instant::now() + INVENTORY_EVERY;
                 self.node.set_services(self.stream.inventory());

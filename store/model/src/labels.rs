@@ -22,6 +22,8 @@ pub mod names {
     pub const COMM: &str = "comm";
     /// The executable's path as the process sees it.
     pub const EXE: &str = "exe";
+    /// The perf event behind a sample: `cycles` or `cpu-clock`.
+    pub const EVENT: &str = "event";
     /// First part of the profile type id; set by clients on push.
     pub const PROFILE_NAME: &str = "__name__";
     /// The whole profile type id.

@@ -106,7 +106,7 @@ impl Session {
             Err(_) => Delivery::QueueFull,
         })?;
         let symbols = SymbolizerConfig { debug_info: args.lines, ..SymbolizerConfig::default() };
-        let stream = RowStream::new(RowMaker::new(args.frequency, symbols), identity);
+        let stream = RowStream::new(RowMaker::new(args.frequency, symbols), identity, sampler.stats().source);
         let (started, started_at) = (Instant::now(), SystemTime::now());
         let collected = Collected { container: args.container.clone(), ..Collected::default() };
         Ok(Self { sampler, events, stream, started, started_at, collected })

@@ -5,12 +5,13 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
-use pyrite_model::{Batch, LabelSet};
+use pyrite_model::{Batch, LabelSet, names};
 use pyrite_sampling::{Comm, Event, ProcessKey, SampledStack, Second};
 use pyrite_symbolizer::{ExecutablesStats, SymbolizerStats};
 
 use crate::identity::{Certainty, Identity, IdentityStats, Service, Subject};
 use crate::rows::RowMaker;
+use crate::sampler::TickSource;
 
 /// One second's rows.
 pub struct Ready {
@@ -35,15 +36,16 @@ pub struct RowStats {
 pub struct RowStream {
     maker: RowMaker,
     identity: Identity,
+    source: TickSource,
     waiting: VecDeque<(Instant, Second)>,
 }
 
 type LabelsByThread = HashMap<(ProcessKey, Comm), LabelSet>;
 
 impl RowStream {
-    /// Nothing seen yet.
-    pub fn new(maker: RowMaker, identity: Identity) -> Self {
-        Self { maker, identity, waiting: VecDeque::new() }
+    /// Nothing seen yet. Every row says by a label which event `source` its samples come from.
+    pub fn new(maker: RowMaker, identity: Identity, source: TickSource) -> Self {
+        Self { maker, identity, source, waiting: VecDeque::new() }
     }
 
     /// Takes an event of the sampler.
@@ -99,7 +101,8 @@ impl RowStream {
             labels.entry((process, comm)).or_insert_with(|| {
                 let comm = comm.to_string();
                 let subject = Subject { process, comm: &comm, cgroup_id, parent: 0, is_kernel_thread };
-                let found = self.identity.labels_for(&subject);
+                let mut found = self.identity.labels_for(&subject);
+                found.set.set(names::EVENT, self.source.name());
                 if found.certainty == Certainty::Pending {
                     certainty = Certainty::Pending;
                 }

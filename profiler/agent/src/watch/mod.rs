@@ -51,11 +51,13 @@ impl Watch {
         let (sender, events) = event_queue();
         let config = SamplerConfig { frequency_hz: u64::from(frequency_hz), ..SamplerConfig::default() };
         let sampler = Sampler::start(config, move |event| sender.send(event))?;
+        let source = sampler.stats().source;
         let node = Arc::new(Node::new(sampler, name, frequency_hz, events.gauge()));
         let shared = Arc::clone(&node);
         let rows = std::thread::Builder::new().name("pyrite-rows".into()).spawn(move || {
             // The symbolizer belongs to one thread and cannot be handed over.
-            let stream = RowStream::new(RowMaker::new(frequency_hz, SymbolizerConfig::default()), identity);
+            let maker = RowMaker::new(frequency_hz, SymbolizerConfig::default());
+            let stream = RowStream::new(maker, identity, source);
             Rows { stream, store, node: shared, warned: None }.run(&events);
         });
         let rows = rows.context("failed to start the rows thread")?;

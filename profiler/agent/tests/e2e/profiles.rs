@@ -50,6 +50,9 @@ fn bpf_known_shares_come_back_through_api_pprof_and_page() {
         (times.values().sum::<f64>() >= wanted).then_some(times)
     });
     check_shares("SelectMergeStacktraces", &api, &truth);
+    let request = json!({"name": "event", "matchers": [selector], "start": from, "end": now_ms() + 1_000});
+    let events = pyrite.call("LabelValues", &request)["names"].clone();
+    assert!(events == json!(["cycles"]) || events == json!(["cpu-clock"]), "{events}");
 
     let pprof = export_pprof(&pyrite, &selector, from);
     let file = shares.directory().join("cpu.pb");

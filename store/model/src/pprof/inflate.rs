@@ -39,7 +39,8 @@ mod tests {
     #[test]
     fn bombs_and_rubble_are_errors() {
         let bomb = gzip(&vec![0; 1 << 20]);
-        assert!(bomb.len() < 10_000);
+        // How small it gets depends on which backend of flate2 the build ends up with.
+        assert!(bomb.len() < 50_000);
         assert!(matches!(inflate(&bomb, 1000), Err(PprofError::TooLarge { limit: 1000 })));
         assert!(matches!(inflate(b"12345", 4), Err(PprofError::TooLarge { limit: 4 })));
         assert!(matches!(inflate(&bomb[..50], 1 << 20), Err(PprofError::Gzip { .. })));

@@ -10,5 +10,10 @@ bench/dev/lint.sh
 step 'page: types, units, browser'
 bench/dev/page.sh test
 step 'unit, integration and privileged tests'
-cargo test --workspace --locked
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+cargo test --workspace --locked 2>&1 | tee "$log"
 step 'done'
+# Each test binary closes with a line of its own; this is their sum.
+awk '/^test result:/ { passed += $4; failed += $6; skipped += $8 }
+     END { printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped }' "$log"

@@ -18,19 +18,29 @@ const FUNCTIONS: [&str; 3] = ["seventy", "twenty", "ten"];
 /// High enough for 5,000 samples in a few seconds, and no divisor of anything.
 const FREQUENCY: &str = "997";
 
-/// Each function's share must lie within three standard errors of the share the program measured.
-fn check_shares(reader: &str, seen: &Times, truth: &Times) {
+/// Whether each function's share lies within three standard errors of the share the program measured.
+fn check_shares(seen: &Times, truth: &Times) -> Result<(), String> {
     let of = |times: &Times, name: &str| times.get(name).copied().unwrap_or(0.0);
     let total = |times: &Times| FUNCTIONS.iter().map(|name| of(times, name)).sum::<f64>();
     let samples = total(seen) / 1e9 * FREQUENCY.parse::<f64>().expect("a number");
-    assert!(samples >= 5_000.0, "{reader}: only {samples:.0} samples: {seen:?}");
+    assert!(samples >= 5_000.0, "only {samples:.0} samples: {seen:?}");
     for name in FUNCTIONS {
         let (share, expected) = (of(seen, name) / total(seen), of(truth, name) / total(truth));
-        let standard_error = (expected * (1.0 - expected) / samples).sqrt();
-        assert!(
-            (share - expected).abs() <= 3.0 * standard_error,
-            "{reader}: {name} has {share:.4}, measured {expected:.4} ± {standard_error:.4} over {samples:.0} samples"
-        );
+        let error = (expected * (1.0 - expected) / samples).sqrt();
+        if (share - expected).abs() > 3.0 * error {
+            return Err(format!(
+                "{name} has {share:.4}, measured {expected:.4} ± {error:.4}, {samples:.0} samples"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// A reader must see exactly what the API gave: the same samples.
+fn check_same(reader: &str, seen: &Times, api: &Times) {
+    for name in FUNCTIONS {
+        let (seen, api) = (seen.get(name), api.get(name));
+        assert_eq!(seen, api, "{reader}: {name}");
     }
 }
 
@@ -40,16 +50,19 @@ fn bpf_known_shares_come_back_through_api_pprof_and_page() {
     let shares = Workload::build("shares");
     let pyrite = Pyrite::run(&shares.directory().join("data"), &["--frequency", FREQUENCY]);
     let from = now_ms();
-    let truth = shares.run_shares(Duration::from_secs(7));
     let selector = shares.selector();
-    let wanted: f64 = truth.values().sum::<f64>() * 0.95;
-    let limit = Duration::from_secs(4);
-    let api = eventually("all samples are queryable", limit, || {
-        let values = pyrite.self_values(&selector, Duration::from_mins(1));
-        let times: Times = values.into_iter().map(|(name, value)| (name, value as f64)).collect();
-        (times.values().sum::<f64>() >= wanted).then_some(times)
-    });
-    check_shares("SelectMergeStacktraces", &api, &truth);
+    let mut truth = shares.run_shares(Duration::from_secs(7));
+    let mut api = all_samples(&pyrite, &selector, &truth);
+    // Three functions within three standard errors are off by chance in one run of 150; twice the samples tell chance
+    // from bias.
+    if let Err(first) = check_shares(&api, &truth) {
+        eprintln!("once more, with twice the samples: {first}");
+        for (name, more) in shares.run_shares(Duration::from_secs(7)) {
+            *truth.entry(name).or_default() += more;
+        }
+        api = all_samples(&pyrite, &selector, &truth);
+        check_shares(&api, &truth).expect("the shares that the program measured");
+    }
     let request = json!({"name": "event", "matchers": [selector], "start": from, "end": now_ms() + 1_000});
     let events = pyrite.call("LabelValues", &request)["names"].clone();
     assert!(events == json!(["cycles"]) || events == json!(["cpu-clock"]), "{events}");
@@ -57,9 +70,23 @@ fn bpf_known_shares_come_back_through_api_pprof_and_page() {
     let pprof = export_pprof(&pyrite, &selector, from);
     let file = shares.directory().join("cpu.pb");
     std::fs::write(&file, pprof).expect("written");
-    check_shares("go tool pprof", &read_with_pprof(&file), &truth);
-    check_shares("the page", &read_from_page(&pyrite, &selector), &truth);
+    check_same("go tool pprof", &read_with_pprof(&file), &api);
+    check_same("the page", &read_from_page(&pyrite, &selector), &api);
     assert!(pyrite.terminate().success());
+}
+
+/// Self values once nearly all of the CPU time that the program measured can be queried, and two seconds have passed.
+fn all_samples(pyrite: &Pyrite, selector: &str, truth: &Times) -> Times {
+    let wanted: f64 = truth.values().sum::<f64>() * 0.95;
+    let read = || {
+        let values = pyrite.self_values(selector, Duration::from_mins(1));
+        values.into_iter().map(|(name, value)| (name, value as f64)).collect::<Times>()
+    };
+    eventually("all samples are queryable", Duration::from_secs(4), || {
+        (read().values().sum::<f64>() >= wanted).then_some(())
+    });
+    std::thread::sleep(Duration::from_secs(2));
+    read()
 }
 
 /// `SelectMergeProfile` over Connect with Protobuf, as Grafana calls it.

@@ -8,7 +8,7 @@ use crate::StoreError;
 
 /// Held for as long as this lives; the system frees it when the process ends, however it ends.
 pub(crate) struct DirLock {
-    _file: File,
+    file: File,
 }
 
 impl DirLock {
@@ -32,6 +32,14 @@ impl DirLock {
         let written =
             file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(pid.as_bytes()));
         written.map_err(StoreError::io("write", path))?;
-        Ok(Self { _file: file })
+        Ok(Self { file })
+    }
+}
+
+impl Drop for DirLock {
+    fn drop(&mut self) {
+        // Closing would not do: a child between fork and exec holds the file open too, and with it the lock.
+        // Where this fails, the system frees the lock a moment later.
+        let _ = self.file.unlock();
     }
 }

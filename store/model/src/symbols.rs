@@ -157,6 +157,57 @@ impl Interner<Box<str>> {
     }
 }
 
+/// Stack nodes, each kept once, in order of first appearance.
+///
+/// A node finds its first child beside itself and only further children in the index. Most nodes are the only child of
+/// their parent, and the nodes of a new stack lie side by side, so that below the point where a stack leaves the known
+/// ones no node costs a look into a table much larger than the CPU's caches.
+#[derive(Clone, Debug, Default)]
+struct StackTree {
+    nodes: Vec<StackNode>,
+    /// By node; [`NO_CHILD`] for a leaf.
+    first_children: Vec<StackId>,
+    /// Roots, and children that are not their parent's first.
+    index: HashTable<StackId>,
+    hasher: DefaultHashBuilder,
+}
+
+/// No node has this id as its child, for a parent's id is smaller than the child's.
+const NO_CHILD: StackId = StackId(0);
+
+impl StackTree {
+    fn intern(&mut self, node: StackNode) -> StackId {
+        let Some(parent) = node.parent else { return self.intern_indexed(node) };
+        match self.first_children[parent.index()] {
+            NO_CHILD => {
+                let id = self.push(node);
+                self.first_children[parent.index()] = id;
+                id
+            }
+            first if self.nodes[first.index()].location == node.location => first,
+            _ => self.intern_indexed(node),
+        }
+    }
+
+    fn intern_indexed(&mut self, node: StackNode) -> StackId {
+        let hash = self.hasher.hash_one(node);
+        if let Some(&id) = self.index.find(hash, |&id| self.nodes[id.index()] == node) {
+            return id;
+        }
+        let id = self.push(node);
+        let Self { nodes, index, hasher, .. } = self;
+        index.insert_unique(hash, id, |&id| hasher.hash_one(nodes[id.index()]));
+        id
+    }
+
+    fn push(&mut self, node: StackNode) -> StackId {
+        let id = u32::try_from(self.nodes.len()).expect("a symbol table is bounded far below 2^32 entries");
+        self.nodes.push(node);
+        self.first_children.push(NO_CHILD);
+        StackId(id)
+    }
+}
+
 /// Strings, mappings, functions, locations and stacks, each kept once.
 #[derive(Clone, Debug)]
 pub struct SymbolTable {
@@ -164,7 +215,7 @@ pub struct SymbolTable {
     mappings: Interner<Mapping>,
     functions: Interner<Function>,
     locations: Interner<Location>,
-    stacks: Interner<StackNode>,
+    stacks: StackTree,
 }
 
 impl Default for SymbolTable {
@@ -176,7 +227,7 @@ impl Default for SymbolTable {
             mappings: Interner::default(),
             functions: Interner::default(),
             locations: Interner::default(),
-            stacks: Interner::default(),
+            stacks: StackTree::default(),
         }
     }
 }
@@ -209,7 +260,7 @@ impl SymbolTable {
 
     /// The id of the stack node, added if new.
     pub fn intern_stack_node(&mut self, node: StackNode) -> StackId {
-        StackId(self.stacks.intern(node))
+        self.stacks.intern(node)
     }
 
     /// The id of a whole stack trace given leaf first; `None` for an empty one.
@@ -249,7 +300,7 @@ impl SymbolTable {
 
     /// A stack node by id.
     pub fn stack_node(&self, id: StackId) -> StackNode {
-        self.stacks.items[id.index()]
+        self.stacks.nodes[id.index()]
     }
 
     /// All strings in id order.
@@ -274,7 +325,7 @@ impl SymbolTable {
 
     /// All stack nodes in id order; a parent always comes before its children.
     pub fn stack_nodes(&self) -> &[StackNode] {
-        &self.stacks.items
+        &self.stacks.nodes
     }
 
     /// The locations of a stack trace, leaf first.
@@ -294,7 +345,7 @@ impl SymbolTable {
             mappings: self.mappings.items.len(),
             functions: self.functions.items.len(),
             locations: self.locations.items.len(),
-            stacks: self.stacks.items.len(),
+            stacks: self.stacks.nodes.len(),
         }
     }
 
@@ -365,6 +416,16 @@ mod tests {
         assert_ne!(a, b);
         assert_eq!(names_leaf_first(&table, a), ["leaf", "main"]);
         assert_eq!(stack(&mut table, &["leaf", "main"]), a);
+    }
+
+    #[test]
+    fn every_child_of_a_node_is_found_again() {
+        let mut table = SymbolTable::new();
+        let leaves = ["a", "b", "c"];
+        let first: Vec<StackId> = leaves.iter().map(|leaf| stack(&mut table, &[leaf, "main"])).collect();
+        let again: Vec<StackId> = leaves.iter().map(|leaf| stack(&mut table, &[leaf, "main"])).collect();
+        assert_eq!(first, again);
+        assert_eq!(table.stack_nodes().len(), 1 + leaves.len());
     }
 
     #[test]

@@ -56,8 +56,6 @@ misses! {
     OutsideSegments = "outside_segments",
     /// The address lies in memory without a file behind it: JIT code, a trampoline.
     Anonymous = "anonymous_memory",
-    /// The process exited before its mappings were read.
-    Exited = "exited",
     /// The process's mappings were known and none held the address.
     Unmapped = "unmapped",
     /// The kernel's symbol table is not readable or hides its addresses.

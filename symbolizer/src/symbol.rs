@@ -19,7 +19,7 @@ pub enum Address {
     },
     /// Code of the running kernel, its modules and BPF programs.
     Kernel(Avma),
-    /// Code that no file is known for: [`Miss::Anonymous`], [`Miss::Exited`], [`Miss::Unmapped`], …
+    /// Code that no file is known for: [`Miss::Anonymous`], [`Miss::Unmapped`], …
     Unknown(Miss),
 }
 

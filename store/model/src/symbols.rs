@@ -259,6 +259,9 @@ impl SymbolTable {
     }
 
     /// The id of the stack node, added if new.
+    ///
+    /// # Panics
+    /// Where its parent is not in this table.
     pub fn intern_stack_node(&mut self, node: StackNode) -> StackId {
         self.stacks.intern(node)
     }

@@ -13,6 +13,7 @@ use axum::routing::{MethodRouter, post};
 use flate2::Compression;
 use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
+use http_body_util::LengthLimitError;
 use prost::Message;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -75,8 +76,7 @@ pub(crate) async fn read_body(state: &Shared, body: Body, limit: usize) -> Resul
     }
     let read = tokio::time::timeout(state.limits.body_timeout, to_bytes(body, limit)).await;
     read.map_err(|_elapsed| ApiError::BodyRead)?.map_err(|error| {
-        let too_large =
-            std::error::Error::source(&error).is_some_and(|e| e.to_string().contains("length limit"));
+        let too_large = std::error::Error::source(&error).is_some_and(|cause| cause.is::<LengthLimitError>());
         if too_large { ApiError::TooLarge { limit } } else { ApiError::BodyRead }
     })
 }

@@ -22,11 +22,16 @@ pub(crate) struct Merge {
     by_id: bool,
 }
 
+impl From<StackQuery> for Merge {
+    fn from(stacks: StackQuery) -> Self {
+        Self { stacks, call_site: Vec::new(), by_id: false }
+    }
+}
+
 impl Merge {
     pub(crate) fn new(profile_type: &str, selector: &str, start: i64, end: i64) -> Result<Self, ApiError> {
         let range = window(start, end)?;
-        let stacks = StackQuery { profile_type: profile_type.parse()?, selector: selector.parse()?, range };
-        Ok(Self { stacks, call_site: Vec::new(), by_id: false })
+        Ok(StackQuery { profile_type: profile_type.parse()?, selector: selector.parse()?, range }.into())
     }
 
     pub(crate) fn of(request: &querier::SelectMergeStacktracesRequest) -> Result<Self, ApiError> {

@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::ApiError;
 use crate::attime;
 use crate::connect::pack;
-use crate::profiles::{Merge, double, single};
+use crate::profiles::{double, single};
 use crate::state::{Shared, now};
 use crate::timeline::{Timeline, step_seconds, timeline};
 use crate::window::{max_nodes, window};
@@ -123,9 +123,12 @@ impl Side {
         Ok(Self { profile_type, selector, range })
     }
 
-    fn merge(&self) -> Result<Merge, ApiError> {
-        let (start, end) = (self.range.start.0, self.range.end.0);
-        Merge::new(&self.profile_type.to_string(), &self.selector.to_string(), start, end)
+    fn stacks(&self) -> StackQuery {
+        StackQuery {
+            profile_type: self.profile_type.clone(),
+            selector: self.selector.clone(),
+            range: self.range,
+        }
     }
 }
 
@@ -145,7 +148,7 @@ pub(crate) async fn render(
     if param(&params, "format") == "dot" {
         return Err(ApiError::Unimplemented { what: "format dot".to_owned() });
     }
-    let bearer = single(&state, side.merge()?, nodes).await?;
+    let bearer = single(&state, side.stacks().into(), nodes).await?;
     let mut profile = FlamebearerProfile::new(bearer, &side.profile_type);
     let step_s = step_seconds(side.range);
     // Only the first key names groups, so only by it is grouped: groups of the same name would hide each other.
@@ -184,7 +187,7 @@ pub(crate) async fn render_diff(
             found: format!("{} and {}", left.profile_type, right.profile_type),
         });
     }
-    let bearer = double(&state, (left.merge()?, right.merge()?), nodes(&params)?).await?;
+    let bearer = double(&state, (left.stacks().into(), right.stacks().into()), nodes(&params)?).await?;
     Ok(FlamebearerProfile::new(bearer, &left.profile_type).into_response(&headers))
 }
 

@@ -62,6 +62,10 @@ fn symbols(symbols: &SymbolizerStats, out: &mut Exposition) {
 fn executables(executables: &ExecutablesStats, out: &mut Exposition) {
     out.gauge("pyrite_executables_open", "Executables kept open.", &[], executables.open as f64);
     out.counter("pyrite_executables_opened_total", "Executables opened.", &[], executables.opened as f64);
+    let help = "Mapped files that were open already.";
+    out.counter("pyrite_executables_reused_total", help, &[], executables.reused as f64);
+    let help = "Executables opened anew because they had been changed in place.";
+    out.counter("pyrite_executables_replaced_total", help, &[], executables.replaced as f64);
     let help = "Executables closed to keep the bound.";
     out.counter("pyrite_executables_evicted_total", help, &[], executables.evicted as f64);
     for (miss, count) in Miss::ALL.iter().zip(executables.failed) {
@@ -76,6 +80,10 @@ fn identity(identity: &IdentityStats, out: &mut Exposition) {
     for (miss, count) in ProcessMiss::ALL.iter().zip(identity.process_misses) {
         let help = "Processes that /proc did not tell of, by reason.";
         out.counter("pyrite_identity_process_misses_total", help, &[("reason", miss.name())], count as f64);
+    }
+    for (means, count) in [("cgroup", identity.placed_by_cgroup), ("parent", identity.placed_by_parent)] {
+        let help = "Of those, how many were placed all the same, by what.";
+        out.counter("pyrite_identity_placed_total", help, &[("by", means)], count as f64);
     }
     for (miss, count) in RuntimeMiss::ALL.iter().zip(identity.runtime_misses) {
         let help = "Containers that no runtime named, by reason.";

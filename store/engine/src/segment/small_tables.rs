@@ -19,8 +19,7 @@ const ROW_GROUP_ENTRIES: usize = 64 * 1024;
 /// The symbols that the stacks of a segment need, under the ids they have in it.
 pub(super) struct NumberedSymbols<'a> {
     symbols: &'a SymbolTable,
-    stacks: &'a [u32],
-    stack_ids: Vec<Option<u32>>,
+    stacks: &'a Renumbering,
     stack_rows: &'a [u32],
     locations: Renumbering,
     functions: Renumbering,
@@ -28,15 +27,13 @@ pub(super) struct NumberedSymbols<'a> {
 }
 
 impl<'a> NumberedSymbols<'a> {
-    /// `stacks` lists the stack nodes by their ids in the segment, `stack_rows` is by their ids in `symbols`.
-    pub(super) fn new(symbols: &'a SymbolTable, stacks: &'a [u32], stack_rows: &'a [u32]) -> Self {
+    /// `stacks` numbers the stack nodes, parents included; `stack_rows` is by their ids in `symbols`.
+    pub(super) fn new(symbols: &'a SymbolTable, stacks: &'a Renumbering, stack_rows: &'a [u32]) -> Self {
         let lens = symbols.lens();
-        let mut stack_ids = vec![None; lens.stacks];
         let mut locations = Renumbering::new(lens.locations);
         let mut functions = Renumbering::new(lens.functions);
         let mut mappings = Renumbering::new(lens.mappings);
-        for (&old, new) in stacks.iter().zip(0..) {
-            stack_ids[old as usize] = Some(new);
+        for &old in &stacks.old_of {
             locations.take(Symbols::stack(symbols, old).1);
         }
         for &old in &locations.old_of {
@@ -48,18 +45,19 @@ impl<'a> NumberedSymbols<'a> {
                 mappings.take(mapping);
             }
         }
-        Self { symbols, stacks, stack_ids, stack_rows, locations, functions, mappings }
+        Self { symbols, stacks, stack_rows, locations, functions, mappings }
     }
 
     fn stack_columns(&self, range: Range<usize>) -> Vec<Column> {
-        let nodes = || self.stacks[range.clone()].iter().map(|&old| Symbols::stack(self.symbols, old));
+        let stacks = &self.stacks.old_of[range.clone()];
+        let nodes = || stacks.iter().map(|&old| Symbols::stack(self.symbols, old));
         let rows_of = |&old: &u32| self.stack_rows.get(old as usize).copied().unwrap_or(0);
         let location_id = |old: u32| self.locations.new_of(old);
         vec![
-            Column::U32(range.clone().map(|id| id as u32).collect()),
-            Column::OptionU32(nodes().map(|(parent, _)| self.stack_ids[parent? as usize]).collect()),
+            Column::U32(range.map(|id| id as u32).collect()),
+            Column::OptionU32(nodes().map(|(parent, _)| Some(self.stacks.new_of(parent?))).collect()),
             Column::U32(nodes().map(|(_, location)| location_id(location)).collect()),
-            Column::U32(self.stacks[range].iter().map(rows_of).collect()),
+            Column::U32(stacks.iter().map(rows_of).collect()),
         ]
     }
 
@@ -130,7 +128,7 @@ impl SmallTables<'_> {
             Ok::<_, StoreError>(())
         };
         write(&SERIES, series.len(), &|range| series_columns(&series[range]))?;
-        write(&STACKS, symbols.stacks.len(), &|range| symbols.stack_columns(range))?;
+        write(&STACKS, symbols.stacks.old_of.len(), &|range| symbols.stack_columns(range))?;
         write(&LOCATIONS, symbols.locations.old_of.len(), &|range| symbols.location_columns(range))?;
         write(&FUNCTIONS, symbols.functions.old_of.len(), &|range| symbols.function_columns(range))?;
         write(&MAPPINGS, symbols.mappings.old_of.len(), &|range| symbols.mapping_columns(range))

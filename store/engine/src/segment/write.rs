@@ -50,25 +50,32 @@ pub(crate) struct SegmentOrigin {
 
 /// New ids for the entries of a table, given out in order of first use.
 pub(super) struct Renumbering {
-    new_of: Vec<Option<u32>>,
+    /// [`UNNUMBERED`] where an entry has none: a table of hundreds of thousands of stacks is renumbered at each flush.
+    new_of: Vec<u32>,
     pub(super) old_of: Vec<u32>,
 }
 
+const UNNUMBERED: u32 = u32::MAX;
+
 impl Renumbering {
     pub(super) fn new(len: usize) -> Self {
-        Self { new_of: vec![None; len], old_of: Vec::new() }
+        Self { new_of: vec![UNNUMBERED; len], old_of: Vec::new() }
     }
 
     pub(super) fn take(&mut self, old: u32) -> u32 {
-        *self.new_of[old as usize].get_or_insert_with(|| {
+        let new = &mut self.new_of[old as usize];
+        if *new == UNNUMBERED {
+            *new = self.old_of.len() as u32;
             self.old_of.push(old);
-            self.old_of.len() as u32 - 1
-        })
+        }
+        *new
     }
 
     /// The new id of an entry that has one.
     pub(super) fn new_of(&self, old: u32) -> u32 {
-        self.new_of[old as usize].expect("every entry that is referred to was numbered before")
+        let new = self.new_of[old as usize];
+        assert_ne!(new, UNNUMBERED, "every entry that is referred to was numbered before");
+        new
     }
 }
 
@@ -173,7 +180,7 @@ impl<'a> SegmentWriter<'a> {
         });
         let written: Vec<SegmentSeries> = written.collect();
         let small = SmallTables { files, dir: &temporary };
-        small.write_all(&mut tables, &written, &NumberedSymbols::new(symbols, &stacks.old_of, stack_rows))?;
+        small.write_all(&mut tables, &written, &NumberedSymbols::new(symbols, &stacks, stack_rows))?;
         let range =
             written.iter().map(|s| s.range).reduce(|a, b| widen(Some(widen(Some(a), b.start)), b.end));
         let range = range.ok_or_else(|| StoreError::corrupt(&temporary, "a segment without rows"))?;

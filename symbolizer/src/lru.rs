@@ -18,12 +18,14 @@ pub(crate) struct Lru<K, V> {
     limit: usize,
     weight: usize,
     clock: u64,
+    /// The clock at the last sweep.
+    swept: u64,
     evictions: u64,
 }
 
 impl<K: Hash + Eq + Clone, V> Lru<K, V> {
     pub(crate) fn new(limit: usize) -> Self {
-        Self { slots: HashMap::new(), limit, weight: 0, clock: 0, evictions: 0 }
+        Self { slots: HashMap::new(), limit, weight: 0, clock: 0, swept: 0, evictions: 0 }
     }
 
     /// The value of `key`, which counts as a use.
@@ -59,6 +61,17 @@ impl<K: Hash + Eq + Clone, V> Lru<K, V> {
         let slot = self.slots.remove(key)?;
         self.weight -= slot.weight;
         Some(slot.value)
+    }
+
+    /// Forgets what was not used since the last sweep.
+    pub(crate) fn sweep(&mut self) {
+        let (swept, weight) = (self.swept, &mut self.weight);
+        self.slots.retain(|_, slot| {
+            let used = slot.last_use > swept;
+            *weight -= if used { 0 } else { slot.weight };
+            used
+        });
+        self.swept = self.clock;
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -112,6 +125,20 @@ mod tests {
         assert_eq!(lru.insert("huge", 2, 11), [2]);
         assert_eq!(lru.insert("small", 3, 11), [1, 3]);
         assert_eq!((lru.len(), lru.weight()), (0, 0));
+    }
+
+    #[test]
+    fn a_sweep_forgets_what_was_not_used_since_the_one_before() {
+        let mut lru = Lru::new(10);
+        lru.insert("used", 1, 4);
+        lru.insert("idle", 2, 5);
+        lru.sweep();
+        assert_eq!(lru.get(&"used"), Some(&1));
+        assert_eq!(lru.len(), 2);
+        lru.sweep();
+        assert_eq!(lru.get(&"used"), Some(&1));
+        assert_eq!(lru.get(&"idle"), None);
+        assert_eq!(lru.weight(), 4);
     }
 
     #[test]

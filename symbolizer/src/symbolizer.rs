@@ -1,6 +1,7 @@
 //! Addresses to names: cache first, then file by file, so that one file's symbols are read once per batch.
 //!
-//! Memory: the symbol cache and the symbol indexes each have a bound in bytes; the kernel's table is about 4 MB.
+//! Memory: the symbol cache and the symbol indexes each have a bound in bytes; the kernel's table is about 4 MB. Indexes
+//! that no batch has used for a while go early: they are large, and programs that ran once would hold theirs for ever.
 
 use std::sync::Arc;
 
@@ -17,6 +18,8 @@ use crate::symtab::SymbolIndex;
 
 /// Key, slot and reference counts of a cached symbol beside the symbol itself.
 const ENTRY_BYTES: usize = 96;
+/// Batches between two sweeps of the indexes: a minute or two of a daemon that resolves once a second.
+const SWEEP_EVERY: u32 = 60;
 /// What it costs to remember that a file has no symbols.
 const MISS_BYTES: usize = 128;
 
@@ -62,6 +65,8 @@ pub struct Symbolizer {
     cache: Lru<Key, Arc<Symbol>>,
     indexes: Lru<u64, Result<Arc<SymbolIndex>, Miss>>,
     max_index_bytes: usize,
+    /// Batches since the indexes were swept.
+    unswept: u32,
     kernel: Kernel,
     debug_info: Option<DebugInfo>,
     stats: SymbolizerStats,
@@ -80,6 +85,7 @@ impl Symbolizer {
             cache: Lru::new(config.cache_bytes),
             indexes: Lru::new(config.index_bytes),
             max_index_bytes: config.index_bytes,
+            unswept: 0,
             kernel: Kernel::default(),
             debug_info: config.debug_info.then(DebugInfo::default),
             stats: SymbolizerStats::default(),
@@ -88,6 +94,11 @@ impl Symbolizer {
 
     /// One symbol for each address, in the same order. Large batches are cheaper: each file is visited once.
     pub fn resolve(&mut self, addresses: &[Address]) -> Vec<Arc<Symbol>> {
+        self.unswept += 1;
+        if self.unswept == SWEEP_EVERY {
+            self.unswept = 0;
+            self.indexes.sweep();
+        }
         // Stands in for addresses in files until their file's turn comes.
         let pending = Arc::new(Symbol::missing(&Address::Unknown(Miss::Unmapped), Miss::Unmapped));
         let mut symbols: Vec<Arc<Symbol>> = Vec::with_capacity(addresses.len());

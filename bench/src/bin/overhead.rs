@@ -36,7 +36,7 @@ const MIX_PROCESSES: usize = 200;
 
 #[derive(Parser)]
 struct Args {
-    /// Which load to put on the node; all of them in turn unless named.
+    /// Which load to put on the node; the first three in turn unless named.
     #[arg(long, value_enum)]
     load: Option<Load>,
     /// How long to measure each load after the warm-up.
@@ -61,6 +61,8 @@ enum Load {
     NoFramePointers,
     /// 200 processes that share the CPUs.
     Mix,
+    /// The other three at once: half an hour shows for all of them whether memory grows.
+    Together,
 }
 
 /// Kills what it started when it goes out of scope.
@@ -169,9 +171,17 @@ fn mean(mb: &[f64]) -> f64 {
 }
 
 fn start_load(load: Load, scratch: &Path) -> Result<Running> {
+    let mut running = Running(Vec::new());
+    if load == Load::Together {
+        for each in [Load::FramePointers, Load::NoFramePointers, Load::Mix] {
+            running.0.append(&mut start_load(each, scratch)?.0);
+        }
+        return Ok(running);
+    }
     let frame_pointers =
         if load == Load::NoFramePointers { "-fomit-frame-pointer" } else { "-fno-omit-frame-pointer" };
-    let program = scratch.join("busy");
+    // One for each load: a program that runs cannot be written anew.
+    let program = scratch.join(format!("busy-{load:?}"));
     let built = Command::new("cc")
         .args(["-O2", "-g", frame_pointers, "-pthread", "-o"])
         .arg(&program)
@@ -182,9 +192,8 @@ fn start_load(load: Load, scratch: &Path) -> Result<Running> {
     let cpus = thread::available_parallelism()?.get();
     let (processes, threads, duty) = match load {
         Load::Mix => (MIX_PROCESSES, 1, (cpus * 100 / MIX_PROCESSES).max(1)),
-        Load::FramePointers | Load::NoFramePointers => (1, cpus, 100),
+        Load::FramePointers | Load::NoFramePointers | Load::Together => (1, cpus, 100),
     };
-    let mut running = Running(Vec::new());
     for _ in 0..processes {
         let child =
             Command::new(&program).args([threads.to_string(), duty.to_string(), "26".into()]).spawn()?;

@@ -76,7 +76,8 @@ pub(crate) async fn read_body(state: &Shared, body: Body, limit: usize) -> Resul
     }
     let read = tokio::time::timeout(state.limits.body_timeout, to_bytes(body, limit)).await;
     read.map_err(|_elapsed| ApiError::BodyRead)?.map_err(|error| {
-        let too_large = std::error::Error::source(&error).is_some_and(|cause| cause.is::<LengthLimitError>());
+        let too_large =
+            std::error::Error::source(&error).is_some_and(<dyn std::error::Error>::is::<LengthLimitError>);
         if too_large { ApiError::TooLarge { limit } } else { ApiError::BodyRead }
     })
 }

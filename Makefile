@@ -42,6 +42,23 @@ bench: build ## the overhead harness; see bench/README.md for the others
 bench-hot: deps-build page ## CPU time of each hot path, each result asserted (ARGS="push flame" chooses)
 	cargo bench --locked --package pyrite-bench --bench hot -- $(ARGS)
 
+.PHONY: kernels
+kernels: deps-kernels build ## Debian's 5.10, 6.1 and 6.12 kernels under QEMU, and the running one (ARGS="6.1 hotplug" chooses)
+	@bench/dev/as-root.sh bench/kernels/run.sh $(ARGS)
+
+.PHONY: fuzz
+fuzz: deps-fuzz ## every parser on mutated input, each for a minute (ARGS="--seconds 600 elf maps" chooses)
+	@fuzz/run.sh $(ARGS)
+
+.PHONY: bench-unwind
+bench-unwind: deps-build page ## unwind tables: CPU time and memory of each, and large executables against gimli
+	cargo bench --locked --package pyrite-bench --bench hot -- unwind
+	cargo test --release --locked --package pyrite-unwind --test it -- --ignored --nocapture
+
+.PHONY: accuracy
+accuracy: deps-build deps-accuracy page ## how often stacks are right, by an independent judge (ARGS="--seconds 5 chain go" chooses)
+	@bench/dev/as-root.sh $$(command -v cargo) bench --locked --package pyrite-bench --bench accuracy -- $(ARGS)
+
 .PHONY: install
 install: build ## put the binary and the systemd unit in place
 	install -D -m 0755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/pyrite
@@ -52,6 +69,17 @@ install: build ## put the binary and the systemd unit in place
 .PHONY: deps-build
 deps-build:
 	@bench/dev/packages.sh build
+
+.PHONY: deps-kernels
+deps-kernels:
+	@bench/dev/packages.sh build kernels
+
+.PHONY: deps-fuzz
+deps-fuzz:
+	@bench/dev/packages.sh build fuzz
+.PHONY: deps-accuracy
+deps-accuracy:
+	@bench/dev/packages.sh accuracy
 
 .PHONY: deps-test
 deps-test:

@@ -89,7 +89,7 @@ fn target() -> Result<Target> {
 fn compile(clang: &str, target: &Target, object: &Path) -> Result<()> {
     let output = Command::new(clang)
         .args(["-target", "bpf", "-mcpu=v3", "-O2", "-g", "-std=gnu11", "-Wall", "-Wextra", "-Werror"])
-        .args([target.define, "-Iinclude", "-isystem"])
+        .args([target.define, "-Iinclude", "-Iprog", "-isystem"])
         .arg(&target.include)
         .args(["-c", "prog/sampler.bpf.c", "-o"])
         .arg(object)

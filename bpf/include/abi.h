@@ -2,12 +2,20 @@
  *
  * A sample record in the ring buffer:
  *
- *   struct pyrite_sample_header | kernel_frames x u64, leaf first | user_frames x u64, leaf first
+ *   struct pyrite_sample_header
+ *   kernel_frames x u64, leaf first
+ *   user_frames x u64, leaf first
+ *   where flag PYRITE_SAMPLE_STACK_COPY is set: struct pyrite_stack_copy, then its `bytes` bytes of stack from `sp` on
+ *
+ * A user stack that the program could not finish carries a copy of the registers and of the top of the stack as they were
+ * at the frame where it stopped; user space goes on from there by the same rules.
  */
 #ifndef PYRITE_ABI_H
 #define PYRITE_ABI_H
 
 #include <linux/types.h>
+
+#include "unwind.h"
 
 #pragma clang diagnostic push
 #pragma clang diagnostic error "-Wpadded"
@@ -27,7 +35,20 @@ enum pyrite_stack {
 enum {
 	PYRITE_COMM_BYTES = 16,
 	/* One below a power of two, so that a mask bounds the count for the verifier. The kernel's own limit is 127. */
-	PYRITE_MAX_FRAMES = 127,
+	PYRITE_MAX_KERNEL_FRAMES = 127,
+	PYRITE_MAX_USER_FRAMES = 1023,
+	/* Most that is copied of a stack; whole pages but for the first. */
+	PYRITE_MAX_COPY_BYTES = 16384,
+	/* DWARF registers 0 to 15 of x86_64; x0 to x30 and sp of aarch64. */
+	PYRITE_X86_64_REGISTERS = 16,
+	PYRITE_AARCH64_REGISTERS = 32,
+};
+
+/* The kinds of programs that walk stacks. A tick may interrupt the other, so each has memory of its own on every CPU. */
+enum pyrite_context {
+	PYRITE_CONTEXT_TICK,
+	PYRITE_CONTEXT_SWITCH,
+	PYRITE_CONTEXTS
 };
 
 /* First word of every record: which struct follows. */
@@ -37,6 +58,21 @@ enum pyrite_sample_flag {
 	PYRITE_SAMPLE_KERNEL_THREAD = 1,
 	/* The tick interrupted user mode: the first user frame is the exact instruction. */
 	PYRITE_SAMPLE_USER_MODE = 2,
+	PYRITE_SAMPLE_STACK_COPY = 4,
+	/* The process was met with the mappings of its parent, of which it is a fork that has not yet called exec. */
+	PYRITE_SAMPLE_PARENT_MAPPINGS = 8,
+};
+
+/* Where the walk stopped. */
+struct pyrite_stack_copy {
+	/* Valid: sp, ip, fp and, on aarch64, lr; where `all_registers` is set, all. By DWARF number. */
+	__u64 registers[PYRITE_AARCH64_REGISTERS];
+	__u64 ip;
+	/* How many of the record's user frames were found before this state: its own frame is the next one. */
+	__u16 frames_before;
+	__u8 all_registers;
+	__u8 reserved[5];
+	__u64 bytes;
 };
 
 struct pyrite_sample_header {
@@ -55,6 +91,11 @@ struct pyrite_sample_header {
 	__u8 user_stack; /* enum pyrite_stack */
 	__u8 flags; /* enum pyrite_sample_flag */
 	__u8 reserved;
+	/* How many of the user frames were found by the frame pointer for want of unwind information. */
+	__u16 frame_pointer_frames;
+	__u16 reserved2;
+	/* Of the mapping set that the user stack was walked by; 0 where the process was not known. */
+	__u32 generation;
 	__u8 comm[PYRITE_COMM_BYTES];
 };
 
@@ -64,13 +105,20 @@ struct pyrite_config {
 	__u64 ring_wakeup_bytes;
 	/* Length of one tick where the sampling clock is a timer; 0 where its rate adapts. */
 	__u64 period_ns;
+	/* Bits of a code address that are no part of it on aarch64 (pointer authentication); 0 on x86_64. */
+	__u64 address_tag_mask;
+	/* Stacks copied per second and CPU at most. */
+	__u32 copies_per_second;
+	/* For the accuracy harness: 1 has the kernel write its own sample of the same tick as well, where the event has a ring
+	 * for it. */
+	__u32 perf_samples;
 };
 
 /* One per CPU. */
 struct pyrite_cpu {
 	__u64 ticks[PYRITE_TICK_COUNT];
-	/* Time the event had run when its last tick came; starts again from 0 when the event is opened anew. */
-	__u64 last_running_ns;
+	/* When the last tick came; 0 before the first. */
+	__u64 last_tick_boot_ns;
 };
 
 #pragma clang diagnostic pop

@@ -7,17 +7,40 @@
 
 #include <linux/types.h>
 
+#ifndef PYRITE_HOST
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+#endif
+
+struct mm_struct {
+	/* One open file for a process and its forks; another after every exec. */
+	void *exe_file;
+};
 
 struct task_struct {
 	unsigned int flags;
+	int tgid;
+	void *stack;
+	struct mm_struct *mm;
 	struct task_struct *group_leader;
+	struct task_struct *real_parent;
 	__u64 start_boottime;
 };
 
-#pragma clang attribute pop
+/* Only its size is asked for. */
+struct pt_regs {
+	unsigned long words[1];
+};
 
-/* task_struct.flags: include/linux/sched.h, the same bit since 2.6. */
+#ifndef PYRITE_HOST
+#pragma clang attribute pop
+#endif
+
+/* Helpers that the oldest kernel does not have. */
+enum bpf_func_id___newer { BPF_FUNC_get_current_task_btf___here = 158, BPF_FUNC_task_pt_regs___here = 175 };
+
+/* task_struct.flags: include/linux/sched.h, the same bits since 2.6. */
+#define PF_EXITING 0x00000004
+#define PF_FORKNOEXEC 0x00000040
 #define PF_KTHREAD 0x00200000
 
 #endif

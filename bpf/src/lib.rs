@@ -40,17 +40,30 @@ pub fn object() -> &'static [u8] {
 pub fn config_bytes(config: &abi::pyrite_config) -> [u8; size_of::<abi::pyrite_config>()] {
     let mut bytes = [0; size_of::<abi::pyrite_config>()];
     bytes[..8].copy_from_slice(&config.ring_wakeup_bytes.to_ne_bytes());
-    bytes[8..].copy_from_slice(&config.period_ns.to_ne_bytes());
+    bytes[8..16].copy_from_slice(&config.period_ns.to_ne_bytes());
+    bytes[16..24].copy_from_slice(&config.address_tag_mask.to_ne_bytes());
+    bytes[24..28].copy_from_slice(&config.copies_per_second.to_ne_bytes());
+    bytes[28..].copy_from_slice(&config.perf_samples.to_ne_bytes());
     bytes
 }
 
-// The sample header is decoded by offset; a change of layout shall be a decision, not an accident.
+// Records are decoded by offset and tables written by it; a change of layout shall be a decision, not an accident.
 const _: () = {
-    use abi::pyrite_sample_header as Header;
-    assert!(size_of::<Header>() == 64);
+    use abi::{pyrite_sample_header as Header, pyrite_stack_copy as Copy};
+    assert!(size_of::<Header>() == 72);
     assert!(std::mem::offset_of!(Header, time_boot_ns) == 8);
     assert!(std::mem::offset_of!(Header, tgid) == 32);
-    assert!(std::mem::offset_of!(Header, comm) == 48);
+    assert!(std::mem::offset_of!(Header, generation) == 52);
+    assert!(std::mem::offset_of!(Header, comm) == 56);
+    assert!(size_of::<Copy>() == 280);
+    assert!(std::mem::offset_of!(Copy, ip) == 256);
+    assert!(std::mem::offset_of!(Copy, bytes) == 272);
+    assert!(size_of::<abi::pyrite_row>() == 4);
+    assert!(size_of::<abi::pyrite_node_entry>() == 8);
+    assert!(size_of::<abi::pyrite_rule>() == 16);
+    assert!(size_of::<abi::pyrite_executable>() == 16);
+    assert!(size_of::<abi::pyrite_mapping>() == 32);
+    assert!(size_of::<abi::pyrite_process>() == 24);
     assert!(TickFate::COUNT == abi::PYRITE_TICK_COUNT as usize);
     assert!(StackOutcome::COUNT == abi::PYRITE_STACK_COUNT as usize);
 };
@@ -69,10 +82,19 @@ mod tests {
 
     #[test]
     fn config_bytes_follow_the_generated_layout() {
-        let bytes = config_bytes(&abi::pyrite_config { ring_wakeup_bytes: 1, period_ns: 2 });
-        let at = std::mem::offset_of!(abi::pyrite_config, period_ns);
-        assert_eq!(bytes[at], 2);
+        let config = abi::pyrite_config {
+            ring_wakeup_bytes: 1,
+            period_ns: 2,
+            address_tag_mask: 3,
+            copies_per_second: 4,
+            perf_samples: 5,
+        };
+        let bytes = config_bytes(&config);
         assert_eq!(bytes[std::mem::offset_of!(abi::pyrite_config, ring_wakeup_bytes)], 1);
+        assert_eq!(bytes[std::mem::offset_of!(abi::pyrite_config, period_ns)], 2);
+        assert_eq!(bytes[std::mem::offset_of!(abi::pyrite_config, address_tag_mask)], 3);
+        assert_eq!(bytes[std::mem::offset_of!(abi::pyrite_config, copies_per_second)], 4);
+        assert_eq!(bytes[std::mem::offset_of!(abi::pyrite_config, perf_samples)], 5);
     }
 
     #[test]
@@ -80,8 +102,9 @@ mod tests {
         assert_eq!(TickFate::RingFull as u32, abi::PYRITE_TICK_RING_FULL);
         assert_eq!(TickFate::MissedLate as u32, abi::PYRITE_TICK_MISSED_LATE);
         assert_eq!(StackOutcome::Fault as u32, abi::PYRITE_STACK_FAULT);
-        assert_eq!(StackOutcome::from_code(3), Some(StackOutcome::Fault));
-        assert_eq!(StackOutcome::from_code(4), None);
+        assert_eq!(StackOutcome::StaleMapping as u32, abi::PYRITE_STACK_STALE_MAPPING);
+        assert_eq!(StackOutcome::from_code(4), Some(StackOutcome::Fault));
+        assert_eq!(StackOutcome::from_code(StackOutcome::COUNT as u8), None);
     }
 
     #[test]

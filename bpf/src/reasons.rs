@@ -36,3 +36,10 @@ macro_rules! reasons {
 }
 
 include!(concat!(env!("OUT_DIR"), "/reasons.rs"));
+
+impl StackOutcome {
+    /// Whether the walk came to where the stack is known to end, or there was none to walk.
+    pub fn is_known_end(self) -> bool {
+        matches!(self, Self::Absent | Self::Complete | Self::ChainEnd)
+    }
+}

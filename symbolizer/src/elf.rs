@@ -9,6 +9,8 @@
 //! ELF32         28      32       42        44        46        48        50       (52 bytes)
 //! ```
 
+use pyrite_model::FileOffset;
+
 use crate::image::Image;
 use crate::miss::Miss;
 
@@ -29,7 +31,7 @@ const NT_GNU_BUILD_ID: u32 = 3;
 const NT_GO_BUILD_ID: u32 = 4;
 
 /// An address as the ELF file itself states it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Svma(pub(crate) u64);
 
 /// 32 or 64 bit: the two layouts an ELF file can have.
@@ -40,12 +42,34 @@ pub(crate) enum Class {
 }
 
 /// A loadable segment.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Segment {
-    offset: u64,
-    svma: Svma,
-    file_bytes: u64,
-    executable: bool,
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Segment {
+    pub(crate) offset: u64,
+    pub(crate) svma: Svma,
+    pub(crate) file_bytes: u64,
+    pub(crate) executable: bool,
+}
+
+impl Segment {
+    /// Where it begins in the file.
+    pub fn offset(&self) -> FileOffset {
+        FileOffset(self.offset)
+    }
+
+    /// Where it begins in memory, as the file states it.
+    pub fn svma(&self) -> u64 {
+        self.svma.0
+    }
+
+    /// How many bytes of it are in the file.
+    pub fn file_bytes(&self) -> u64 {
+        self.file_bytes
+    }
+
+    /// Whether it holds code.
+    pub fn is_executable(&self) -> bool {
+        self.executable
+    }
 }
 
 /// A symbol table and the strings that name its entries.

@@ -1,6 +1,7 @@
 //! One executable: what identifies it and the open file that answers for it after its processes are gone.
 
 use std::fmt::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use pyrite_model::FileOffset;
 use sha2::{Digest, Sha256};
 
-use crate::elf::ElfLayout;
+use crate::elf::{ElfLayout, Segment};
 use crate::image::{Image, Version};
 use crate::miss::Miss;
 
@@ -38,7 +39,7 @@ impl ExecutableId {
         Self(hex.into())
     }
 
-    fn of(image: &Image, layout: &ElfLayout, bytes: u64) -> Result<Self, Miss> {
+    pub(crate) fn of(image: &Image, layout: &ElfLayout, bytes: u64) -> Result<Self, Miss> {
         if let Some(id) = &layout.gnu_build_id {
             return Ok(Self::from_bytes(id));
         }
@@ -72,6 +73,40 @@ pub struct Executable {
     pub(crate) serial: u64,
     last_use: AtomicU64,
     contents: Mutex<Result<Arc<Contents>, Miss>>,
+}
+
+/// The contents of an executable.
+#[derive(Clone, Debug)]
+pub struct ExecutableReader(Arc<Contents>);
+
+impl ExecutableReader {
+    /// Fills `buf` from `offset` and says how much there was: less than asked for only at the end.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn read_at(&self, offset: FileOffset, buf: &mut [u8]) -> io::Result<usize> {
+        self.0.image.read_into(offset.0, buf)
+    }
+
+    /// How many bytes there were when it was opened.
+    pub fn bytes(&self) -> u64 {
+        self.0.version.bytes
+    }
+
+    /// When the file was last changed: seconds and nanoseconds since 1970.
+    pub fn modified(&self) -> (i64, i64) {
+        self.0.version.modified
+    }
+
+    /// Whether the executable names its own contents, so that equal ids mean equal contents.
+    pub fn has_build_id(&self) -> bool {
+        self.0.layout.gnu_build_id.is_some() || self.0.layout.go_build_id.is_some()
+    }
+
+    /// Its loadable segments.
+    pub fn segments(&self) -> &[Segment] {
+        &self.0.layout.segments
+    }
 }
 
 /// What an open executable holds.
@@ -143,6 +178,14 @@ impl Executable {
     /// The address the file itself states for the byte at `offset`: what unwind tables and symbols are written in.
     pub fn svma(&self, offset: FileOffset) -> Option<u64> {
         Some(self.lock().as_ref().ok()?.layout.svma_of(offset.0)?.0)
+    }
+
+    /// The file's contents, readable for as long as the reader lives, whatever the registry closes meanwhile.
+    ///
+    /// # Errors
+    /// Why the file cannot be read.
+    pub fn reader(&self) -> Result<ExecutableReader, Miss> {
+        Ok(ExecutableReader(self.contents()?))
     }
 
     /// The file's basename and `offset`, the convention for code without a name: `[libfoo.so+0x1234]`.

@@ -20,7 +20,7 @@ pub(crate) enum Image {
 pub(crate) struct Version {
     pub(crate) bytes: u64,
     /// Seconds and nanoseconds.
-    modified: (i64, i64),
+    pub(crate) modified: (i64, i64),
 }
 
 impl Image {
@@ -50,9 +50,9 @@ impl Image {
     }
 
     /// Fills `buf` from `offset` and says how much there was.
-    pub(crate) fn read_into(&self, offset: u64, buf: &mut [u8]) -> Result<usize, Miss> {
+    pub(crate) fn read_into(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
         match self {
-            Self::File(file) => read_file(file, offset, buf).map_err(Miss::from),
+            Self::File(file) => read_file(file, offset, buf),
             Self::Memory(bytes) => {
                 let rest = usize::try_from(offset).ok().and_then(|at| bytes.get(at..)).unwrap_or_default();
                 let len = rest.len().min(buf.len());

@@ -12,6 +12,8 @@
 mod debug_info;
 mod elf;
 mod executable;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod image;
 mod kernel;
 mod lru;
@@ -22,7 +24,8 @@ mod symbol;
 mod symbolizer;
 mod symtab;
 
-pub use executable::{Executable, ExecutableId, ExecutableRef};
+pub use elf::Segment;
+pub use executable::{Executable, ExecutableId, ExecutableReader, ExecutableRef};
 pub use miss::Miss;
 pub use registry::{Executables, ExecutablesStats};
 pub use symbol::{Address, Frame, Symbol};

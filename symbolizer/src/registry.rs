@@ -1,13 +1,15 @@
 //! The executables of this node's processes, kept open so that code of a process that has exited still has names.
 //!
 //! Bounded by the number of open files. A file is opened only after `O_PATH` has shown that it is a regular one: opening
-//! a FIFO would block and opening a device can act on it.
+//! a FIFO would block and opening a device can act on it. Whoever needs files shares one registry, so that each is opened
+//! once; its lock is never held while a file is opened or read.
 
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hashbrown::HashMap;
 use pyrite_model::FileKey;
@@ -34,16 +36,22 @@ pub struct ExecutablesStats {
 }
 
 /// The registry.
+#[derive(Debug)]
 pub struct Executables {
-    by_key: HashMap<FileKey, ExecutableRef>,
     limit: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    by_key: HashMap<FileKey, ExecutableRef>,
     stats: ExecutablesStats,
 }
 
 impl Executables {
     /// A registry that keeps at most `limit` files open.
     pub fn new(limit: usize) -> Self {
-        Self { by_key: HashMap::new(), limit: limit.max(1), stats: ExecutablesStats::default() }
+        Self { limit: limit.max(1), state: Mutex::default() }
     }
 
     /// The executable that `key` names, opened through the first of `candidates` that is that very file.
@@ -51,22 +59,32 @@ impl Executables {
     /// `name` is the path as the process sees it and is only shown. Good candidates are `/proc/PID/map_files/A-B`, which
     /// needs `CAP_SYS_ADMIN` or `CAP_CHECKPOINT_RESTORE`, and `/proc/PID/root/PATH`. A file that cannot be had gives a
     /// handle whose [`Executable::miss`] says why; it is tried again on the next call.
-    pub fn open(&mut self, key: FileKey, name: &Path, candidates: &[PathBuf]) -> ExecutableRef {
-        if let Some(known) = self.by_key.get(&key) {
+    pub fn open(&self, key: FileKey, name: &Path, candidates: &[PathBuf]) -> ExecutableRef {
+        let known = self.lock().by_key.get(&key).cloned();
+        if let Some(known) = known {
             if known.contents().and_then(|contents| contents.check_unchanged()).is_ok() {
-                self.stats.reused += 1;
-                return Arc::clone(known);
+                self.lock().stats.reused += 1;
+                return known;
             }
-            self.stats.replaced += 1;
-            self.by_key.remove(&key);
+            let mut state = self.lock();
+            state.stats.replaced += 1;
+            // Another thread may have replaced it already.
+            if state.by_key.get(&key).is_some_and(|kept| Arc::ptr_eq(kept, &known)) {
+                state.by_key.remove(&key);
+            }
         }
-        let executable = Arc::new(Executable::new(name, open_first(key, candidates)));
+        let executable = Arc::new(Executable::new(name, open_first(key, name, candidates)));
+        let mut state = self.lock();
         if let Some(miss) = executable.miss() {
-            self.stats.failed[miss.index()] += 1;
-        } else {
-            self.stats.opened += 1;
-            self.keep(key, &executable);
+            state.stats.failed[miss.index()] += 1;
+            return executable;
         }
+        if let Some(first) = state.by_key.get(&key) {
+            // Another thread was faster; what it opened is used already.
+            return Arc::clone(first);
+        }
+        state.stats.opened += 1;
+        state.keep(key, &executable, self.limit);
         executable
     }
 
@@ -77,14 +95,21 @@ impl Executables {
 
     /// Counters and gauges.
     pub fn stats(&self) -> ExecutablesStats {
-        ExecutablesStats { open: self.by_key.len(), ..self.stats }
+        let state = self.lock();
+        ExecutablesStats { open: state.by_key.len(), ..state.stats }
     }
 
-    fn keep(&mut self, key: FileKey, executable: &ExecutableRef) {
-        if self.by_key.len() >= self.limit {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn keep(&mut self, key: FileKey, executable: &ExecutableRef, limit: usize) {
+        if self.by_key.len() >= limit {
             let mut by_age: Vec<_> = self.by_key.iter().map(|(key, e)| (e.last_use(), *key)).collect();
             by_age.sort_unstable_by_key(|(last_use, _)| *last_use);
-            for (_, key) in by_age.iter().take((self.limit / 8).max(1)) {
+            for (_, key) in by_age.iter().take((limit / 8).max(1)) {
                 if let Some(old) = self.by_key.remove(key) {
                     old.close();
                     self.stats.evicted += 1;
@@ -95,10 +120,10 @@ impl Executables {
     }
 }
 
-fn open_first(key: FileKey, candidates: &[PathBuf]) -> Result<Image, Miss> {
+fn open_first(key: FileKey, name: &Path, candidates: &[PathBuf]) -> Result<Image, Miss> {
     let mut miss = Miss::NotFound;
     for path in candidates {
-        match open_verified(key, path) {
+        match open_verified(key, name, path) {
             Ok(file) => return Ok(Image::File(file)),
             // A later candidate that does not exist says less than an earlier one that could not be read.
             Err(Miss::NotFound) => {}
@@ -108,25 +133,44 @@ fn open_first(key: FileKey, candidates: &[PathBuf]) -> Result<Image, Miss> {
     Err(miss)
 }
 
-fn open_verified(key: FileKey, path: &Path) -> Result<File, Miss> {
+fn open_verified(key: FileKey, name: &Path, path: &Path) -> Result<File, Miss> {
     let handle = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(path)?;
     let meta = handle.metadata()?;
     if !meta.is_file() {
         return Err(Miss::NotRegular);
     }
-    if !is_kernel_link(path) && !is_same_file(key, meta.dev(), meta.ino()) {
+    let is_same = is_same_file(key, meta.dev(), meta.ino())
+        || (is_kernel_link(path) && !is_other_file(key, meta.dev(), meta.ino()) && leads_to(path, name));
+    if !is_same {
         return Err(Miss::OtherFile);
     }
     let through_handle = format!("/proc/self/fd/{}", handle.as_raw_fd());
     Ok(OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(through_handle)?)
 }
 
-/// `/proc/PID/exe` and `/proc/PID/map_files/*` lead to the mapped file itself, not to whatever now has its name.
+/// `/proc/PID/exe` and `/proc/PID/map_files/*` lead to the mapped file itself, not to whatever now has its name. On
+/// stacked file systems its numbers may be others than those of the mapping.
 fn is_kernel_link(path: &Path) -> bool {
     let mut parts = path.iter().skip(1).map(|part| part.to_str().unwrap_or_default());
     let in_proc = parts.next() == Some("proc")
         && parts.next().is_some_and(|pid| pid == "self" || pid.bytes().all(|b| b.is_ascii_digit()));
     in_proc && matches!((parts.next(), parts.next()), (Some("exe"), None) | (Some("map_files"), Some(_)))
+}
+
+/// Whether a kernel link still leads to the file of that name: the process may have called exec meanwhile, and programs
+/// that are not position independent are all mapped at the same addresses. The name may lack the path to the root of the
+/// process, or the note that the file has been deleted.
+fn leads_to(link: &Path, name: &Path) -> bool {
+    const DELETED: &[u8] = b" (deleted)";
+    let target = std::fs::read_link(link).unwrap_or_default();
+    let [target, name] = [target.as_os_str(), name.as_os_str()].map(OsStrExt::as_bytes);
+    let [target, name] = [target, name].map(|path| path.strip_suffix(DELETED).unwrap_or(path));
+    !name.is_empty() && target.ends_with(name)
+}
+
+/// Whether the numbers say for certain that this is another file: the same device, but another inode.
+fn is_other_file(key: FileKey, dev: u64, inode: u64) -> bool {
+    (libc::major(dev), libc::minor(dev)) == (key.dev_major, key.dev_minor) && inode != key.inode
 }
 
 fn is_same_file(key: FileKey, dev: u64, inode: u64) -> bool {

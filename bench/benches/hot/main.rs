@@ -13,6 +13,7 @@ mod harness;
 mod push;
 mod sampling;
 mod store;
+mod unwind;
 
 use anyhow::{Result, ensure};
 
@@ -24,9 +25,10 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 type Bench = fn(&mut Report) -> Result<()>;
 
-const BENCHES: [(&str, Bench); 9] = [
+const BENCHES: [(&str, Bench); 10] = [
     ("sampling", sampling::records_to_counted_stacks),
     ("rows", sampling::counted_stacks_to_named_rows),
+    ("unwind", unwind::tables_of_executables),
     ("append", store::append_and_flush),
     ("query", store::query_an_hour),
     ("pprof", flame::decode_pprof),

@@ -1,5 +1,6 @@
 //! The agent's own work per sample: ring bytes to counted stacks, counted stacks to named rows.
 
+use std::collections::HashMap;
 use std::mem::offset_of;
 use std::sync::Arc;
 
@@ -9,10 +10,10 @@ use pyrite_bpf::StackOutcome;
 use pyrite_bpf::abi::{PYRITE_RECORD_SAMPLE, PYRITE_SAMPLE_USER_MODE, pyrite_sample_header as Header};
 use pyrite_model::{Avma, FileKey, FileOffset, LabelSet, UnixMs};
 use pyrite_sampling::{
-    BootNs, Comm, CountedStack, Event, Filter, Limits, LoadedProcess, MappedFile, MappedRange, ProcessKey,
-    SampledStack, Sampling, Second, UserFrame, WallClock,
+    BootNs, Comm, Command, CountedStack, Event, Filter, Limits, LoadedProcess, MappedFile, MappedRange,
+    ProcessKey, SampledStack, Sampling, Second, UserFrame, WallClock,
 };
-use pyrite_symbolizer::SymbolizerConfig;
+use pyrite_symbolizer::{Executables, SymbolizerConfig};
 
 use crate::data::{Random, labels};
 use crate::harness::Report;
@@ -32,6 +33,8 @@ pub(crate) fn records_to_counted_stacks(report: &mut Report) -> Result<()> {
     for tgid in 1..=PROCESSES {
         sampling.process_loaded(tgid, Ok(process(tgid)));
     }
+    let generations = generations(&sampling.take_commands());
+    ensure!(generations.len() == PROCESSES as usize, "every process has a mapping set of its own");
     let (mut random, mut now) = (Random(1), SECOND_NS);
     let (mut sent, mut told) = (0, 0);
     let mut records: Vec<Vec<u8>> = Vec::new();
@@ -40,7 +43,7 @@ pub(crate) fn records_to_counted_stacks(report: &mut Report) -> Result<()> {
             records.clear();
             records.extend(
                 (0..SAMPLES_PER_SECOND)
-                    .map(|n| record(&mut random, now + n * SECOND_NS / SAMPLES_PER_SECOND)),
+                    .map(|n| record(&mut random, now + n * SECOND_NS / SAMPLES_PER_SECOND, &generations)),
             );
             for record in &records {
                 sampling.on_record(record);
@@ -61,7 +64,7 @@ pub(crate) fn records_to_counted_stacks(report: &mut Report) -> Result<()> {
 pub(crate) fn counted_stacks_to_named_rows(report: &mut Report) -> Result<()> {
     let exe = std::env::current_exe()?;
     let code = own_code(&exe.to_string_lossy())?;
-    let mut maker = RowMaker::new(97, SymbolizerConfig::default());
+    let mut maker = RowMaker::new(97, SymbolizerConfig::default(), Arc::new(Executables::new(1)));
     let mut random = Random(2);
     let labels: Vec<LabelSet> = (0..PROCESSES as usize).map(labels).collect();
     // Programs stay within the same few thousand addresses; stacks differ nearly every time.
@@ -110,7 +113,16 @@ fn process(tgid: u32) -> LoadedProcess {
     }
 }
 
-fn record(random: &mut Random, time_ns: u64) -> Vec<u8> {
+/// What the stacks of each process are walked by.
+fn generations(commands: &[Command]) -> HashMap<u32, u32> {
+    let published = commands.iter().filter_map(|command| match command {
+        Command::Publish { process, generation, .. } => Some((process.tgid, generation.abi())),
+        _ => None,
+    });
+    published.collect()
+}
+
+fn record(random: &mut Random, time_ns: u64, generations: &HashMap<u32, u32>) -> Vec<u8> {
     let tgid = 1 + random.below(u64::from(PROCESSES)) as u32;
     let mut bytes = vec![0; size_of::<Header>()];
     let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
@@ -123,6 +135,8 @@ fn record(random: &mut Random, time_ns: u64) -> Vec<u8> {
     put(offset_of!(Header, kernel_frames), &(KERNEL_FRAMES as u16).to_ne_bytes());
     put(offset_of!(Header, user_frames), &(FRAMES as u16).to_ne_bytes());
     put(offset_of!(Header, flags), &[PYRITE_SAMPLE_USER_MODE as u8]);
+    put(offset_of!(Header, user_stack), &[StackOutcome::Complete as u8]);
+    put(offset_of!(Header, generation), &generations[&tgid].to_ne_bytes());
     put(offset_of!(Header, comm), b"worker");
     for _ in 0..KERNEL_FRAMES {
         bytes.extend((0xffff_ffff_8100_0000 + random.below(1 << 22)).to_ne_bytes());
@@ -143,8 +157,9 @@ fn counted(random: &mut Random, file: &Arc<MappedFile>, offsets: &[FileOffset]) 
         comm: Comm::new(b"worker"),
         cgroup_id: 1,
         is_kernel_thread: false,
+        has_guessed_frames: false,
         kernel_outcome: StackOutcome::Absent,
-        user_outcome: StackOutcome::Walked,
+        user_outcome: StackOutcome::Complete,
         kernel: vec![],
         user,
     };

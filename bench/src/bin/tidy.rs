@@ -14,15 +14,16 @@ use anyhow::{Context, Result, bail};
 const MAX_FILE_LINES: usize = 500;
 
 /// Workspace crates that hold no IO, and the names that would bring it in.
-const PURE: [&str; 2] = ["profiler/sampling", "store/model"];
+const PURE: [&str; 3] = ["profiler/sampling", "profiler/unwind", "store/model"];
 const IO_NAMES: [&str; 7] =
     ["std::fs", "std::net", "std::process", "std::thread", "SystemTime::now", "Instant::now", "tokio::"];
 
 /// The import table: which workspace crates each crate may name in its `[dependencies]`.
-const MAY_IMPORT: [(&str, &[&str]); 8] = [
+const MAY_IMPORT: [(&str, &[&str]); 9] = [
     ("pyrite-model", &[]),
     ("pyrite-bpf", &[]),
     ("pyrite-sampling", &["pyrite-model", "pyrite-bpf"]),
+    ("pyrite-unwind", &["pyrite-model", "pyrite-bpf"]),
     ("pyrite-symbolizer", &["pyrite-model"]),
     ("pyrite-store", &["pyrite-model"]),
     ("pyrite-server", &["pyrite-model", "pyrite-store"]),
@@ -35,6 +36,7 @@ const MAY_IMPORT: [(&str, &[&str]); 8] = [
             "pyrite-server",
             "pyrite-store",
             "pyrite-symbolizer",
+            "pyrite-unwind",
         ],
     ),
     ("pyrite-bench", &[]),

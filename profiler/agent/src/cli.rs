@@ -55,6 +55,9 @@ pub struct ServeArgs {
     /// Samples per second and CPU, 1 to 1000 [default: 97]; `server` takes no samples and ignores it
     #[arg(long, value_name = "HZ")]
     pub frequency: Option<u32>,
+    /// Sample even on a kernel that reading user stacks can freeze (5.19 to 6.3, see `pyrite doctor`)
+    #[arg(long)]
+    pub allow_freezing_kernel: bool,
 }
 
 /// Flags of `record`.
@@ -78,6 +81,9 @@ pub struct RecordArgs {
     /// Samples per second and CPU, 1 to 1000
     #[arg(long, value_name = "HZ", default_value_t = 97)]
     pub frequency: u32,
+    /// Sample even on a kernel that reading user stacks can freeze (5.19 to 6.3, see `pyrite doctor`)
+    #[arg(long)]
+    pub allow_freezing_kernel: bool,
     /// Also read debug information: source lines and inlined functions, at the price of time and memory
     #[arg(long)]
     pub lines: bool,
@@ -95,6 +101,15 @@ pub struct DoctorArgs {
     /// The data directory to check
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
+    /// Say instead how many stacks are complete, why others are not, and what to do about it
+    #[arg(long)]
+    pub unwind: bool,
+    /// With --unwind: where Pyrite runs; if it does not, this node is sampled for a while (needs root)
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:4040", requires = "unwind")]
+    pub ask: SocketAddr,
+    /// With --unwind: for how long
+    #[arg(long, value_parser = parse_duration, value_name = "TIME", default_value = "10s", requires = "unwind")]
+    pub duration: Duration,
 }
 
 #[cfg(test)]

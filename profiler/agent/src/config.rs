@@ -21,6 +21,8 @@ pub struct Config {
     pub data: PathBuf,
     /// Samples per second and CPU.
     pub frequency_hz: u32,
+    /// Whether to sample on a kernel that this can freeze; see [`crate::freeze`].
+    pub allow_freezing_kernel: bool,
     /// Profiles older than this are deleted.
     pub max_age: Duration,
     /// Beyond this size the oldest profiles are deleted.
@@ -34,6 +36,8 @@ struct ConfigFile {
     listen: Option<SocketAddr>,
     data: Option<PathBuf>,
     frequency: Option<u32>,
+    #[serde(default)]
+    allow_freezing_kernel: bool,
     #[serde(default)]
     retention: RetentionTable,
 }
@@ -68,6 +72,7 @@ impl Config {
             listen: args.listen.or(file.listen).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 4040))),
             data: args.data.clone().or(file.data).map_or_else(default_data_dir, Ok)?,
             frequency_hz,
+            allow_freezing_kernel: args.allow_freezing_kernel || file.allow_freezing_kernel,
             max_age: parse_duration(max_age).map_err(anyhow::Error::msg).context("retention.max_age")?,
             max_bytes: parse_size(max_size).context("retention.max_size")?,
         })
@@ -159,6 +164,15 @@ mod tests {
         assert_eq!(config.listen.to_string(), "0.0.0.0:1");
         assert_eq!(config.max_age, Duration::from_hours(48));
         assert_eq!(config.max_bytes, 10 << 30);
+        assert!(!config.allow_freezing_kernel);
+    }
+
+    #[test]
+    fn flag_and_file_can_each_allow_a_freezing_kernel() {
+        let flag = ServeArgs { allow_freezing_kernel: true, ..ServeArgs::default() };
+        for (args, toml) in [(flag, ""), (ServeArgs::default(), "allow_freezing_kernel = true")] {
+            assert!(join(&args, toml).expect("valid").allow_freezing_kernel, "{args:?} {toml}");
+        }
     }
 
     #[test]

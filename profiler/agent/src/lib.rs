@@ -5,10 +5,12 @@
 pub mod cli;
 pub mod commands;
 pub mod config;
+pub mod freeze;
 pub mod identity;
 pub mod privilege;
 pub mod rows;
 pub mod sampler;
 #[expect(unsafe_code, reason = "system calls that no safe wrapper offers; each block says why it is sound")]
 pub mod sys;
+pub mod unwind;
 pub mod watch;

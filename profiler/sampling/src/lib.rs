@@ -6,33 +6,46 @@
 //! ```text
 //! BPF ring bytes ──▶ Sample ─┐                                  ┌─▶ Event::ProcessSeen, NewMapping, ProcessGone
 //! perf sideband  ──▶ Change ─┼▶ sorted by time ─▶ process table ┼─▶ Event::Second (counted stacks)
-//! /proc (asked)  ──▶ LoadedProcess ─────────────────┘           └─▶ tgids to read from /proc
+//! /proc (asked)  ──▶ LoadedProcess ─────────────────┘           ├─▶ tgids to read from /proc
+//! unwind tables (Unwinder) ──▶ stack copies finished ───────────┴─▶ Command: mapping sets to publish
 //! ```
+//!
+//! A user stack ends in a known end or says why it does not; [`UnwindHealth`] keeps the score.
 //!
 //! Invariant I1 is kept here for its part: every record that came in is part of a counted stack, or still held, or
 //! counted under a fate of its own ([`Sampling::fates`]).
 
 #![forbid(unsafe_code)]
 
+mod commands;
+mod copies;
 mod files;
 mod filter;
+mod health;
 mod ledger;
 mod mappings;
 mod pipeline;
+mod process;
 mod processes;
 mod procfs;
+mod publication;
 mod record;
 mod second;
 mod sideband;
+mod trust;
 mod types;
+mod unwinder;
 
+pub use commands::{Command, Generation};
 pub use filter::Filter;
+pub use health::{CodeOrigin, ExecutableScore, HealthReport, ProcessScore, StackCounts, UnwindHealth};
 pub use ledger::{CpuBooks, Fates, Ledger, Notes};
-pub use mappings::{MappedFile, Mapping, MappingTarget, Mappings};
+pub use mappings::{Insertion, MappedFile, Mapping, MappingTarget, Mappings};
 pub use pipeline::{Event, Limits, Sampling};
-pub use processes::{LoadFailure, LoadedProcess};
+pub use process::{LoadFailure, LoadedProcess};
 pub use procfs::{ProcStat, parse_maps, parse_stat};
-pub use record::{RecordError, Sample, decode_sample};
+pub use record::{COPIED_REGISTERS, RecordError, Sample, StackCopy, decode_sample};
 pub use second::{CountedStack, SampledStack, Second, UserFrame};
 pub use sideband::{Change, ChangeKind, MappedRange, SidebandError, decode_change};
 pub use types::{BootNs, Comm, ProcessKey, WallClock};
+pub use unwinder::{Unwinder, Walked};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use pyrite_model::{Avma, FileKey, FileOffset};
 
-use crate::{MappedRange, UserFrame};
+use crate::{Generation, MappedRange, UserFrame};
 
 /// A file that is mapped somewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,10 +16,18 @@ pub struct MappedFile {
     pub path: Arc<str>,
 }
 
-/// Equal files have equal keys, so hashing the path would only cost time.
+impl MappedFile {
+    /// The last part of its path, without the kernel's note that it was deleted.
+    pub fn base_name(&self) -> &str {
+        let path = self.path.strip_suffix(" (deleted)").unwrap_or(&self.path);
+        path.rsplit('/').next().unwrap_or(path)
+    }
+}
+
+/// Equal files have equal inodes, so hashing more would only cost time.
 impl Hash for MappedFile {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.key.hash(state);
+        self.key.inode.hash(state);
     }
 }
 
@@ -45,17 +53,56 @@ pub struct Mapping {
     pub file_offset: FileOffset,
     /// What backs it.
     pub target: MappingTarget,
+    /// The mapping set that it came with. A stack that was walked by an older set did not meet it.
+    pub since: Generation,
+}
+
+/// What became of a mapping that was to be added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Insertion {
+    /// The set is another one now.
+    Changed,
+    /// The same code was there already.
+    Unchanged,
+    /// It would have made more mappings than may be.
+    Refused,
 }
 
 impl Mapping {
-    /// A mapping of `range`, whose file `intern` makes shared.
-    pub fn new(range: &MappedRange, intern: impl FnOnce(FileKey, &Arc<str>) -> Arc<MappedFile>) -> Self {
+    /// A mapping of `range`, whose file `intern` makes shared, in the set `since`.
+    pub fn new(
+        range: &MappedRange,
+        since: Generation,
+        intern: impl FnOnce(FileKey, &Arc<str>) -> Arc<MappedFile>,
+    ) -> Self {
         let target = match () {
             () if range.file.inode != 0 => MappingTarget::File(intern(range.file, &range.name)),
             () if &*range.name == "[vdso]" => MappingTarget::Vdso,
             () => MappingTarget::Anonymous,
         };
-        Self { start: range.start, end: range.end, file_offset: range.file_offset, target }
+        Self { start: range.start, end: range.end, file_offset: range.file_offset, target, since }
+    }
+
+    /// Where `avma`, which it holds, lies.
+    pub(crate) fn resolve(&self, avma: Avma) -> UserFrame {
+        match &self.target {
+            MappingTarget::File(file) => {
+                UserFrame::File { file: Arc::clone(file), offset: self.offset_of(avma) }
+            }
+            MappingTarget::Vdso => UserFrame::Vdso { offset: self.offset_of(avma) },
+            MappingTarget::Anonymous => UserFrame::Anonymous(avma),
+        }
+    }
+
+    /// Whether it holds `avma`.
+    pub(crate) fn holds(&self, avma: Avma) -> bool {
+        self.start <= avma && avma < self.end
+    }
+
+    /// Whether `avma`, which both hold, is the same code in both.
+    pub(crate) fn is_same_code(&self, other: &Self, avma: Avma) -> bool {
+        let is_anonymous = self.target == MappingTarget::Anonymous;
+        self.target == other.target && (is_anonymous || self.offset_of(avma) == other.offset_of(avma))
     }
 
     fn offset_of(&self, avma: Avma) -> FileOffset {
@@ -68,6 +115,7 @@ impl Mapping {
             end,
             file_offset: self.offset_of(start),
             target: self.target.clone(),
+            since: self.since,
         })
     }
 }
@@ -77,26 +125,67 @@ impl Mapping {
 pub struct Mappings(Vec<Mapping>);
 
 impl Mappings {
-    /// Adds a mapping. Returns false, and changes nothing, where that would make more than `limit`.
-    pub fn insert(&mut self, mut new: Mapping, limit: usize) -> bool {
+    /// Adds a mapping. Changes nothing where the same code is there already, or where there would be more than `limit`.
+    pub fn insert(&mut self, mut new: Mapping, limit: usize) -> Insertion {
+        if self.has(&new) {
+            return Insertion::Unchanged;
+        }
         if new.target == MappingTarget::Anonymous {
             self.absorb_neighbours(&mut new);
         }
-        let from = self.0.partition_point(|old| old.end <= new.start);
-        let to = self.0.partition_point(|old| old.start < new.end).max(from);
+        let (from, to) = self.overlapped(&new);
         let overlapped = &self.0[from..to];
         let left = overlapped.first().and_then(|old| old.part(old.start, new.start));
         let right = overlapped.last().and_then(|old| old.part(new.end.max(old.start), old.end));
         let pieces = 1 + usize::from(left.is_some()) + usize::from(right.is_some());
         if self.0.len() - overlapped.len() + pieces > limit {
-            return false;
+            return Insertion::Refused;
         }
         self.0.splice(from..to, left.into_iter().chain([new]).chain(right));
-        true
+        Insertion::Changed
+    }
+
+    /// Lets every mapping that `old` already had come with the set that it came with there. Returns whether the two are
+    /// the same but for that.
+    pub(crate) fn keep_ages(&mut self, old: &Self) -> bool {
+        for new in &mut self.0 {
+            if let Some(known) = old.known_part(new) {
+                new.since = known.since;
+            } else if new.target == MappingTarget::Anonymous && !old.has_file_in(new) {
+                new.since = Generation::NONE;
+            }
+        }
+        self == old
+    }
+
+    /// Whether the same code is there already.
+    pub(crate) fn has(&self, new: &Mapping) -> bool {
+        self.known_part(new).is_some()
+    }
+
+    /// The mapping of which `new` is a part, the same code at the same place.
+    fn known_part(&self, new: &Mapping) -> Option<&Mapping> {
+        self.find(new.start).filter(|old| new.end <= old.end && old.is_same_code(new, new.start))
+    }
+
+    fn overlapped(&self, new: &Mapping) -> (usize, usize) {
+        let from = self.0.partition_point(|old| old.end <= new.start);
+        (from, self.0.partition_point(|old| old.start < new.end).max(from))
+    }
+
+    fn has_file_in(&self, new: &Mapping) -> bool {
+        let (from, to) = self.overlapped(new);
+        self.0[from..to].iter().any(|old| old.target != MappingTarget::Anonymous)
     }
 
     /// JIT compilers switch pages to executable one by one; together they are one mapping.
+    ///
+    /// Code without a file is walked by the frame pointer, and so is an address in no mapping: whoever did not know of
+    /// the new pages has walked them right. Only where they lie over a file they are as young as they are.
     fn absorb_neighbours(&self, new: &mut Mapping) {
+        if !self.has_file_in(new) {
+            new.since = Generation::NONE;
+        }
         let anonymous = |old: &&Mapping| old.target == MappingTarget::Anonymous;
         let before = self.0.partition_point(|old| old.end < new.start);
         if let Some(old) = self.0.get(before).filter(anonymous)
@@ -121,16 +210,7 @@ impl Mappings {
 
     /// Where `avma` lies.
     pub fn resolve(&self, avma: Avma) -> UserFrame {
-        match self.find(avma) {
-            None => UserFrame::Unmapped(avma),
-            Some(mapping) => match &mapping.target {
-                MappingTarget::File(file) => {
-                    UserFrame::File { file: Arc::clone(file), offset: mapping.offset_of(avma) }
-                }
-                MappingTarget::Vdso => UserFrame::Vdso { offset: mapping.offset_of(avma) },
-                MappingTarget::Anonymous => UserFrame::Anonymous(avma),
-            },
-        }
+        self.find(avma).map_or(UserFrame::Unmapped(avma), |mapping| mapping.resolve(avma))
     }
 
     /// The mappings in order of address.
@@ -156,9 +236,22 @@ mod tests {
     use proptest::prelude::{prop_assert, prop_assert_eq, prop_oneof, proptest};
 
     fn mapping(start: u64, end: u64, inode: u64) -> Mapping {
-        Mapping::new(&range(start, end, inode, "/bin/x"), |key, path| {
+        mapping_since(start, end, inode, 1)
+    }
+
+    /// Of the set that came with the `since`th change.
+    fn mapping_since(start: u64, end: u64, inode: u64, since: usize) -> Mapping {
+        Mapping::new(&range(start, end, inode, "/bin/x"), generation(since), |key, path| {
             Arc::new(MappedFile { key, path: Arc::clone(path) })
         })
+    }
+
+    fn generation(nth: usize) -> Generation {
+        (0..nth).fold(Generation::NONE, |generation, _| generation.next())
+    }
+
+    fn since(mappings: &Mappings, avma: u64) -> Generation {
+        mappings.find(Avma(avma)).unwrap().since
     }
 
     fn inode_and_offset(mappings: &Mappings, avma: u64) -> Option<(u64, u64)> {
@@ -190,9 +283,51 @@ mod tests {
     #[test]
     fn the_limit_refuses_and_keeps_what_there_was() {
         let mut mappings = Mappings::default();
-        assert!(mappings.insert(mapping(0x1000, 0x9000, 1), 2));
-        assert!(!mappings.insert(mapping(0x3000, 0x4000, 2), 2));
+        assert_eq!(mappings.insert(mapping(0x1000, 0x9000, 1), 2), Insertion::Changed);
+        assert_eq!(mappings.insert(mapping(0x3000, 0x4000, 2), 2), Insertion::Refused);
         assert_eq!(inode_and_offset(&mappings, 0x3000), Some((1, 0x3000)));
+    }
+
+    #[test]
+    fn the_same_code_again_changes_nothing() {
+        let mut mappings = Mappings::default();
+        mappings.insert(mapping_since(0x1000, 0x9000, 1, 1), 10);
+        assert_eq!(mappings.insert(mapping_since(0x1000, 0x9000, 1, 2), 10), Insertion::Unchanged);
+        let mut part = mapping_since(0x3000, 0x4000, 1, 2);
+        part.file_offset = FileOffset(0x3000);
+        assert_eq!(mappings.insert(part.clone(), 10), Insertion::Unchanged);
+        part.file_offset = FileOffset(0x2000);
+        assert_eq!(mappings.insert(part, 10), Insertion::Changed);
+        let ages = [0x2000, 0x3000, 0x4000].map(|avma| since(&mappings, avma));
+        assert_eq!(ages, [generation(1), generation(2), generation(1)]);
+    }
+
+    #[test]
+    fn code_of_a_jit_is_young_only_where_a_file_was() {
+        let mut mappings = Mappings::default();
+        mappings.insert(mapping_since(0x1000, 0x2000, 0, 1), 10);
+        mappings.insert(mapping_since(0x2000, 0x3000, 0, 2), 10);
+        assert_eq!(since(&mappings, 0x1000), Generation::NONE);
+        mappings.insert(mapping_since(0x8000, 0xa000, 1, 3), 10);
+        mappings.insert(mapping_since(0x9000, 0xa000, 0, 4), 10);
+        assert_eq!(since(&mappings, 0x9000), generation(4));
+    }
+
+    #[test]
+    fn a_set_read_anew_keeps_the_age_of_what_it_had() {
+        let set = |mappings: &[Mapping]| {
+            let mut set = Mappings::default();
+            for mapping in mappings {
+                assert_eq!(set.insert(mapping.clone(), 10), Insertion::Changed);
+            }
+            set
+        };
+        let old = set(&[mapping_since(0x1000, 0x3000, 1, 1), mapping_since(0x5000, 0x6000, 2, 2)]);
+        let mut same = set(&[mapping_since(0x1000, 0x3000, 1, 9), mapping_since(0x5000, 0x6000, 2, 9)]);
+        assert!(same.keep_ages(&old));
+        let mut other = set(&[mapping_since(0x1000, 0x3000, 1, 9), mapping_since(0x5000, 0x7000, 2, 9)]);
+        assert!(!other.keep_ages(&old));
+        assert_eq!((since(&other, 0x1000), since(&other, 0x5000)), (generation(1), generation(9)));
     }
 
     #[test]

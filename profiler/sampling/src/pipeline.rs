@@ -9,11 +9,14 @@ use hashbrown::HashMap;
 use pyrite_bpf::{Note, TickFate};
 use pyrite_model::{Avma, UnixMs};
 
+use crate::copies::{Copies, Unfinished};
 use crate::processes::{Lookup, Processes};
 use crate::second::OpenSeconds;
+use crate::trust::{Located, Trust};
 use crate::{
-    BootNs, Change, ChangeKind, Comm, Fates, Filter, LoadFailure, LoadedProcess, MappedFile, Notes,
-    ProcessKey, Sample, SampledStack, Second, UserFrame, WallClock, decode_change, decode_sample,
+    BootNs, Change, ChangeKind, Comm, Command, Fates, Filter, LoadFailure, LoadedProcess, MappedFile,
+    Mappings, Notes, ProcessKey, Sample, SampledStack, Second, Unwinder, UserFrame, WallClock, decode_change,
+    decode_sample,
 };
 
 /// Bounds of everything that grows (invariant I4).
@@ -31,6 +34,10 @@ pub struct Limits {
     pub waiting: usize,
     /// Distinct stacks within the seconds that are still open.
     pub stacks: usize,
+    /// Samples whose copied stack waits for an unwind table.
+    pub copies: usize,
+    /// Copied stacks in all samples that are held, in bytes.
+    pub copy_bytes: usize,
 }
 
 impl Default for Limits {
@@ -43,6 +50,8 @@ impl Default for Limits {
             pending: 32_768,
             waiting: 4_096,
             stacks: 32_768,
+            copies: 512,
+            copy_bytes: 8 << 20,
         }
     }
 }
@@ -100,7 +109,10 @@ pub struct Sampling {
     waiting: HashMap<u32, Vec<Sample>>,
     waiting_samples: usize,
     load: Vec<u32>,
+    copies: Copies,
     seconds: OpenSeconds,
+    /// Samples as they were counted, where somebody wants to see them.
+    witnessed: Option<Vec<Sample>>,
     clock: WallClock,
     fates: Fates,
     notes: Notes,
@@ -117,11 +129,23 @@ impl Sampling {
             waiting: HashMap::new(),
             waiting_samples: 0,
             load: Vec::new(),
+            copies: Copies::new(limits),
             seconds: OpenSeconds::default(),
+            witnessed: None,
             clock: WallClock::default(),
             fates: Fates::default(),
             notes: Notes::default(),
         }
+    }
+
+    /// Keeps every sample as it is counted, until [`Self::take_witnessed`].
+    pub fn witness(&mut self) {
+        self.witnessed = Some(Vec::new());
+    }
+
+    /// The samples counted since the last call, their user stacks finished. None unless [`Self::witness`] was called.
+    pub fn take_witnessed(&mut self) -> Vec<Sample> {
+        self.witnessed.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// Takes one record of the BPF ring.
@@ -129,7 +153,8 @@ impl Sampling {
         match decode_sample(bytes) {
             Err(_) => self.fates.add(TickFate::Malformed, 1),
             Ok(_) if self.pending.len() >= self.limits.pending => self.fates.add(TickFate::PendingFull, 1),
-            Ok(sample) => {
+            Ok(mut sample) => {
+                self.copies.admit(&mut sample);
                 self.pending_samples += 1;
                 self.pending.push((sample.time, Pending::Sample(sample)));
             }
@@ -145,7 +170,12 @@ impl Sampling {
                 self.notes.add(Note::SidebandFull, 1);
                 self.processes.gap();
             }
-            Ok(change) => self.pending.push((change.time, Pending::Change(change.kind))),
+            Ok(change) => {
+                if let ChangeKind::Mapped { tgid, range } = &change.kind {
+                    self.processes.meet(*tgid, range);
+                }
+                self.pending.push((change.time, Pending::Change(change.kind)));
+            }
         }
     }
 
@@ -163,8 +193,8 @@ impl Sampling {
         for sample in self.waiting.remove(&tgid).unwrap_or_default() {
             self.waiting_samples -= 1;
             match self.processes.adopt(&sample) {
-                Lookup::Filtered => self.fates.add(TickFate::Filtered, 1),
-                Lookup::Known | Lookup::Load => self.count(&sample),
+                Lookup::Filtered => self.lose(&sample, TickFate::Filtered),
+                Lookup::Known | Lookup::Load => self.count(sample),
             }
         }
     }
@@ -189,6 +219,21 @@ impl Sampling {
         std::mem::take(&mut self.load)
     }
 
+    /// What the caller has to do for unwinding, once the load requests of [`Self::advance`] are answered.
+    #[must_use]
+    pub fn take_commands(&mut self) -> Vec<Command> {
+        self.processes.take_commands()
+    }
+
+    /// Finishes the copied stacks that came in up to `now`, once the commands of [`Self::take_commands`] are carried out.
+    /// One whose unwind table is still being made waits a while.
+    pub fn finish_copies(&mut self, unwinder: &dyn Unwinder, now: BootNs) {
+        for Unfinished { sample, process, mappings, .. } in self.copies.finish(unwinder, now) {
+            let located = Trust::All.locate(&sample.user, &mappings);
+            self.enter(sample, process, located);
+        }
+    }
+
     /// What there is to tell, once the load requests of [`Self::advance`] up to `until` are answered: news of processes
     /// and the seconds that are complete.
     #[must_use]
@@ -196,14 +241,20 @@ impl Sampling {
         self.take(until, Some(self.clock.second_of(until)))
     }
 
-    /// Takes and tells everything there is. Samples whose process was never answered for count as lost.
+    /// Takes and tells everything there is. Samples whose process was never answered for count as lost; stacks that were
+    /// not finished by [`Self::finish_copies`] stay as the BPF program walked them.
     #[must_use]
     pub fn finish(&mut self) -> Vec<Event> {
         // Nobody will answer these requests: whoever wants the answers calls advance() first.
         drop(self.advance(BootNs::MAX, self.clock));
-        let lost = std::mem::take(&mut self.waiting_samples) as u64;
-        self.fates.add(TickFate::WaitingFull, lost);
-        self.waiting.clear();
+        for sample in std::mem::take(&mut self.waiting).into_values().flatten() {
+            self.lose(&sample, TickFate::WaitingFull);
+        }
+        self.waiting_samples = 0;
+        for Unfinished { sample, process, mappings, .. } in self.copies.take_all() {
+            let located = Trust::All.locate(&sample.user, &mappings);
+            self.enter(sample, process, located);
+        }
         self.take(BootNs::default(), None)
     }
 
@@ -216,12 +267,13 @@ impl Sampling {
     pub fn notes(&self) -> Notes {
         let mut notes = self.notes;
         notes.merge(&self.processes.notes);
+        notes.merge(&self.copies.notes);
         notes
     }
 
     /// Ticks taken in and neither told nor lost yet.
     pub fn held(&self) -> u64 {
-        self.pending_samples + self.waiting_samples as u64 + self.seconds.ticks()
+        self.pending_samples + self.waiting_samples as u64 + self.copies.len() as u64 + self.seconds.ticks()
     }
 
     /// Processes known at the moment.
@@ -232,6 +284,22 @@ impl Sampling {
     /// Executable mappings known at the moment, each counted in every process that has it.
     pub fn mapping_count(&self) -> usize {
         self.processes.mapping_count()
+    }
+
+    /// Whether mapping or process events have come in that [`Self::advance`] has not reached yet: what they change is to be
+    /// published as soon as it can be.
+    pub fn has_pending_changes(&self) -> bool {
+        self.pending.iter().any(|(_, item)| matches!(item, Pending::Change(_)))
+    }
+
+    /// Samples whose copied stack waits for an unwind table.
+    pub fn unfinished_copies(&self) -> usize {
+        self.copies.len()
+    }
+
+    /// Memory of the stack copies in samples that are held.
+    pub fn copy_bytes(&self) -> usize {
+        self.copies.bytes()
     }
 
     fn take(&mut self, until: BootNs, open: Option<UnixMs>) -> Vec<Event> {
@@ -264,10 +332,10 @@ impl Sampling {
         let is_waited_for = self.waiting.contains_key(&sample.tgid);
         let lookup = if is_waited_for { Lookup::Load } else { self.processes.lookup(&sample) };
         match lookup {
-            Lookup::Known => self.count(&sample),
-            Lookup::Filtered => self.fates.add(TickFate::Filtered, 1),
+            Lookup::Known => self.count(sample),
+            Lookup::Filtered => self.lose(&sample, TickFate::Filtered),
             Lookup::Load if self.waiting_samples >= self.limits.waiting => {
-                self.fates.add(TickFate::WaitingFull, 1);
+                self.lose(&sample, TickFate::WaitingFull);
             }
             Lookup::Load => {
                 self.waiting_samples += 1;
@@ -281,42 +349,64 @@ impl Sampling {
         }
     }
 
-    fn count(&mut self, sample: &Sample) {
-        let Some(process) = self.processes.get(sample.tgid) else {
+    /// Counts a sample whose process is known, now or once its stack is finished.
+    fn count(&mut self, sample: Sample) {
+        let Some((process, trust)) = self.processes.of_sample(&sample) else {
             // adopt() or lookup() has just put it there; only a table of no entries at all can have dropped it.
-            self.fates.add(TickFate::WaitingFull, 1);
+            self.lose(&sample, TickFate::WaitingFull);
             return;
         };
+        let (key, mappings) = (process.key, &process.mappings);
+        if self.copies.wants(&sample) && is_trusted_up_to_copy(&sample, trust, mappings) {
+            self.copies.push(sample, key, Arc::clone(mappings));
+        } else {
+            let located = trust.locate(&sample.user, mappings);
+            self.enter(sample, key, located);
+        }
+    }
+
+    /// Enters a sample into its second.
+    fn enter(&mut self, sample: Sample, process: ProcessKey, user: Located) {
+        self.copies.release(&sample);
+        let leaf_is_lost = sample.is_user_mode && matches!(user.frames.first(), Some(UserFrame::Unmapped(_)));
+        if leaf_is_lost && self.processes.wants_reload(&sample) {
+            self.load.push(sample.tgid);
+        }
+        let user_outcome = user.outcome(sample.user_outcome);
+        if let Some(witnessed) = &mut self.witnessed {
+            witnessed.push(Sample { user_outcome, ..sample.clone() });
+        }
+        let second = self.clock.second_of(sample.time);
         let stack = SampledStack {
-            process: process.key,
+            process,
             comm: sample.comm,
             cgroup_id: sample.cgroup_id,
             is_kernel_thread: sample.is_kernel_thread,
+            has_guessed_frames: sample.frame_pointer_frames > 0,
             kernel_outcome: sample.kernel_outcome,
-            user_outcome: sample.user_outcome,
-            kernel: sample.kernel.clone(),
-            user: user_frames(sample, |avma| process.mappings.resolve(avma)),
+            user_outcome,
+            kernel: sample.kernel,
+            user: user.frames,
         };
-        let leaf_is_lost = sample.is_user_mode && matches!(stack.user.first(), Some(UserFrame::Unmapped(_)));
-        if leaf_is_lost && self.processes.wants_reload(sample) {
-            self.load.push(sample.tgid);
-        }
-        let second = self.clock.second_of(sample.time);
         if !self.seconds.add(second, stack, self.limits.stacks) {
             self.fates.add(TickFate::SecondFull, 1);
         }
     }
+
+    fn lose(&mut self, sample: &Sample, fate: TickFate) {
+        self.copies.release(sample);
+        self.fates.add(fate, 1);
+    }
 }
 
-/// The leaf is the instruction itself; a caller's address is where the call will return to, so the call is a byte before
-/// it, which may lie in another line or function.
-fn user_frames(sample: &Sample, resolve: impl Fn(Avma) -> UserFrame) -> Vec<UserFrame> {
-    let at_call = |(depth, avma): (usize, &Avma)| match depth {
-        0 => *avma,
-        _ => Avma(avma.0.saturating_sub(1)),
-    };
-    sample.user.iter().enumerate().map(at_call).map(resolve).collect()
+/// Whether the frames that led to the copied state were all walked by mappings that held.
+fn is_trusted_up_to_copy(sample: &Sample, trust: Trust<'_>, mappings: &Mappings) -> bool {
+    let before = sample.copy.as_ref().map_or(0, |copy| usize::from(copy.frames_before));
+    let led_there = sample.user.get(..before).unwrap_or(&sample.user);
+    led_there.is_empty() || !trust.locate(led_there, mappings).is_cut
 }
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod unwind_tests;

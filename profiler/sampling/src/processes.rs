@@ -11,9 +11,12 @@ use hashbrown::HashMap;
 use pyrite_bpf::Note;
 
 use crate::files::Files;
+use crate::process::{Process, new_mapping};
+use crate::publication::{Publisher, SetState};
+use crate::trust::Trust;
 use crate::{
-    BootNs, Comm, Event, Filter, Limits, MappedRange, Mapping, MappingTarget, Mappings, Notes, ProcessKey,
-    Sample,
+    BootNs, Comm, Command, Event, Filter, Generation, Insertion, Limits, LoadFailure, LoadedProcess,
+    MappedRange, Mapping, Mappings, Notes, ProcessKey, Sample,
 };
 
 /// How long a process is kept after its end. The rows of its last second are out by then.
@@ -21,70 +24,8 @@ const KEEP_EXITED_NS: u64 = 3_000_000_000;
 /// A sampled address outside all mappings has the process read again, but not more often than this.
 const RELOAD_AFTER_NS: u64 = 10_000_000_000;
 
-/// A process as `/proc` describes it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LoadedProcess {
-    /// Thread group id.
-    pub tgid: u32,
-    /// Its parent's.
-    pub parent_tgid: u32,
-    /// When it started.
-    pub start: BootNs,
-    /// The leader's name.
-    pub comm: Comm,
-    /// Whether it is a kernel thread.
-    pub is_kernel_thread: bool,
-    /// How many threads it has.
-    pub threads: u32,
-    /// When it was read.
-    pub read_at: BootNs,
-    /// Its executable mappings.
-    pub ranges: Vec<MappedRange>,
-}
-
-/// Why a process could not be read from `/proc`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum LoadFailure {
-    /// It has ended.
-    #[error("the process has ended")]
-    Gone,
-    /// Its entries may not be read.
-    #[error("the process's /proc entries cannot be read")]
-    Unreadable,
-    /// Its entries have another shape than expected.
-    #[error("the process's /proc entries cannot be understood")]
-    Malformed,
-}
-
-impl LoadFailure {
-    fn note(self) -> Note {
-        match self {
-            Self::Gone => Note::ProcessGone,
-            Self::Unreadable => Note::ProcessUnreadable,
-            Self::Malformed => Note::ProcessMalformed,
-        }
-    }
-}
-
-#[derive(Debug)]
-pub(crate) struct Process {
-    pub(crate) key: ProcessKey,
-    pub(crate) mappings: Arc<Mappings>,
-    parent: Option<ProcessKey>,
-    comm: Comm,
-    is_kernel_thread: bool,
-    /// The epoch in which the mappings were known to be complete.
-    trusted_in: Option<u32>,
-    threads: u32,
-    loaded_at: BootNs,
-    exited: Option<BootNs>,
-    last_used: BootNs,
-    /// Whether the consumer has been told of it.
-    announced: bool,
-    /// Whether it is, or descends from, a process that the filter names. `None` while its parent is unknown, as it is for
-    /// what is forked while `/proc` is still being read for the first time.
-    descends: Option<bool>,
-}
+/// How many generations of forks the BPF program looks back for mappings.
+const MAX_ANCESTORS: usize = 4;
 
 /// What to do with a sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,6 +49,7 @@ pub(crate) struct Processes {
     filter: Filter,
     limits: Limits,
     mapping_count: usize,
+    publisher: Publisher,
     pub(crate) notes: Notes,
     pub(crate) events: Vec<Event>,
 }
@@ -122,6 +64,7 @@ impl Processes {
             filter,
             limits,
             mapping_count: 0,
+            publisher: Publisher::default(),
             notes: Notes::default(),
             events: Vec::new(),
         }
@@ -155,7 +98,9 @@ impl Processes {
             None if sample.is_kernel_thread => self.adopt(sample),
             None => Lookup::Load,
             Some(process) => {
-                process.sampled(sample);
+                if process.sampled(sample) {
+                    self.publisher.note(&mut process.set, sample.tgid);
+                }
                 let is_trusted = process.trusted_in == Some(epoch) || sample.is_kernel_thread;
                 let is_placed =
                     process.descends.is_some() || self.filter.roots.is_empty() || sample.is_kernel_thread;
@@ -222,10 +167,11 @@ impl Processes {
         }
         let mut process = Process::new(ProcessKey { tgid, start: time }, time);
         process.descends = self.descends(tgid, parent_tgid);
-        if let Some(parent) = self.get(parent_tgid) {
+        if let Some(parent) = self.by_tgid.get(&parent_tgid) {
             process.parent = Some(parent.key);
             process.comm = parent.comm;
             process.mappings = Arc::clone(&parent.mappings);
+            process.set = SetState::of_fork(&parent.set, &mut self.publisher, tgid);
             process.trusted_in = parent.trusted_in;
         }
         self.insert(process);
@@ -236,6 +182,8 @@ impl Processes {
         let Some(process) = self.by_tgid.get_mut(&tgid) else { return };
         self.mapping_count -= process.mappings.len();
         process.mappings = Arc::default();
+        process.set.inherited = Generation::NONE;
+        process.set.changed(&mut self.publisher, tgid);
         process.trusted_in = Some(epoch);
         process.comm = comm;
         process.threads = 1;
@@ -249,17 +197,34 @@ impl Processes {
 
     pub(crate) fn mapped(&mut self, tgid: u32, range: &MappedRange) {
         let Some(process) = self.by_tgid.get_mut(&tgid) else { return };
-        let mapping = Mapping::new(range, |key, path| self.files.intern(key, path));
+        let since = process.set.opening(self.publisher.last);
+        let mapping = Mapping::new(range, since, |key, path| self.files.intern(key, path).0);
+        if process.mappings.has(&mapping) {
+            return;
+        }
         let before = process.mappings.len();
-        if Arc::make_mut(&mut process.mappings).insert(mapping.clone(), self.limits.mappings_per_process) {
-            self.mapping_count = self.mapping_count - before + process.mappings.len();
-            if process.announced {
-                self.events.extend(new_mapping(process.key, &mapping));
-            }
-        } else {
+        let limit = self.limits.mappings_per_process;
+        if Arc::make_mut(&mut process.mappings).insert(mapping.clone(), limit) == Insertion::Refused {
             self.notes.add(Note::MappingDropped, 1);
+            return;
+        }
+        process.set.changed(&mut self.publisher, tgid);
+        self.mapping_count = self.mapping_count - before + process.mappings.len();
+        if process.announced {
+            self.events.extend(new_mapping(process.key, &mapping));
         }
         self.evict_while_full();
+    }
+
+    /// Has the caller open a file as early as can be, before the events are put in order.
+    pub(crate) fn meet(&mut self, tgid: u32, range: &MappedRange) {
+        if range.file.inode != 0 && self.filter.takes_all() {
+            let (file, is_new) = self.files.intern(range.file, &range.name);
+            if is_new {
+                let (start, end) = (range.start, range.end);
+                self.publisher.commands.push(Command::Open { tgid, file, start, end });
+            }
+        }
     }
 
     pub(crate) fn thread_started(&mut self, tgid: u32, time: BootNs) {
@@ -273,6 +238,7 @@ impl Processes {
             process.threads = process.threads.saturating_sub(1);
             if process.threads == 0 && process.exited.is_none() {
                 process.exited = Some(time);
+                self.publisher.note(&mut process.set, tgid);
                 self.exits.push_back((time, process.key));
             }
         }
@@ -286,23 +252,18 @@ impl Processes {
         }
         let parent = self.get(loaded.parent_tgid).map(|parent| parent.key);
         let descends = self.descends(loaded.tgid, loaded.parent_tgid);
-        let mut mappings = Mappings::default();
-        for range in &loaded.ranges {
-            let mapping = Mapping::new(range, |key, path| self.files.intern(key, path));
-            if !mappings.insert(mapping, self.limits.mappings_per_process) {
-                self.notes.add(Note::MappingDropped, 1);
-            }
-        }
+        let (mappings, is_same) = self.read_anew(loaded);
         let Some(process) = self.by_tgid.get_mut(&loaded.tgid) else { return };
         self.mapping_count = self.mapping_count - process.mappings.len() + mappings.len();
         if process.announced {
-            let new = mappings
-                .as_slice()
-                .iter()
-                .filter(|mapping| process.mappings.find(mapping.start) != Some(mapping));
+            let new = mappings.as_slice().iter().filter(|mapping| !process.mappings.has(mapping));
             self.events.extend(new.filter_map(|mapping| new_mapping(process.key, mapping)));
         }
-        process.mappings = Arc::new(mappings);
+        if !is_same {
+            process.mappings = Arc::new(mappings);
+            process.set.changed(&mut self.publisher, loaded.tgid);
+        }
+        self.publisher.note(&mut process.set, loaded.tgid);
         process.trusted_in = Some(self.epoch);
         process.comm = loaded.comm;
         process.is_kernel_thread = loaded.is_kernel_thread;
@@ -311,6 +272,24 @@ impl Processes {
         process.parent = process.parent.or(parent);
         process.descends = process.descends.or(descends);
         self.evict_while_full();
+    }
+
+    /// The mappings that `/proc` told of, and whether they are those that are known already.
+    fn read_anew(&mut self, loaded: &LoadedProcess) -> (Mappings, bool) {
+        let known = self.get(loaded.tgid);
+        let old = known.map(|process| Arc::clone(&process.mappings)).unwrap_or_default();
+        let since =
+            known.map_or(self.publisher.last.next(), |process| process.set.opening(self.publisher.last));
+        let mut mappings = Mappings::default();
+        for range in &loaded.ranges {
+            self.meet(loaded.tgid, range);
+            let mapping = Mapping::new(range, since, |key, path| self.files.intern(key, path).0);
+            if mappings.insert(mapping, self.limits.mappings_per_process) == Insertion::Refused {
+                self.notes.add(Note::MappingDropped, 1);
+            }
+        }
+        let is_same = mappings.keep_ages(&old);
+        (mappings, is_same)
     }
 
     pub(crate) fn load_failed(&mut self, failure: LoadFailure) {
@@ -328,6 +307,34 @@ impl Processes {
         }
     }
 
+    /// What the caller has to do for unwinding, so that it walks by what is known here by now.
+    pub(crate) fn take_commands(&mut self) -> Vec<Command> {
+        for tgid in self.publisher.take_noted() {
+            let Some(process) = self.by_tgid.get_mut(&tgid) else { continue };
+            let may_be_sampled = self.filter.takes_all()
+                || !self.filter.cgroup_ids.is_empty()
+                || process.descends != Some(false);
+            let is_alive = process.exited.is_none() && !process.is_kernel_thread;
+            let should_be_known = may_be_sampled && is_alive && !process.mappings.is_empty();
+            let (key, mappings) = (process.key, &process.mappings);
+            self.publisher.settle(&mut process.set, tgid, should_be_known, |generation, start| {
+                Command::Publish { process: key, start, generation, mappings: Arc::clone(mappings) }
+            });
+        }
+        std::mem::take(&mut self.publisher.commands)
+    }
+
+    /// A sample's process, and what its stack was walked by.
+    pub(crate) fn of_sample(&self, sample: &Sample) -> Option<(&Process, Trust<'_>)> {
+        let process = self.get(sample.tgid)?;
+        let parent_of = |process: &&'_ Process| {
+            let key = process.parent?;
+            self.get(key.tgid).filter(|parent| parent.key == key)
+        };
+        let ancestors = std::iter::successors(parent_of(&process), parent_of).take(MAX_ANCESTORS);
+        Some((process, Trust::of(sample, process, ancestors, self.publisher.last)))
+    }
+
     /// Tells the consumer of a process and its files, once per program that it runs.
     fn announce(&mut self, tgid: u32) {
         if let Some(process) = self.by_tgid.get_mut(&tgid).filter(|process| !process.announced) {
@@ -338,9 +345,7 @@ impl Processes {
                 comm: process.comm,
                 is_kernel_thread: process.is_kernel_thread,
             });
-            self.events.extend(
-                process.mappings.as_slice().iter().filter_map(|mapping| new_mapping(process.key, mapping)),
-            );
+            self.events.extend(process.new_mappings());
         }
     }
 
@@ -354,6 +359,7 @@ impl Processes {
     fn remove(&mut self, tgid: u32) {
         if let Some(process) = self.by_tgid.remove(&tgid) {
             self.mapping_count -= process.mappings.len();
+            self.publisher.forget(process.set, tgid);
             if process.announced {
                 self.events.push(Event::ProcessGone { key: process.key });
             }
@@ -374,50 +380,5 @@ impl Processes {
                 self.remove(tgid);
             }
         }
-    }
-}
-
-impl Process {
-    fn new(key: ProcessKey, now: BootNs) -> Self {
-        Self {
-            key,
-            mappings: Arc::default(),
-            parent: None,
-            comm: Comm::default(),
-            is_kernel_thread: false,
-            trusted_in: None,
-            threads: 1,
-            loaded_at: BootNs::default(),
-            exited: None,
-            last_used: now,
-            announced: false,
-            descends: None,
-        }
-    }
-
-    /// Learns from a sample that the process is alive and of what kind it is.
-    fn sampled(&mut self, sample: &Sample) {
-        self.last_used = sample.time;
-        if self.exited.is_some_and(|exited| sample.time > exited) {
-            self.exited = None;
-            self.threads = 1;
-        }
-        // A fork event does not say what a kernel thread is.
-        if sample.is_kernel_thread && !self.is_kernel_thread {
-            self.is_kernel_thread = true;
-            self.comm = sample.comm;
-        }
-    }
-}
-
-fn new_mapping(process: ProcessKey, mapping: &Mapping) -> Option<Event> {
-    match &mapping.target {
-        MappingTarget::File(file) => Some(Event::NewMapping {
-            process,
-            file: Arc::clone(file),
-            start: mapping.start,
-            end: mapping.end,
-        }),
-        MappingTarget::Vdso | MappingTarget::Anonymous => None,
     }
 }

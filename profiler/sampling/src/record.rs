@@ -4,12 +4,20 @@ use std::mem::offset_of;
 
 use pyrite_bpf::StackOutcome;
 use pyrite_bpf::abi::{
-    PYRITE_COMM_BYTES, PYRITE_MAX_FRAMES, PYRITE_RECORD_SAMPLE, PYRITE_SAMPLE_KERNEL_THREAD,
-    PYRITE_SAMPLE_USER_MODE, pyrite_sample_header as Header,
+    PYRITE_AARCH64_REGISTERS, PYRITE_COMM_BYTES, PYRITE_MAX_COPY_BYTES, PYRITE_MAX_KERNEL_FRAMES,
+    PYRITE_MAX_USER_FRAMES, PYRITE_RECORD_SAMPLE, PYRITE_SAMPLE_KERNEL_THREAD, PYRITE_SAMPLE_PARENT_MAPPINGS,
+    PYRITE_SAMPLE_STACK_COPY, PYRITE_SAMPLE_USER_MODE, pyrite_sample_header as Header,
+    pyrite_stack_copy as Copied,
 };
 use pyrite_model::Avma;
 
 use crate::{BootNs, Comm};
+
+/// Registers in a stack copy, by DWARF number; `x86_64` uses the first 16.
+pub const COPIED_REGISTERS: usize = PYRITE_AARCH64_REGISTERS as usize;
+
+/// DWARF number of the stack pointer.
+const STACK_POINTER: usize = if cfg!(target_arch = "aarch64") { 31 } else { 7 };
 
 /// One tick that met a running task. Frames are leaf first.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +40,13 @@ pub struct Sample {
     pub is_kernel_thread: bool,
     /// Whether the tick interrupted user mode.
     pub is_user_mode: bool,
+    /// Whether the user stack was walked by the mappings of the process's parent.
+    pub by_parent_mappings: bool,
+    /// [`Generation::abi`](crate::Generation::abi) of the mapping set that the user stack was walked by; 0 where the
+    /// process was not known.
+    pub generation: u32,
+    /// How many of the user frames were found by the frame pointer for want of unwind information.
+    pub frame_pointer_frames: u16,
     /// How the kernel stack's walk ended.
     pub kernel_outcome: StackOutcome,
     /// How the user stack's walk ended.
@@ -40,12 +55,37 @@ pub struct Sample {
     pub kernel: Vec<Avma>,
     /// Addresses in the process.
     pub user: Vec<Avma>,
+    /// From where on user space can finish the walk.
+    pub copy: Option<Box<StackCopy>>,
+}
+
+/// Registers and the top of the stack, as they were at a frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StackCopy {
+    /// By DWARF number. All are valid where `all_registers` is set, else the stack pointer, the frame pointer and, on
+    /// aarch64, the link register.
+    pub registers: [u64; COPIED_REGISTERS],
+    /// The code address of the frame.
+    pub ip: Avma,
+    /// How many of the sample's user frames come before this one.
+    pub frames_before: u16,
+    /// Whether every register is valid, as at the leaf.
+    pub all_registers: bool,
+    /// The stack from the stack pointer on.
+    pub stack: Vec<u8>,
+}
+
+impl StackCopy {
+    /// Where the copied part of the stack starts.
+    pub fn sp(&self) -> Avma {
+        Avma(self.registers[STACK_POINTER])
+    }
 }
 
 /// Why bytes are no record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
-    /// Fewer bytes than the header, or than the frames it announces.
+    /// Fewer bytes than the header, or than it announces.
     #[error("record of {len} bytes is shorter than the {need} it announces")]
     Short {
         /// Bytes there are.
@@ -71,6 +111,14 @@ pub enum RecordError {
         /// How many are announced.
         frames: u16,
     },
+    /// A stack copy that is larger than the ABI allows, or that goes on from a frame the record does not have.
+    #[error("stack copy of {bytes} bytes behind frame {frames_before}")]
+    Copy {
+        /// Bytes announced.
+        bytes: u64,
+        /// Frames it says to come before it.
+        frames_before: u16,
+    },
 }
 
 /// Decodes a sample record.
@@ -78,19 +126,19 @@ pub enum RecordError {
 /// # Errors
 /// Anything that does not follow the ABI; trailing bytes are allowed, as the ring pads.
 pub fn decode_sample(bytes: &[u8]) -> Result<Sample, RecordError> {
-    let header = field::<{ size_of::<Header>() }>(bytes, 0)?;
-    let header = &header;
+    let header = &field::<{ size_of::<Header>() }>(bytes, 0)?;
     let kind = u32_at(header, offset_of!(Header, kind))?;
     if kind != PYRITE_RECORD_SAMPLE {
         return Err(RecordError::Kind { kind });
     }
-    let kernel_frames = frame_count(header, offset_of!(Header, kernel_frames))?;
-    let user_frames = frame_count(header, offset_of!(Header, user_frames))?;
+    let kernel_frames = frame_count(header, offset_of!(Header, kernel_frames), PYRITE_MAX_KERNEL_FRAMES)?;
+    let user_frames = frame_count(header, offset_of!(Header, user_frames), PYRITE_MAX_USER_FRAMES)?;
     let frames_at = size_of::<Header>();
-    let need = frames_at + 8 * (kernel_frames + user_frames);
-    let frames = bytes.get(frames_at..need).ok_or(RecordError::Short { len: bytes.len(), need })?;
-    let mut frames = frames.as_chunks::<8>().0.iter().map(|frame| Avma(u64::from_ne_bytes(*frame)));
+    let user_at = frames_at + 8 * kernel_frames;
+    let copy_at = user_at + 8 * user_frames;
     let flags = u32::from(header[offset_of!(Header, flags)]);
+    let has = |flag: u32| flags & flag != 0;
+    let copy = has(PYRITE_SAMPLE_STACK_COPY).then(|| stack_copy(bytes, copy_at, user_frames)).transpose()?;
     Ok(Sample {
         time: BootNs(u64_at(header, offset_of!(Header, time_boot_ns))?),
         tgid: u32_at(header, offset_of!(Header, tgid))?,
@@ -99,25 +147,59 @@ pub fn decode_sample(bytes: &[u8]) -> Result<Sample, RecordError> {
         cgroup_id: u64_at(header, offset_of!(Header, cgroup_id))?,
         cpu: u32_at(header, offset_of!(Header, cpu))?,
         comm: Comm::new(&field::<{ PYRITE_COMM_BYTES as usize }>(header, offset_of!(Header, comm))?),
-        is_kernel_thread: flags & PYRITE_SAMPLE_KERNEL_THREAD != 0,
-        is_user_mode: flags & PYRITE_SAMPLE_USER_MODE != 0,
+        is_kernel_thread: has(PYRITE_SAMPLE_KERNEL_THREAD),
+        is_user_mode: has(PYRITE_SAMPLE_USER_MODE),
+        by_parent_mappings: has(PYRITE_SAMPLE_PARENT_MAPPINGS),
+        generation: u32_at(header, offset_of!(Header, generation))?,
+        frame_pointer_frames: u16_at(header, offset_of!(Header, frame_pointer_frames))?,
         kernel_outcome: outcome(header[offset_of!(Header, kernel_stack)])?,
         user_outcome: outcome(header[offset_of!(Header, user_stack)])?,
-        kernel: frames.by_ref().take(kernel_frames).collect(),
-        user: frames.collect(),
+        kernel: frames(bytes, frames_at, kernel_frames)?,
+        user: frames(bytes, user_at, user_frames)?,
+        copy,
     })
+}
+
+fn stack_copy(bytes: &[u8], at: usize, user_frames: usize) -> Result<Box<StackCopy>, RecordError> {
+    let fixed = slice(bytes, at, size_of::<Copied>())?;
+    let frames_before = u16_at(fixed, offset_of!(Copied, frames_before))?;
+    let copied = u64_at(fixed, offset_of!(Copied, bytes))?;
+    if copied > u64::from(PYRITE_MAX_COPY_BYTES) || usize::from(frames_before) > user_frames {
+        return Err(RecordError::Copy { bytes: copied, frames_before });
+    }
+    let mut registers = [0; COPIED_REGISTERS];
+    for (n, register) in registers.iter_mut().enumerate() {
+        *register = u64_at(fixed, offset_of!(Copied, registers) + 8 * n)?;
+    }
+    let stack = slice(bytes, at + size_of::<Copied>(), copied as usize)?.to_vec();
+    Ok(Box::new(StackCopy {
+        registers,
+        ip: Avma(u64_at(fixed, offset_of!(Copied, ip))?),
+        frames_before,
+        all_registers: fixed[offset_of!(Copied, all_registers)] != 0,
+        stack,
+    }))
+}
+
+fn frames(bytes: &[u8], at: usize, count: usize) -> Result<Vec<Avma>, RecordError> {
+    let frames = slice(bytes, at, 8 * count)?;
+    Ok(frames.as_chunks::<8>().0.iter().map(|frame| Avma(u64::from_ne_bytes(*frame))).collect())
 }
 
 fn outcome(code: u8) -> Result<StackOutcome, RecordError> {
     StackOutcome::from_code(code).ok_or(RecordError::Outcome { code })
 }
 
-fn frame_count(header: &[u8], at: usize) -> Result<usize, RecordError> {
-    let frames = u16::from_ne_bytes(field(header, at)?);
-    if u32::from(frames) > PYRITE_MAX_FRAMES {
+fn frame_count(header: &[u8], at: usize, limit: u32) -> Result<usize, RecordError> {
+    let frames = u16_at(header, at)?;
+    if u32::from(frames) > limit {
         return Err(RecordError::Frames { frames });
     }
     Ok(usize::from(frames))
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Result<u16, RecordError> {
+    field(bytes, at).map(u16::from_ne_bytes)
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> Result<u32, RecordError> {
@@ -131,6 +213,11 @@ fn u64_at(bytes: &[u8], at: usize) -> Result<u64, RecordError> {
 fn field<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N], RecordError> {
     let found = bytes.get(at..).and_then(|rest| rest.first_chunk::<N>());
     found.copied().ok_or(RecordError::Short { len: bytes.len(), need: at + N })
+}
+
+/// `len` bytes from `at` on, both bounded by the ABI, so that their sum cannot overflow.
+fn slice(bytes: &[u8], at: usize, len: usize) -> Result<&[u8], RecordError> {
+    bytes.get(at..at + len).ok_or(RecordError::Short { len: bytes.len(), need: at + len })
 }
 
 #[cfg(test)]
@@ -153,13 +240,42 @@ pub(crate) mod tests {
         put(offset_of!(Header, user_frames), &(sample.user.len() as u16).to_ne_bytes());
         put(offset_of!(Header, kernel_stack), &[sample.kernel_outcome as u8]);
         put(offset_of!(Header, user_stack), &[sample.user_outcome as u8]);
-        let flags = (u32::from(sample.is_kernel_thread) * PYRITE_SAMPLE_KERNEL_THREAD)
-            | (u32::from(sample.is_user_mode) * PYRITE_SAMPLE_USER_MODE);
-        put(offset_of!(Header, flags), &[flags as u8]);
+        put(offset_of!(Header, frame_pointer_frames), &sample.frame_pointer_frames.to_ne_bytes());
+        put(offset_of!(Header, generation), &sample.generation.to_ne_bytes());
+        put(offset_of!(Header, flags), &[flags(sample) as u8]);
         put(offset_of!(Header, comm), sample.comm.as_bytes());
         for frame in sample.kernel.iter().chain(&sample.user) {
             bytes.extend(frame.0.to_ne_bytes());
         }
+        if let Some(copy) = &sample.copy {
+            bytes.extend(encode_copy(copy));
+        }
+        bytes
+    }
+
+    fn flags(sample: &Sample) -> u32 {
+        [
+            (sample.is_kernel_thread, PYRITE_SAMPLE_KERNEL_THREAD),
+            (sample.is_user_mode, PYRITE_SAMPLE_USER_MODE),
+            (sample.by_parent_mappings, PYRITE_SAMPLE_PARENT_MAPPINGS),
+            (sample.copy.is_some(), PYRITE_SAMPLE_STACK_COPY),
+        ]
+        .into_iter()
+        .map(|(is_set, flag)| u32::from(is_set) * flag)
+        .sum()
+    }
+
+    fn encode_copy(copy: &StackCopy) -> Vec<u8> {
+        let mut bytes = vec![0; size_of::<Copied>()];
+        let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
+        for (n, register) in copy.registers.iter().enumerate() {
+            put(offset_of!(Copied, registers) + 8 * n, &register.to_ne_bytes());
+        }
+        put(offset_of!(Copied, ip), &copy.ip.0.to_ne_bytes());
+        put(offset_of!(Copied, frames_before), &copy.frames_before.to_ne_bytes());
+        put(offset_of!(Copied, all_registers), &[u8::from(copy.all_registers)]);
+        put(offset_of!(Copied, bytes), &(copy.stack.len() as u64).to_ne_bytes());
+        bytes.extend(&copy.stack);
         bytes
     }
 
@@ -174,10 +290,26 @@ pub(crate) mod tests {
             comm: Comm::new(b"worker"),
             is_kernel_thread: false,
             is_user_mode: true,
+            by_parent_mappings: false,
+            generation: 0,
+            frame_pointer_frames: 0,
             kernel_outcome: StackOutcome::Absent,
-            user_outcome: StackOutcome::Walked,
+            user_outcome: StackOutcome::ChainEnd,
             kernel: vec![],
             user: vec![Avma(0x1010), Avma(0x1020)],
+            copy: None,
+        }
+    }
+
+    pub(crate) fn stack_copy_at(ip: u64, frames_before: u16, words: &[u64]) -> StackCopy {
+        let mut registers = [0; COPIED_REGISTERS];
+        registers[STACK_POINTER] = 0x7000_0000;
+        StackCopy {
+            registers,
+            ip: Avma(ip),
+            frames_before,
+            all_registers: true,
+            stack: words.iter().flat_map(|word| word.to_ne_bytes()).collect(),
         }
     }
 
@@ -185,8 +317,12 @@ pub(crate) mod tests {
     fn every_field_survives() {
         let sent = Sample {
             kernel: vec![Avma(0xffff_8000_0000_1234)],
-            kernel_outcome: StackOutcome::Truncated,
+            kernel_outcome: StackOutcome::TooDeep,
             is_user_mode: false,
+            by_parent_mappings: true,
+            generation: 7,
+            frame_pointer_frames: 1,
+            copy: Some(Box::new(stack_copy_at(0x1030, 2, &[1, 2, 3]))),
             ..sample()
         };
         assert_eq!(decode_sample(&encode(&sent)), Ok(sent));
@@ -200,20 +336,43 @@ pub(crate) mod tests {
             bytes[at] = value;
             decode_sample(&bytes)
         };
-        assert_eq!(decode_sample(&good[..79]), Err(RecordError::Short { len: 79, need: 80 }));
-        assert_eq!(decode_sample(&[]), Err(RecordError::Short { len: 0, need: 64 }));
+        let header = size_of::<Header>();
+        let short = |len: usize, need: usize| Err(RecordError::Short { len, need });
+        assert_eq!(decode_sample(&good[..header + 15]), short(header + 15, header + 16));
+        assert_eq!(decode_sample(&[]), short(0, header));
         assert_eq!(with(0, 9), Err(RecordError::Kind { kind: 9 }));
         assert_eq!(with(offset_of!(Header, user_stack), 200), Err(RecordError::Outcome { code: 200 }));
-        assert_eq!(with(offset_of!(Header, user_frames), 128), Err(RecordError::Frames { frames: 128 }));
+        assert_eq!(with(offset_of!(Header, kernel_frames), 128), Err(RecordError::Frames { frames: 128 }));
+        let too_deep = with(offset_of!(Header, user_frames) + 1, 4);
+        assert_eq!(too_deep, Err(RecordError::Frames { frames: 1026 }));
+    }
+
+    #[test]
+    fn a_copy_that_does_not_follow_the_abi_is_refused() {
+        let with_copy = |copy: StackCopy| encode(&Sample { copy: Some(Box::new(copy)), ..sample() });
+        let good = with_copy(stack_copy_at(0x1030, 2, &[1, 2]));
+        let cut = decode_sample(&good[..good.len() - 1]);
+        assert_eq!(cut, Err(RecordError::Short { len: good.len() - 1, need: good.len() }));
+        let from_nowhere = decode_sample(&with_copy(stack_copy_at(0x1030, 3, &[])));
+        assert_eq!(from_nowhere, Err(RecordError::Copy { bytes: 0, frames_before: 3 }));
+        let large = PYRITE_MAX_COPY_BYTES as usize / 8 + 1;
+        let large = decode_sample(&with_copy(stack_copy_at(0x1030, 2, &vec![0; large])));
+        assert_eq!(large, Err(RecordError::Copy { bytes: 16392, frames_before: 2 }));
     }
 
     proptest! {
         #[test]
-        fn no_bytes_panic_and_what_decodes_encodes_the_same(mut bytes in proptest::collection::vec(any::<u8>(), 0..400), patch: bool) {
-            if patch && bytes.len() >= 64 {
+        fn no_bytes_panic_and_what_decodes_encodes_the_same(mut bytes in proptest::collection::vec(any::<u8>(), 0..900), patch: bool, copied in 0_u8..80) {
+            let header = size_of::<Header>();
+            if patch && bytes.len() >= header {
                 bytes[..4].copy_from_slice(&PYRITE_RECORD_SAMPLE.to_ne_bytes());
                 bytes[offset_of!(Header, kernel_frames)..][..4].copy_from_slice(&[3, 0, 5, 0]);
                 bytes[offset_of!(Header, kernel_stack)..][..2].copy_from_slice(&[1, 2]);
+                let copy_at = header + 8 * (3 + 5);
+                if bytes.len() >= copy_at + size_of::<Copied>() {
+                    bytes[copy_at + offset_of!(Copied, frames_before)..][..2].copy_from_slice(&[copied % 7, 0]);
+                    bytes[copy_at + offset_of!(Copied, bytes)..][..8].copy_from_slice(&[copied, 0, 0, 0, 0, 0, 0, 0]);
+                }
             }
             if let Ok(sample) = decode_sample(&bytes) {
                 prop_assert_eq!(decode_sample(&encode(&sample)), Ok(sample));

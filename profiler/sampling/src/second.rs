@@ -1,9 +1,10 @@
 //! Counted stacks, second by second.
 
 use std::collections::BTreeMap;
+use std::hash::BuildHasher as _;
 use std::sync::Arc;
 
-use hashbrown::HashMap;
+use hashbrown::{DefaultHashBuilder, HashTable};
 use pyrite_bpf::StackOutcome;
 use pyrite_model::{Avma, FileOffset, UnixMs};
 
@@ -41,6 +42,8 @@ pub struct SampledStack {
     pub cgroup_id: u64,
     /// Whether the task is a kernel thread.
     pub is_kernel_thread: bool,
+    /// Whether some of the user frames were found by the frame pointer for want of unwind information.
+    pub has_guessed_frames: bool,
     /// How the kernel stack's walk ended.
     pub kernel_outcome: StackOutcome,
     /// How the user stack's walk ended.
@@ -88,19 +91,30 @@ impl Second {
 /// Seconds that may still grow.
 #[derive(Debug, Default)]
 pub(crate) struct OpenSeconds {
-    seconds: BTreeMap<UnixMs, HashMap<SampledStack, u64>>,
+    seconds: BTreeMap<UnixMs, HashTable<Hashed>>,
+    hashing: DefaultHashBuilder,
     distinct: usize,
     ticks: u64,
+}
+
+/// Hashing a stack costs as much as all the rest of counting it, so that a table that grows must not do it again.
+#[derive(Debug)]
+struct Hashed {
+    hash: u64,
+    counted: CountedStack,
 }
 
 impl OpenSeconds {
     /// Counts one tick. Returns false where that would make more than `limit` distinct stacks.
     pub(crate) fn add(&mut self, start: UnixMs, stack: SampledStack, limit: usize) -> bool {
+        let hash = self.hashing.hash_one(&stack);
         let second = self.seconds.entry(start).or_default();
-        if let Some(count) = second.get_mut(&stack) {
-            *count += 1;
+        let same = |known: &Hashed| known.hash == hash && known.counted.stack == stack;
+        if let Some(known) = second.find_mut(hash, same) {
+            known.counted.count += 1;
         } else if self.distinct < limit {
-            second.insert(stack, 1);
+            let counted = CountedStack { stack, count: 1 };
+            second.insert_unique(hash, Hashed { hash, counted }, |known| known.hash);
             self.distinct += 1;
         } else {
             return false;
@@ -121,12 +135,12 @@ impl OpenSeconds {
         let (open, closed) =
             std::mem::take(&mut self.seconds).into_iter().partition(|(start, _)| is_open(*start));
         self.seconds = open;
-        let closed: BTreeMap<UnixMs, HashMap<SampledStack, u64>> = closed;
+        let closed: BTreeMap<UnixMs, HashTable<Hashed>> = closed;
         let seconds: Vec<Second> = closed
             .into_iter()
             .map(|(start, stacks)| Second {
                 start,
-                stacks: stacks.into_iter().map(|(stack, count)| CountedStack { stack, count }).collect(),
+                stacks: stacks.into_iter().map(|hashed| hashed.counted).collect(),
             })
             .filter(|second| !second.stacks.is_empty())
             .collect();

@@ -17,6 +17,12 @@ impl BootNs {
         self.0.abs_diff(other.0)
     }
 
+    /// This instant, `later_ns` behind.
+    #[must_use]
+    pub fn saturating_add(self, later_ns: u64) -> Self {
+        Self(self.0.saturating_add(later_ns))
+    }
+
     /// This instant, `earlier_ns` before.
     #[must_use]
     pub fn saturating_sub(self, earlier_ns: u64) -> Self {

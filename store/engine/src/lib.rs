@@ -17,6 +17,8 @@ mod catalogue;
 mod config;
 mod error;
 mod files;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod head;
 mod lock;
 mod maintain;

@@ -9,8 +9,8 @@ use pyrite_symbolizer::{Executables, Miss, Symbolizer, SymbolizerConfig};
 use super::{in_file, key_of, open_path};
 
 fn check_open(path: &Path, expect: Miss) {
-    let mut registry = Executables::new(4);
-    let executable = open_path(&mut registry, path);
+    let registry = Executables::new(4);
+    let executable = open_path(&registry, path);
     assert_eq!(executable.miss(), Some(expect), "{}", path.display());
     assert_eq!(registry.stats().failed[expect.index()], 1);
     let symbol =
@@ -45,7 +45,7 @@ fn another_file_under_the_old_name_is_not_taken_for_it() {
     let keep_inode_in_use = dir.path().join("old");
     fs::rename(&path, keep_inode_in_use).unwrap();
     fs::copy("/bin/cat", &path).unwrap();
-    let mut registry = Executables::new(4);
+    let registry = Executables::new(4);
     let gone = PathBuf::from("/nonexistent/program");
     assert_eq!(registry.open(key, &path, &[path.clone(), gone.clone()]).miss(), Some(Miss::OtherFile));
     assert_eq!(registry.open(key, &path, &[gone]).miss(), Some(Miss::NotFound));
@@ -57,14 +57,14 @@ fn a_file_changed_in_place_loses_its_names_until_opened_again() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("program");
     fs::copy("/proc/self/exe", &path).unwrap();
-    let mut registry = Executables::new(4);
-    let executable = open_path(&mut registry, &path);
+    let registry = Executables::new(4);
+    let executable = open_path(&registry, &path);
     assert_eq!(executable.miss(), None);
     fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(2000).unwrap();
     let mut symbolizer = Symbolizer::new(SymbolizerConfig::default());
     let symbol = symbolizer.resolve(&[in_file(&executable, 0x50000)]).remove(0);
     assert_eq!(symbol.miss, Some(Miss::Changed));
-    let reopened = open_path(&mut registry, &path);
+    let reopened = open_path(&registry, &path);
     assert_ne!(reopened.id().as_str(), "");
     assert_eq!(registry.stats().replaced, 1);
     let symbol = symbolizer.resolve(&[in_file(&reopened, 0x50000)]).remove(0);
@@ -76,8 +76,8 @@ fn an_unlinked_file_keeps_its_names() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("libc.so");
     fs::copy(libc_path(), &path).unwrap();
-    let mut registry = Executables::new(4);
-    let executable = open_path(&mut registry, &path);
+    let registry = Executables::new(4);
+    let executable = open_path(&registry, &path);
     fs::remove_file(&path).unwrap();
     let addresses: Vec<_> = (0x28000..0x100_000).step_by(64).map(|at| in_file(&executable, at)).collect();
     let symbols = Symbolizer::new(SymbolizerConfig::default()).resolve(&addresses);
@@ -107,7 +107,7 @@ fn torn_and_mutated_files_never_panic() {
         bytes[..6].copy_from_slice(&original[..6]);
         let path = dir.path().join(format!("mutant{round}"));
         fs::write(&path, &bytes[..cut]).unwrap();
-        let executable = open_path(&mut Executables::new(4), &path);
+        let executable = open_path(&Executables::new(4), &path);
         let addresses: Vec<_> = (0..0x1d0_000).step_by(0x10000).map(|at| in_file(&executable, at)).collect();
         let symbols = Symbolizer::new(SymbolizerConfig::default()).resolve(&addresses);
         assert!(symbols.iter().all(|s| s.frames.len() == 1));
@@ -118,12 +118,12 @@ fn torn_and_mutated_files_never_panic() {
 #[test]
 fn open_files_stay_within_the_bound() {
     let dir = tempfile::tempdir().unwrap();
-    let mut registry = Executables::new(8);
+    let registry = Executables::new(8);
     let executables: Vec<_> = (0..40)
         .map(|i| {
             let path = dir.path().join(format!("copy{i}"));
             fs::copy("/bin/cat", &path).unwrap();
-            open_path(&mut registry, &path)
+            open_path(&registry, &path)
         })
         .collect();
     let stats = registry.stats();

@@ -39,7 +39,7 @@ fn parse_mapping(line: &str) -> Option<Mapped> {
     Some(Mapped { start: hex(start), end: hex(end), offset: hex(offset), key, path: path.into(), range })
 }
 
-fn open_mapped(registry: &mut Executables, pid: u32, mapped: &Mapped) -> ExecutableRef {
+fn open_mapped(registry: &Executables, pid: u32, mapped: &Mapped) -> ExecutableRef {
     let candidates = [
         PathBuf::from(format!("/proc/{pid}/map_files/{}", mapped.range)),
         PathBuf::from(format!("/proc/{pid}/root{}", mapped.path.display())),
@@ -47,7 +47,7 @@ fn open_mapped(registry: &mut Executables, pid: u32, mapped: &Mapped) -> Executa
     registry.open(mapped.key, &mapped.path, &candidates)
 }
 
-fn own_address(registry: &mut Executables, avma: usize) -> Address {
+fn own_address(registry: &Executables, avma: usize) -> Address {
     let avma = avma as u64;
     let pid = std::process::id();
     let mappings = executable_mappings(pid);
@@ -63,7 +63,7 @@ fn key_of(path: &Path) -> FileKey {
     FileKey { dev_major: libc::major(dev), dev_minor: libc::minor(dev), inode: meta.ino() }
 }
 
-fn open_path(registry: &mut Executables, path: &Path) -> ExecutableRef {
+fn open_path(registry: &Executables, path: &Path) -> ExecutableRef {
     registry.open(key_of(path), path, &[path.to_owned()])
 }
 

@@ -37,7 +37,7 @@ fn big_binaries() -> Vec<PathBuf> {
 
 #[test]
 fn big_binaries_stay_within_the_budget() {
-    let mut registry = Executables::new(16);
+    let registry = Executables::new(16);
     let mut symbolizer = Symbolizer::new(SymbolizerConfig::default());
     let before = rss_kb("RssAnon");
     let started = Instant::now();
@@ -47,7 +47,7 @@ fn big_binaries_stay_within_the_budget() {
     report("kernel", started, before, named);
     for path in big_binaries() {
         let started = Instant::now();
-        let executable = open_path(&mut registry, &path);
+        let executable = open_path(&registry, &path);
         let bytes = std::fs::metadata(&path).unwrap().len();
         let addresses: Vec<_> = (0..ADDRESSES).map(|i| in_file(&executable, bytes / ADDRESSES * i)).collect();
         let named = symbolizer.resolve(&addresses).iter().filter(|s| s.miss.is_none()).count();

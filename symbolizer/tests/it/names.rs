@@ -20,8 +20,8 @@ fn symbolizer() -> Symbolizer {
 
 #[test]
 fn own_code_is_demangled_and_cached() {
-    let mut registry = Executables::new(16);
-    let address = own_address(&mut registry, a_function_of_this_test as *const () as usize);
+    let registry = Executables::new(16);
+    let address = own_address(&registry, a_function_of_this_test as *const () as usize);
     let mut symbolizer = symbolizer();
     let first = symbolizer.resolve(&[address.clone(), address.clone()]);
     assert_eq!(&*first[0].frames[0].name, "it::names::a_function_of_this_test");
@@ -34,9 +34,9 @@ fn own_code_is_demangled_and_cached() {
 
 #[test]
 fn every_function_of_this_program_is_named_as_nm_names_it() {
-    let mut registry = Executables::new(16);
+    let registry = Executables::new(16);
     let Address::File { executable, offset } =
-        own_address(&mut registry, a_function_of_this_test as *const () as usize)
+        own_address(&registry, a_function_of_this_test as *const () as usize)
     else {
         unreachable!("own code lies in a file")
     };
@@ -68,8 +68,8 @@ fn every_function_of_this_program_is_named_as_nm_names_it() {
 
 #[test]
 fn debug_information_gives_lines() {
-    let mut registry = Executables::new(16);
-    let address = own_address(&mut registry, a_function_of_this_test as *const () as usize);
+    let registry = Executables::new(16);
+    let address = own_address(&registry, a_function_of_this_test as *const () as usize);
     let config = SymbolizerConfig { debug_info: true, ..SymbolizerConfig::default() };
     let symbol = Symbolizer::new(config).resolve(&[address]).remove(0);
     let outer = symbol.frames.last().unwrap();
@@ -79,8 +79,8 @@ fn debug_information_gives_lines() {
 
 #[test]
 fn shared_libraries_answer_from_their_dynamic_symbols() {
-    let mut registry = Executables::new(16);
-    let address = own_address(&mut registry, libc::getpid as *const () as usize);
+    let registry = Executables::new(16);
+    let address = own_address(&registry, libc::getpid as *const () as usize);
     let symbol = symbolizer().resolve(&[address]).remove(0);
     assert!(symbol.frames[0].name.ends_with("getpid"), "{symbol:?}");
     assert!(symbol.path.contains("libc.so"), "{symbol:?}");
@@ -89,9 +89,9 @@ fn shared_libraries_answer_from_their_dynamic_symbols() {
 
 #[test]
 fn code_without_a_name_shows_file_and_offset() {
-    let mut registry = Executables::new(16);
+    let registry = Executables::new(16);
     let shell = std::fs::canonicalize("/bin/sh").unwrap();
-    let executable = super::open_path(&mut registry, &shell);
+    let executable = super::open_path(&registry, &shell);
     let basename = shell.file_name().unwrap().to_str().unwrap().to_owned();
     let mut symbolizer = symbolizer();
     let symbol = symbolizer.resolve(&[in_file(&executable, 0x7001)]).remove(0);
@@ -127,14 +127,14 @@ fn kernel_functions_have_names() {
 
 #[test]
 fn a_process_that_is_gone_still_has_names() {
-    let mut registry = Executables::new(16);
+    let registry = Executables::new(16);
     let mut child = Command::new("/bin/cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     std::io::Write::write_all(&mut stdin, b"x").unwrap();
     child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
     let mappings = executable_mappings(child.id());
     let libc = mappings.iter().find(|m| m.path.to_string_lossy().contains("/libc.so")).unwrap();
-    let executable = open_mapped(&mut registry, child.id(), libc);
+    let executable = open_mapped(&registry, child.id(), libc);
     drop(stdin);
     child.wait().unwrap();
     let addresses: Vec<_> = (libc.offset..libc.offset + (libc.end - libc.start))
@@ -149,9 +149,9 @@ fn a_process_that_is_gone_still_has_names() {
 
 #[test]
 fn one_answer_per_address_in_order_and_into_a_symbol_table() {
-    let mut registry = Executables::new(16);
-    let own = own_address(&mut registry, a_function_of_this_test as *const () as usize);
-    let libc = own_address(&mut registry, libc::getpid as *const () as usize);
+    let registry = Executables::new(16);
+    let own = own_address(&registry, a_function_of_this_test as *const () as usize);
+    let libc = own_address(&registry, libc::getpid as *const () as usize);
     let addresses = [libc.clone(), Address::Unknown(Miss::Anonymous), own.clone(), libc, own];
     let symbols = symbolizer().resolve(&addresses);
     let mut table = SymbolTable::new();

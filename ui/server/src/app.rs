@@ -39,6 +39,7 @@ pub fn app(state: Arc<ServerState>) -> Router {
         .route("/pyroscope/render-diff", get(render::render_diff))
         .route("/pyroscope/label-values", get(render::label_values))
         .route("/api/v1/services", get(services::list))
+        .route("/api/v1/unwind", get(services::unwind))
         .route("/api/v1/status/buildinfo", get(ops::build_info))
         .route("/ready", get(ops::ready))
         .route("/metrics", get(ops::metrics))

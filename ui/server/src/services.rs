@@ -1,4 +1,5 @@
-//! `GET /api/v1/services`: all that runs on the node or sent profiles, with the CPU it used in a window.
+//! What only Pyrite has. `GET /api/v1/services`: all that runs on the node or sent profiles, with the CPU it used in a
+//! window. `GET /api/v1/unwind`: how many of the node's stacks are complete.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +10,7 @@ use pyrite_store::{SeriesQuery, StackQuery};
 use serde::{Deserialize, Serialize};
 
 use crate::ApiError;
-use crate::node::{KnownService, NodeInfo, ServiceKind};
+use crate::node::{KnownService, NodeInfo, ServiceKind, UnwindAnswer};
 use crate::state::Shared;
 use crate::store::ProfileStore;
 use crate::window::window;
@@ -60,6 +61,10 @@ pub(crate) async fn list(
     let known = state.node.as_ref().map_or_else(Vec::new, |node| node.services());
     let node = state.node.as_ref().map(|node| node.info());
     Ok(Json(Services { node, services: join(stored, known, range) }))
+}
+
+pub(crate) async fn unwind(State(state): State<Shared>) -> Json<UnwindAnswer> {
+    Json(UnwindAnswer { unwind: state.node.as_ref().map(|node| node.unwind()) })
 }
 
 /// What the store knows of the window.

@@ -11,8 +11,10 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
+use super::doctor_unwind;
 use crate::cli::DoctorArgs;
 use crate::config::default_data_dir;
+use crate::freeze::{self, Verdict};
 use crate::privilege;
 use crate::sampler::{Delivery, Sampler, SamplerConfig, TickSource};
 
@@ -40,11 +42,15 @@ impl Finding {
 /// Prints one line per check; fails if a check failed.
 #[expect(clippy::print_stdout, reason = "the lines are this command's output")]
 pub fn doctor(args: &DoctorArgs) -> Result<ExitCode> {
+    if args.unwind {
+        return doctor_unwind::unwind(args);
+    }
     let data = args.data.clone().map_or_else(default_data_dir, Ok)?;
     let checks = [
         ("kernel", kernel(&read("/proc/sys/kernel/osrelease"))),
         ("BTF", btf()),
         ("privilege", privileges()),
+        ("user stacks", user_stacks(freeze::look())),
         ("lockdown", lockdown(&read("/sys/kernel/security/lockdown"))),
         ("clang", Finding::Ok("not needed: the BPF programs are inside this binary".into())),
         ("sampling", sampling()),
@@ -105,6 +111,18 @@ fn privileges() -> Finding {
         return Finding::Ok("root, or the capabilities that sampling needs".into());
     }
     Finding::failed(format!("{} missing", missing.join(", ")), "run it with sudo or as a system service")
+}
+
+fn user_stacks(evidence: freeze::Evidence) -> Finding {
+    let verdict = evidence.verdict();
+    let seen = format!("Linux {}: {verdict}", evidence.version_text());
+    if verdict == Verdict::MayFreeze {
+        return Finding::failed(
+            seen,
+            "upgrade to 6.1.36, 6.3.10, 6.4 or newer, boot with hardened_usercopy=off, or take the risk with --allow-freezing-kernel",
+        );
+    }
+    Finding::Ok(seen)
 }
 
 fn lockdown(state: &str) -> Finding {
@@ -204,6 +222,7 @@ fn port() -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::freeze::KernelVersion;
 
     #[test]
     fn kernels_from_5_10_on() {
@@ -223,6 +242,18 @@ mod tests {
         assert_eq!(cgroups(v1), Finding::Ok("version 1".into()));
         assert_eq!(cgroups(&format!("{v1}{v2}")), Finding::Ok("versions 1 and 2 (hybrid)".into()));
         assert!(matches!(cgroups("proc /proc proc rw 0 0\n"), Finding::Limited { .. }));
+    }
+
+    #[test]
+    fn a_kernel_that_can_freeze_fails() {
+        let evidence = |patch| freeze::Evidence {
+            version: KernelVersion::of(patch, "", ""),
+            ..freeze::Evidence::default()
+        };
+        let Finding::Failed { seen, .. } = user_stacks(evidence("6.2.16")) else { panic!("must fail") };
+        assert_eq!(seen, "Linux 6.2.16: can freeze when BPF reads a process's stack");
+        let expect = "Linux 6.18.1: this version reads user memory without the fault of 5.19 to 6.3";
+        assert_eq!(user_stacks(evidence("6.18.1")), Finding::Ok(expect.into()));
     }
 
     #[test]

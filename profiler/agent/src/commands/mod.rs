@@ -1,6 +1,7 @@
 //! One file per subcommand.
 
 mod doctor;
+mod doctor_unwind;
 mod output;
 mod record;
 mod serve;

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -100,13 +101,17 @@ impl Session {
         }
         let (sender, events) = sync_channel(QUEUE_EVENTS);
         let frequency_hz = u64::from(args.frequency);
-        let config = SamplerConfig { frequency_hz, filter, ..SamplerConfig::default() };
+        let allow_freezing_kernel = args.allow_freezing_kernel;
+        let config =
+            SamplerConfig { frequency_hz, filter, allow_freezing_kernel, ..SamplerConfig::default() };
+        let executables = Arc::clone(&config.unwind.executables);
         let sampler = Sampler::start(config, move |event| match sender.try_send(event) {
             Ok(()) => Delivery::Taken,
             Err(_) => Delivery::QueueFull,
         })?;
         let symbols = SymbolizerConfig { debug_info: args.lines, ..SymbolizerConfig::default() };
-        let stream = RowStream::new(RowMaker::new(args.frequency, symbols), identity, sampler.stats().source);
+        let maker = RowMaker::new(args.frequency, symbols, executables);
+        let stream = RowStream::new(maker, identity, sampler.stats().source);
         let (started, started_at) = (Instant::now(), SystemTime::now());
         let collected = Collected { container: args.container.clone(), ..Collected::default() };
         Ok(Self { sampler, events, stream, started, started_at, collected })

@@ -28,7 +28,7 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode> {
     sys::raise_open_file_limit();
     let listener = listen(config.listen)?;
     let store = open_store(&config)?;
-    let watch = Watch::start(config.frequency_hz, store.clone())?;
+    let watch = Watch::start(&config, store.clone())?;
     let served = serve(listener, store.clone(), Some(watch.node()));
     // The agent ends first: what it has drained by then must still find the store open.
     watch.stop();

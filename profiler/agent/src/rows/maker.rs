@@ -8,21 +8,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use pyrite_bpf::StackOutcome;
 use pyrite_model::{
     Avma, Batch, FileKey, FileOffset, LabelSet, LocationId, ProfileType, Row, SeriesRows, StackId,
     SymbolTable, UnixMs,
 };
-use pyrite_sampling::{CountedStack, MappedFile, ProcessKey, SampledStack, Second, UserFrame};
+use pyrite_sampling::{CodeOrigin, CountedStack, MappedFile, ProcessKey, SampledStack, Second, UserFrame};
 use pyrite_symbolizer::{Address, ExecutableRef, Executables, Miss, Symbolizer, SymbolizerConfig};
 
-/// Files kept open. Each costs a descriptor; a busy node maps a few hundred distinct ones.
-const MAX_OPEN_EXECUTABLES: usize = 1024;
+use crate::rows::marker::marker;
 
 /// Names addresses and forms rows. Owned by one thread.
 pub struct RowMaker {
     symbolizer: Symbolizer,
-    executables: Executables,
+    executables: Arc<Executables>,
     vdso: ExecutableRef,
     frequency_hz: u32,
 }
@@ -38,14 +36,9 @@ enum Place {
 }
 
 impl RowMaker {
-    /// Knows no executable yet. `frequency_hz` is what a sample's CPU time is computed from.
-    pub fn new(frequency_hz: u32, symbols: SymbolizerConfig) -> Self {
-        Self {
-            symbolizer: Symbolizer::new(symbols),
-            executables: Executables::new(MAX_OPEN_EXECUTABLES),
-            vdso: Executables::vdso(),
-            frequency_hz,
-        }
+    /// Names code in `executables`. `frequency_hz` is what a sample's CPU time is computed from.
+    pub fn new(frequency_hz: u32, symbols: SymbolizerConfig, executables: Arc<Executables>) -> Self {
+        Self { symbolizer: Symbolizer::new(symbols), executables, vdso: Executables::vdso(), frequency_hz }
     }
 
     /// Opens a file that a process has just mapped at `start..end`, while the process lives.
@@ -145,28 +138,29 @@ fn place(frame: &UserFrame) -> Place {
     }
 }
 
-/// Adds the stack, kernel part at the leaf, and a root frame that says so where a walk did not reach its end.
+/// Adds the stack, kernel part at the leaf, each part with a frame at its root that says so where its walk did not reach
+/// the end.
 fn intern(
     stack: &SampledStack,
     locations: &HashMap<Place, LocationId>,
     symbols: &mut SymbolTable,
 ) -> StackId {
-    let kernel = stack.kernel.iter().map(|avma| Place::Kernel(*avma));
-    let mut leaf_first: Vec<LocationId> =
-        kernel.chain(stack.user.iter().map(place)).map(|place| locations[&place]).collect();
-    let cut = [stack.user_outcome, stack.kernel_outcome].into_iter().find_map(|outcome| match outcome {
-        StackOutcome::Truncated => Some("[truncated: too many frames]"),
-        StackOutcome::Fault => Some("[truncated: stack not readable]"),
-        StackOutcome::Walked | StackOutcome::Absent => None,
-    });
-    if let Some(marker) = cut.or_else(|| leaf_first.is_empty().then_some("[no stack]")) {
-        leaf_first.push(symbols.intern_named_location(marker));
+    let mut leaf_first: Vec<LocationId> = Vec::with_capacity(stack.kernel.len() + stack.user.len() + 2);
+    leaf_first.extend(stack.kernel.iter().map(|avma| locations[&Place::Kernel(*avma)]));
+    leaf_first.extend(marker(stack.kernel_outcome, None).map(|text| symbols.intern_named_location(&text)));
+    leaf_first.extend(stack.user.iter().map(|frame| locations[&place(frame)]));
+    let stopped_in = stack.user.last().map(CodeOrigin::of);
+    let user = marker(stack.user_outcome, stopped_in.as_ref());
+    leaf_first.extend(user.map(|text| symbols.intern_named_location(&text)));
+    if leaf_first.is_empty() {
+        leaf_first.push(symbols.intern_named_location("[no stack]"));
     }
     symbols.intern_stack(&leaf_first).expect("a stack has at least its marker")
 }
 
 #[cfg(test)]
 mod tests {
+    use pyrite_bpf::StackOutcome;
     use pyrite_model::TableLens;
     use pyrite_sampling::{BootNs, Comm};
 
@@ -178,8 +172,9 @@ mod tests {
             comm: Comm::new(comm),
             cgroup_id: 1,
             is_kernel_thread: false,
+            has_guessed_frames: false,
             kernel_outcome: StackOutcome::Absent,
-            user_outcome: StackOutcome::Walked,
+            user_outcome: StackOutcome::ChainEnd,
             kernel: vec![],
             user,
         }
@@ -190,7 +185,7 @@ mod tests {
         let second = Second { start: UnixMs(5_000), stacks: stacks.collect() };
         let labels = ["a", "b"].map(|comm| LabelSet::from_pairs([("comm", comm)]));
         let label = |stack: &SampledStack| &labels[usize::from(stack.comm.as_bytes() == b"b")];
-        RowMaker::new(97, SymbolizerConfig::default()).batch(&second, label)
+        RowMaker::new(97, SymbolizerConfig::default(), Arc::new(Executables::new(1))).batch(&second, label)
     }
 
     fn names(batch: &Batch, stack: StackId) -> Vec<String> {
@@ -222,16 +217,32 @@ mod tests {
 
     #[test]
     fn a_stack_that_was_cut_says_so_at_its_root() {
-        let mut cut = stack(b"a", vec![UserFrame::Anonymous(Avma(7)), UserFrame::Unmapped(Avma(9))]);
-        cut.user_outcome = StackOutcome::Truncated;
-        let mut absent = stack(b"b", vec![]);
-        absent.user_outcome = StackOutcome::Fault;
-        let batch = batch(&[(cut, 1), (absent, 1)]);
-        let mut roots: Vec<String> =
-            batch.series.iter().map(|series| names(&batch, series.rows[0].stack).remove(0)).collect();
-        roots.sort();
-        roots.dedup();
-        assert_eq!(roots, ["[truncated: stack not readable]", "[truncated: too many frames]"]);
+        let check = |user_outcome, user: Vec<UserFrame>, expect: &str| {
+            let batch = batch(&[(SampledStack { user_outcome, ..stack(b"a", user) }, 1)]);
+            assert_eq!(names(&batch, batch.series[0].rows[0].stack)[0], expect);
+        };
+        let library = || {
+            let key = FileKey { dev_major: 0, dev_minor: 0, inode: 1 };
+            let file = Arc::new(MappedFile { key, path: "/nowhere/libfoo.so (deleted)".into() });
+            vec![UserFrame::Anonymous(Avma(7)), UserFrame::File { file, offset: FileOffset(1) }]
+        };
+        check(StackOutcome::NoUnwindInfo, library(), "[truncated: no unwind info libfoo.so]");
+        check(StackOutcome::TooDeep, library(), "[truncated: too many frames]");
+        check(StackOutcome::CopyEnded, library(), "[truncated: stack copy ended]");
+        check(StackOutcome::Fault, vec![], "[truncated: stack not readable]");
+        check(StackOutcome::Absent, vec![], "[no stack]");
+    }
+
+    #[test]
+    fn a_cut_in_the_kernel_does_not_hide_who_called_it() {
+        let cut = SampledStack {
+            kernel: vec![Avma(1)],
+            kernel_outcome: StackOutcome::TooDeep,
+            ..stack(b"a", vec![UserFrame::Unmapped(Avma(9))])
+        };
+        let batch = batch(&[(cut, 1)]);
+        let names = names(&batch, batch.series[0].rows[0].stack);
+        assert_eq!((names.len(), names[1].as_str()), (3, "[truncated: too many frames]"));
     }
 
     #[test]

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
 use pyrite_model::{Batch, LabelSet, names};
-use pyrite_sampling::{Comm, Event, ProcessKey, SampledStack, Second};
+use pyrite_sampling::{
+    Comm, Event, HealthReport, ProcessKey, SampledStack, Second, StackCounts, UnwindHealth,
+};
 use pyrite_symbolizer::{ExecutablesStats, SymbolizerStats};
 
 use crate::identity::{Certainty, Identity, IdentityStats, Service, Subject};
@@ -30,6 +32,8 @@ pub struct RowStats {
     pub executables: ExecutablesStats,
     /// Who processes are.
     pub identity: IdentityStats,
+    /// User stacks by how their walk ended.
+    pub stacks: StackCounts,
 }
 
 /// Turns events into rows. Owned by one thread.
@@ -37,6 +41,7 @@ pub struct RowStream {
     maker: RowMaker,
     identity: Identity,
     source: TickSource,
+    health: UnwindHealth,
     waiting: VecDeque<(Instant, Second)>,
 }
 
@@ -45,7 +50,7 @@ type LabelsByThread = HashMap<(ProcessKey, Comm), LabelSet>;
 impl RowStream {
     /// Nothing seen yet. Every row says by a label which event `source` its samples come from.
     pub fn new(maker: RowMaker, identity: Identity, source: TickSource) -> Self {
-        Self { maker, identity, source, waiting: VecDeque::new() }
+        Self { maker, identity, source, health: UnwindHealth::default(), waiting: VecDeque::new() }
     }
 
     /// Takes an event of the sampler.
@@ -64,7 +69,10 @@ impl RowStream {
                 self.maker.open(process, &file, start, end);
             }
             Event::ProcessGone { key } => self.identity.forget(key.tgid),
-            Event::Second(second) => self.waiting.push_back((Instant::now(), second)),
+            Event::Second(second) => {
+                self.health.on_second(&second);
+                self.waiting.push_back((Instant::now(), second));
+            }
         }
     }
 
@@ -85,10 +93,15 @@ impl RowStream {
         self.identity.inventory()
     }
 
+    /// How many stacks of the last minute are complete, and why others are not.
+    pub fn health(&self) -> HealthReport {
+        self.health.report()
+    }
+
     /// Counters.
     pub fn stats(&self) -> RowStats {
         let (symbolizer, executables) = self.maker.stats();
-        RowStats { symbolizer, executables, identity: self.identity.stats() }
+        RowStats { symbolizer, executables, identity: self.identity.stats(), stacks: self.health.totals() }
     }
 
     /// The labels of every thread name of every process in a second, and whether all of them are final.

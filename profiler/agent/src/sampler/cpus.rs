@@ -11,6 +11,9 @@ use pyrite_sampling::{CpuBooks, Fates, Ledger, Notes};
 use crate::sampler::SamplerError;
 use crate::sys::{PerfEvent, PerfRing, TickSource, clock_ticks_hz};
 
+/// The events of one program start, even of one without libraries: its files have to be opened while it lives, and its
+/// mappings published while they are of use. How often that wakes the drain is up to the drain.
+const WAKEUP_BYTES: u32 = 256;
 const ONLINE: &str = "/sys/devices/system/cpu/online";
 
 /// What every CPU's events have in common.
@@ -152,9 +155,8 @@ impl Cpus {
 
     fn open_cpu(&self, number: u32, readings: &Readings) -> io::Result<Cpu> {
         // Mapping events first: a sample of a process that is not known yet costs a look into /proc.
-        let wakeup_bytes = u32::try_from(self.settings.sideband_bytes / 2).unwrap_or(u32::MAX);
         let sideband =
-            PerfRing::new(PerfEvent::open_sideband(number, wakeup_bytes)?, self.settings.sideband_bytes)?;
+            PerfRing::new(PerfEvent::open_sideband(number, WAKEUP_BYTES)?, self.settings.sideband_bytes)?;
         sideband.event().enable()?;
         let ticks = PerfEvent::open_ticks(number, self.settings.source, self.settings.frequency_hz)?;
         ticks.attach(self.program.as_fd())?;

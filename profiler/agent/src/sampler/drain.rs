@@ -3,16 +3,19 @@
 use std::collections::VecDeque;
 use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use aya::maps::{MapData, PerCpuArray, RingBuf};
+use aya::programs::tp_btf::BtfTracePointLink;
 use pyrite_bpf::{Note, TickFate};
-use pyrite_sampling::{BootNs, Event, Fates, Notes, Sampling};
+use pyrite_sampling::{BootNs, Event, Fates, Notes, Sample, Sampling};
 
 use crate::sampler::cpus::{Cpus, Readings, read_idle};
 use crate::sampler::{Delivery, SamplerStats, processes};
 use crate::sys::{self, Alarm, CpuCounters};
+use crate::unwind::Unwind;
 
 /// What lies less far back than this may still be on its way into a ring, so it waits for the next round.
 const HOLD_BACK_NS: u64 = 20_000_000;
@@ -35,6 +38,9 @@ pub(crate) struct Shared {
 
 pub(crate) struct Drain<S> {
     pub(crate) sampling: Sampling,
+    pub(crate) _on_exec: Option<BtfTracePointLink>,
+    pub(crate) witness: Option<SyncSender<Sample>>,
+    pub(crate) unwind: Unwind,
     pub(crate) ring: RingBuf<MapData>,
     pub(crate) counters: PerCpuArray<MapData, CpuCounters>,
     pub(crate) cpus: Cpus,
@@ -81,6 +87,7 @@ impl<S: FnMut(Event) -> Delivery> Drain<S> {
         self.read_rings();
         self.to_load.extend(self.sampling.advance(until, sys::wall_clock()));
         self.answer(LOADS_PER_ROUND);
+        self.unwind_round();
         let events = self.sampling.take_events(until);
         self.hand_on(events);
     }
@@ -98,7 +105,21 @@ impl<S: FnMut(Event) -> Delivery> Drain<S> {
         }
     }
 
+    /// Publishes what changed and finishes the stacks that could only be copied.
+    fn unwind_round(&mut self) {
+        let now = sys::boot_now();
+        self.unwind.carry_out(self.sampling.take_commands(), now);
+        self.sampling.finish_copies(&self.unwind, now);
+    }
+
     fn hand_on(&mut self, events: Vec<Event>) {
+        let witnessed = self.sampling.take_witnessed();
+        if let Some(witness) = &self.witness {
+            // A harness that has gone, or does not keep up, misses samples and says so itself.
+            for sample in witnessed {
+                let _ = witness.try_send(sample);
+            }
+        }
         for event in events {
             let ticks = match &event {
                 Event::Second(second) => Some(second.ticks()),
@@ -141,13 +162,19 @@ impl<S: FnMut(Event) -> Delivery> Drain<S> {
         stats.cpus = self.cpus.len();
         stats.processes = self.sampling.process_count();
         stats.mappings = self.sampling.mapping_count();
+        stats.copy_bytes = self.sampling.copy_bytes();
         stats.ring_bytes = self.ring_bytes + self.cpus.ring_bytes();
+        stats.unwind = self.unwind.stats();
         stats.drain_cpu = Duration::from_nanos(sys::thread_cpu_ns());
     }
 
     fn wait(&self) {
-        let own = [self.shared.alarm.as_fd(), self.ring.as_fd()];
-        sys::wait_readable(own.into_iter().chain(self.cpus.sideband_fds()), self.interval);
+        let own = [self.shared.alarm.as_fd(), self.ring.as_fd(), self.unwind.as_fd()];
+        // What a program start changes is published as soon as it is in order, and not with whatever comes next.
+        let hold_back = Duration::from_nanos(HOLD_BACK_NS);
+        let patience =
+            if self.sampling.has_pending_changes() { hold_back.min(self.interval) } else { self.interval };
+        sys::wait_readable(own.into_iter().chain(self.cpus.sideband_fds()), patience);
     }
 
     fn close(mut self) {
@@ -155,6 +182,12 @@ impl<S: FnMut(Event) -> Delivery> Drain<S> {
         self.read_rings();
         self.to_load.extend(self.sampling.advance(BootNs::MAX, sys::wall_clock()));
         self.answer(usize::MAX);
+        self.unwind_round();
+        // Ends by itself: sampling waits for no table longer than a second.
+        while self.sampling.unfinished_copies() > 0 {
+            std::thread::sleep(SHORTEST_ROUND);
+            self.unwind_round();
+        }
         let events = self.sampling.finish();
         self.hand_on(events);
         let readings = self.readings();

@@ -1,20 +1,26 @@
-//! Loads the BPF object and keeps of it only what sampling needs: the program and two maps.
+//! Loads the BPF object and keeps of it only what sampling needs: the program and its maps.
 
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use aya::maps::{Map, MapData, PerCpuArray, RingBuf};
-use aya::programs::{PerfEvent as PerfEventProgram, ProgramError};
+use aya::programs::tp_btf::BtfTracePointLink;
+use aya::programs::{BtfTracePoint, PerfEvent as PerfEventProgram, ProgramError};
+use aya::util::nr_cpus;
 use aya::{Btf, Ebpf, EbpfError, EbpfLoader};
-use pyrite_bpf::abi::pyrite_config;
+use pyrite_bpf::abi::{PYRITE_CONTEXTS, pyrite_config};
 
 use crate::sampler::SamplerError;
 use crate::sys::{self, CpuCounters};
+use crate::unwind::UnwindMaps;
 
 /// What is left of the object after loading.
 pub(crate) struct Loaded {
     pub(crate) program: OwnedFd,
     pub(crate) ring: RingBuf<MapData>,
     pub(crate) cpus: PerCpuArray<MapData, CpuCounters>,
+    pub(crate) unwind: UnwindMaps,
+    /// Keeps the program attached that forgets a process's mappings at exec.
+    pub(crate) on_exec: Option<BtfTracePointLink>,
 }
 
 /// Loads and verifies the sampler. The kernel's BTF (13 MB when parsed) is gone again afterwards.
@@ -26,13 +32,23 @@ pub(crate) fn load(config: &pyrite_config, ring_bytes: u32) -> Result<Loaded, Sa
         .btf(Some(&btf))
         .override_global("config", config.as_slice(), true)
         .map_max_entries("ring", ring_bytes)
+        .map_max_entries("walks", possible_cpus()? * PYRITE_CONTEXTS)
         .load(pyrite_bpf::object())
         .map_err(explain)?;
     let program = load_program(&mut object)?;
     let ring = RingBuf::try_from(take_map(&mut object, "ring")?).map_err(|error| explain(error.into()))?;
     let cpus =
         PerCpuArray::try_from(take_map(&mut object, "cpus")?).map_err(|error| explain(error.into()))?;
-    Ok(Loaded { program, ring, cpus })
+    let unwind = UnwindMaps::take(|name| take_map(&mut object, name))?;
+    let on_exec = attach_on_exec(&mut object, &btf)
+        .inspect_err(|error| tracing::warn!("the first samples of a new program may be cut short: {error}"));
+    Ok(Loaded { program, ring, cpus, unwind, on_exec: on_exec.ok() })
+}
+
+/// CPUs that there may ever be, which is how many the kernel numbers.
+fn possible_cpus() -> Result<u32, SamplerError> {
+    let counted = nr_cpus().map_err(|(_, source)| SamplerError::Os { action: "count the CPUs", source })?;
+    Ok(counted as u32)
 }
 
 fn load_program(object: &mut Ebpf) -> Result<OwnedFd, SamplerError> {
@@ -47,29 +63,24 @@ fn load_program(object: &mut Ebpf) -> Result<OwnedFd, SamplerError> {
         .map_err(|source| SamplerError::Os { action: "keep the sampler's program open", source })
 }
 
+/// Without it, a new program's stacks are walked by the mappings of the one before until user space says otherwise, and are
+/// then cut for it.
+fn attach_on_exec(object: &mut Ebpf, btf: &Btf) -> Result<BtfTracePointLink, SamplerError> {
+    let program =
+        object.program_mut("on_exec").ok_or(SamplerError::Incomplete { name: "program on_exec" })?;
+    let program: &mut BtfTracePoint =
+        program.try_into().map_err(|error: ProgramError| explain(error.into()))?;
+    program.load("sched_process_exec", btf).map_err(|error| explain(error.into()))?;
+    let link = program.attach().map_err(|error| explain(error.into()))?;
+    program.take_link(link).map_err(|error| explain(error.into()))
+}
+
 fn take_map(object: &mut Ebpf, name: &'static str) -> Result<Map, SamplerError> {
     object.take_map(name).ok_or(SamplerError::Incomplete { name })
 }
 
 /// The sentence that says what to do about a loader's error.
 fn explain(error: EbpfError) -> SamplerError {
-    if let EbpfError::ProgramError(ProgramError::LoadError { io_error, verifier_log }) = &error
-        && io_error.kind() != std::io::ErrorKind::PermissionDenied
-    {
-        let log = verifier_log.to_string();
-        let tail = log.char_indices().rev().nth(2000).map_or(0, |(at, _)| at);
-        return SamplerError::Rejected { log: format!("{io_error}: {}", &log[tail..]) };
-    }
-    if is_permission_denied(&error) {
-        return SamplerError::NoPrivilege;
-    }
-    SamplerError::Load { source: Box::new(error) }
-}
-
-fn is_permission_denied(error: &(dyn std::error::Error + 'static)) -> bool {
-    std::iter::successors(Some(error), |error| error.source()).any(|error| {
-        error
-            .downcast_ref::<std::io::Error>()
-            .is_some_and(|io| io.kind() == std::io::ErrorKind::PermissionDenied)
-    })
+    let lockdown = std::fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
+    SamplerError::of_load(error, &lockdown)
 }

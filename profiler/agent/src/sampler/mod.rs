@@ -13,21 +13,26 @@ use std::collections::VecDeque;
 use std::fs;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use pyrite_bpf::abi::pyrite_config;
-use pyrite_sampling::{Event, Fates, Filter, Ledger, Limits, Notes, Sampling};
+use pyrite_sampling::{Event, Fates, Filter, Ledger, Limits, Notes, Sample, Sampling};
 
+use crate::freeze::{self, Verdict};
 use crate::sampler::cpus::{Cpus, EventSettings};
 use crate::sampler::drain::{Drain, Shared};
 use crate::sys::{Alarm, PerfEvent};
+use crate::unwind::{self, Unwind, UnwindConfig, UnwindStats};
 
 pub use crate::sampler::error::SamplerError;
 pub use crate::sys::TickSource;
 
 const MAX_SAMPLE_RATE: &str = "/proc/sys/kernel/perf_event_max_sample_rate";
+/// At the default frequency this is every tick, so that a rush of new processes is told in full.
+const MOST_COPIES_PER_SECOND: u64 = 256;
 const PARANOID: &str = "/proc/sys/kernel/perf_event_paranoid";
 
 /// How to sample.
@@ -45,6 +50,13 @@ pub struct SamplerConfig {
     pub ring_bytes: Option<u32>,
     /// What to count; `None` takes cycles where there is a counter for them.
     pub source: Option<TickSource>,
+    /// Whether to sample on a kernel that this can freeze; see [`crate::freeze`].
+    pub allow_freezing_kernel: bool,
+    /// Where each sample goes as it is counted, for a harness that compares it with what the kernel's own perf saw at the
+    /// same tick. What finds no room is dropped.
+    pub witness: Option<SyncSender<Sample>>,
+    /// How user stacks are unwound.
+    pub unwind: UnwindConfig,
 }
 
 impl Default for SamplerConfig {
@@ -57,6 +69,9 @@ impl Default for SamplerConfig {
             drain_interval: Duration::from_millis(150),
             ring_bytes: None,
             source: None,
+            allow_freezing_kernel: false,
+            witness: None,
+            unwind: UnwindConfig::default(),
         }
     }
 }
@@ -89,8 +104,12 @@ pub struct SamplerStats {
     pub mappings: usize,
     /// Memory of the rings that the kernel writes to.
     pub ring_bytes: usize,
+    /// Memory of copied stacks that are to be finished.
+    pub copy_bytes: usize,
     /// CPU time that the sampler's thread has used.
     pub drain_cpu: Duration,
+    /// How unwinding goes.
+    pub unwind: UnwindStats,
 }
 
 /// A running sampler. Dropping it stops it.
@@ -109,6 +128,7 @@ impl Sampler {
     where
         S: FnMut(Event) -> Delivery + Send + 'static,
     {
+        refuse_to_freeze(&config)?;
         let source = choose_source(&config)?;
         let online = cpus::online().len().max(1);
         let ring_bytes = config.ring_bytes.unwrap_or_else(|| ring_bytes(online));
@@ -116,7 +136,14 @@ impl Sampler {
             TickSource::CpuClock => 1_000_000_000 / config.frequency_hz,
             TickSource::Cycles => 0,
         };
-        let bpf_config = pyrite_config { ring_wakeup_bytes: u64::from(ring_bytes / 2), period_ns };
+        let ring_wakeup_bytes = u64::from(ring_bytes / 2);
+        let bpf_config = pyrite_config {
+            ring_wakeup_bytes,
+            period_ns,
+            address_tag_mask: unwind::ADDRESS_TAG_MASK,
+            copies_per_second: config.frequency_hz.min(MOST_COPIES_PER_SECOND) as u32,
+            perf_samples: u32::from(config.witness.is_some()),
+        };
         let loaded = load::load(&bpf_config, ring_bytes)?;
         let settings = EventSettings {
             source,
@@ -129,8 +156,15 @@ impl Sampler {
             stop: AtomicBool::new(false),
             stats: Mutex::new(SamplerStats::new(source, config.frequency_hz)),
         });
+        let mut sampling = Sampling::new(config.filter, config.limits);
+        if config.witness.is_some() {
+            sampling.witness();
+        }
         let drain = Drain {
-            sampling: Sampling::new(config.filter, config.limits),
+            sampling,
+            _on_exec: loaded.on_exec,
+            witness: config.witness,
+            unwind: Unwind::start(loaded.unwind, config.unwind).map_err(os("set up unwind tables"))?,
             ring: loaded.ring,
             counters: loaded.cpus,
             cpus: Cpus::open(settings, loaded.program)?,
@@ -186,8 +220,21 @@ impl SamplerStats {
             processes: 0,
             mappings: 0,
             ring_bytes: 0,
+            copy_bytes: 0,
             drain_cpu: Duration::ZERO,
+            unwind: UnwindStats::default(),
         }
+    }
+}
+
+fn refuse_to_freeze(config: &SamplerConfig) -> Result<(), SamplerError> {
+    if config.allow_freezing_kernel {
+        return Ok(());
+    }
+    let evidence = freeze::look();
+    match evidence.verdict() {
+        Verdict::MayFreeze => Err(SamplerError::FreezingKernel { version: evidence.version_text() }),
+        Verdict::SafeVersion | Verdict::Mended | Verdict::NotHardened => Ok(()),
     }
 }
 
@@ -208,22 +255,17 @@ fn choose_source(config: &SamplerConfig) -> Result<TickSource, SamplerError> {
             Err(error) => failure = error,
         }
     }
-    match failure.kind() {
-        io::ErrorKind::PermissionDenied => {
-            Err(SamplerError::PerfRefused { paranoid: read_setting(PARANOID) })
-        }
-        _ => Err(SamplerError::Perf { cpu, source: failure }),
-    }
+    Err(SamplerError::of_perf(cpu, failure, || read_setting(PARANOID)))
 }
 
 fn read_setting(path: &str) -> String {
     fs::read_to_string(path).map_or_else(|_| "unreadable".to_owned(), |text| text.trim().to_owned())
 }
 
-/// A busy CPU at 97 Hz makes about 6 KB of records in a drain interval; ten times that, so that a late drain or a higher
-/// frequency loses nothing.
+/// A busy CPU at 97 Hz makes about 6 KB of records in a drain interval, and 240 KB where it runs nothing but new processes
+/// and every stack is copied.
 fn ring_bytes(cpus: usize) -> u32 {
-    let bytes = (cpus * (64 << 10)).next_power_of_two().clamp(512 << 10, 8 << 20);
+    let bytes = (cpus * (256 << 10)).next_power_of_two().clamp(512 << 10, 8 << 20);
     bytes as u32
 }
 

@@ -32,6 +32,21 @@ pub fn clock_ticks_hz() -> u64 {
     u64::try_from(ticks).unwrap_or(100).max(1)
 }
 
+/// The unit in which files are mapped.
+pub fn page_bytes() -> u64 {
+    // SAFETY: sysconf has no preconditions.
+    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    u64::try_from(bytes).unwrap_or(4096).max(1)
+}
+
+/// Lets the calling thread yield to what else wants the CPU. On a busy CPU it still gets a quarter of one task's share: at
+/// nice 19 it would get a seventieth, and what it makes would come too late for processes that live for a second.
+pub fn give_way() {
+    // SAFETY: setpriority has no preconditions. On Linux the calling thread alone is meant by 0. Raising the nice value is
+    // always allowed.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 6) };
+}
+
 /// Lets kernels before 5.11 lock memory for BPF maps. Later ones account maps to the cgroup, so a refusal (no
 /// `CAP_SYS_RESOURCE`) is no failure: if it matters, creating the first map says so.
 pub fn raise_memlock_limit() {

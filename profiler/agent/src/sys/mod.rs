@@ -1,13 +1,17 @@
 //! The seam to the kernel: every system call that neither std nor aya makes for us, and all of the agent's unsafe code.
 
+mod bpf_map;
 mod host;
 mod perf_event;
 mod perf_ring;
 mod wait;
 
+pub use bpf_map::{
+    Chunk, ChunkMemory, ExecutableValue, ProcessValue, RuleValue, map_bytes, remove_inner_map,
+};
 pub use host::{
-    boot_now, clock_ticks_hz, raise_memlock_limit, raise_open_file_limit, send_signal, thread_cpu_ns,
-    wall_clock,
+    boot_now, clock_ticks_hz, give_way, page_bytes, raise_memlock_limit, raise_open_file_limit, send_signal,
+    thread_cpu_ns, wall_clock,
 };
 pub use perf_event::{PerfCounts, PerfEvent, TickSource};
 pub use perf_ring::PerfRing;

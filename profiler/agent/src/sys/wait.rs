@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::time::Duration;
 
-/// Something to wait for that another thread sets off, once.
+/// Something to wait for that another thread sets off.
 #[derive(Debug)]
 pub struct Alarm(OwnedFd);
 
@@ -28,6 +28,13 @@ impl Alarm {
         let one = 1_u64;
         // SAFETY: an eventfd takes 8 bytes, which `one` has. It can fail only where the counter is full, that is, set off.
         unsafe { libc::write(self.0.as_raw_fd(), (&raw const one).cast(), size_of_val(&one)) };
+    }
+
+    /// Stops waking whoever waits, until it is set off again.
+    pub fn clear(&self) {
+        let mut times = 0_u64;
+        // SAFETY: an eventfd gives 8 bytes, for which `times` has room. It can fail only where it is not set off.
+        unsafe { libc::read(self.0.as_raw_fd(), (&raw mut times).cast(), size_of_val(&times)) };
     }
 }
 

@@ -1,7 +1,9 @@
 //! The agent's counters as `/metrics` shows them.
 
+use std::collections::BTreeMap;
+
 use pyrite_model::Exposition;
-use pyrite_sampling::Ledger;
+use pyrite_sampling::{HealthReport, Ledger, StackCounts};
 use pyrite_symbolizer::{ExecutablesStats, Miss, SymbolizerStats};
 
 use crate::identity::IdentityStats;
@@ -15,6 +17,40 @@ pub(super) fn rows(stats: &RowStats, out: &mut Exposition) {
     symbols(&stats.symbolizer, out);
     executables(&stats.executables, out);
     identity(&stats.identity, out);
+    stacks(&stats.stacks, out);
+}
+
+/// The last minute's stacks that are not complete: where they stop, and whose they are. At most ten of each, by name.
+pub(super) fn unwind(report: &HealthReport, out: &mut Exposition) {
+    let help = "Share of the last minute's user stacks that end at the thread's outermost frame.";
+    out.gauge("pyrite_unwind_complete_ratio", help, &[], report.stacks.share_complete());
+    let mut executables: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+    for score in &report.executables {
+        let (passed, stopped) = executables.entry(score.code.name()).or_default();
+        *passed += score.passed;
+        *stopped += score.stopped.total();
+    }
+    for (name, (passed, stopped)) in executables {
+        let help = "User stacks of the last minute that met the executables at which most stop, by what became of them.";
+        for (walk, stacks) in [("passed", passed), ("stopped", stopped)] {
+            let labels = [("executable", name), ("walk", walk)];
+            out.gauge("pyrite_unwind_executable_stacks", help, &labels, stacks as f64);
+        }
+    }
+    let mut processes: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+    for score in &report.processes {
+        let (complete, truncated) = processes.entry(score.comm.to_string()).or_default();
+        *complete += score.stacks.complete();
+        *truncated += score.stacks.truncated();
+    }
+    for (name, (complete, truncated)) in processes {
+        let help =
+            "User stacks of the last minute of the processes of which most are truncated, by how they ended.";
+        for (walk, stacks) in [("complete", complete), ("truncated", truncated)] {
+            let labels = [("comm", name.as_str()), ("walk", walk)];
+            out.gauge("pyrite_unwind_process_stacks", help, &labels, stacks as f64);
+        }
+    }
 }
 
 /// The sampling clock's ledger and the sampler's own state.
@@ -34,12 +70,23 @@ pub(super) fn sampler(stats: &SamplerStats, ledger: &Ledger, out: &mut Expositio
     out.gauge("pyrite_sampler_mappings", help, &[], stats.mappings as f64);
     let help = "Size of the rings that the kernel writes to.";
     out.gauge("pyrite_sampler_ring_bytes", help, &[], stats.ring_bytes as f64);
+    let help = "Size of copied stacks that are to be finished.";
+    out.gauge("pyrite_sampler_copy_bytes", help, &[], stats.copy_bytes as f64);
     let help = "CPU time of the thread that empties the rings.";
     out.counter("pyrite_sampler_drain_cpu_seconds_total", help, &[], stats.drain_cpu.as_secs_f64());
     for (note, count) in stats.notes.iter() {
         let help = "Incidents of sampling that lose no tick, by kind.";
         out.counter("pyrite_sampler_notes_total", help, &[("note", note.name())], count as f64);
     }
+}
+
+fn stacks(stacks: &StackCounts, out: &mut Exposition) {
+    for (outcome, count) in stacks.iter() {
+        let help = "Samples by how the walk of their user stack ended.";
+        out.counter("pyrite_unwind_stacks_total", help, &[("outcome", outcome.name())], count as f64);
+    }
+    let help = "Samples with frames that were found by the frame pointer for want of unwind information.";
+    out.counter("pyrite_unwind_guessed_stacks_total", help, &[], stacks.guessed as f64);
 }
 
 fn symbols(symbols: &SymbolizerStats, out: &mut Exposition) {

@@ -11,6 +11,8 @@
 mod metrics;
 mod node;
 mod queue;
+mod score;
+mod tables;
 
 use std::sync::Arc;
 use std::sync::mpsc::RecvTimeoutError;
@@ -22,9 +24,11 @@ use pyrite_server::NodeView;
 use pyrite_store::Store;
 use pyrite_symbolizer::SymbolizerConfig;
 
+use crate::config::Config;
 use crate::identity::{Identity, IdentityConfig};
 use crate::rows::{RowMaker, RowStream};
 use crate::sampler::{Sampler, SamplerConfig};
+use crate::unwind::UnwindConfig;
 use crate::watch::node::Node;
 use crate::watch::queue::{EventReceiver, event_queue};
 
@@ -32,9 +36,12 @@ use crate::watch::queue::{EventReceiver, event_queue};
 const HOLD: Duration = Duration::from_millis(400);
 const TICK: Duration = Duration::from_millis(100);
 const INVENTORY_EVERY: Duration = Duration::from_secs(10);
+const HEALTH_EVERY: Duration = Duration::from_secs(2);
 /// Soon after the start, so that the page can list idle services from its first look on.
 const FIRST_INVENTORY: Duration = Duration::from_secs(1);
 const WARN_EVERY: Duration = Duration::from_mins(1);
+
+pub(crate) use score::unwind_score;
 
 /// A node being watched. Ends with [`Watch::stop`].
 pub struct Watch {
@@ -44,19 +51,27 @@ pub struct Watch {
 
 impl Watch {
     /// Starts sampling into `store`.
-    pub fn start(frequency_hz: u32, store: Store) -> Result<Self> {
+    pub fn start(config: &Config, store: Store) -> Result<Self> {
+        let frequency_hz = config.frequency_hz;
         let identity =
             Identity::new(IdentityConfig::default()).context("failed to start the runtimes' thread")?;
         let name = identity.node().to_owned();
         let (sender, events) = event_queue();
-        let config = SamplerConfig { frequency_hz: u64::from(frequency_hz), ..SamplerConfig::default() };
+        let unwind = UnwindConfig { cache: Some(config.data.join("unwind")), ..UnwindConfig::default() };
+        let executables = Arc::clone(&unwind.executables);
+        let config = SamplerConfig {
+            frequency_hz: u64::from(frequency_hz),
+            allow_freezing_kernel: config.allow_freezing_kernel,
+            unwind,
+            ..SamplerConfig::default()
+        };
         let sampler = Sampler::start(config, move |event| sender.send(event))?;
         let source = sampler.stats().source;
         let node = Arc::new(Node::new(sampler, name, frequency_hz, events.gauge()));
         let shared = Arc::clone(&node);
         let rows = std::thread::Builder::new().name("pyrite-rows".into()).spawn(move || {
             // The symbolizer belongs to one thread and cannot be handed over.
-            let maker = RowMaker::new(frequency_hz, SymbolizerConfig::default());
+            let maker = RowMaker::new(frequency_hz, SymbolizerConfig::default(), executables);
             let stream = RowStream::new(maker, identity, source);
             Rows { stream, store, node: shared, warned: None }.run(&events);
         });
@@ -92,6 +107,7 @@ impl Rows {
     fn run(mut self, events: &EventReceiver) {
         let mut next_inventory = Instant::now() + FIRST_INVENTORY;
         let mut next_look = Instant::now();
+        let mut next_health = Instant::now();
         loop {
             match events.recv_timeout(TICK) {
                 Ok(event) => self.stream.on_event(event),
@@ -107,6 +123,10 @@ impl Rows {
             if Instant::now() >= next_inventory {
                 next_inventory = Instant::now() + INVENTORY_EVERY;
                 self.node.set_services(self.stream.inventory());
+            }
+            if Instant::now() >= next_health {
+                next_health = Instant::now() + HEALTH_EVERY;
+                self.node.set_health(self.stream.health());
             }
         }
         self.store_ready(Duration::ZERO);

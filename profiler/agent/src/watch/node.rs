@@ -4,14 +4,15 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pyrite_model::{Exposition, names};
-use pyrite_sampling::Ledger;
-use pyrite_server::{KnownService, NodeInfo, NodeView, ServiceKind};
+use pyrite_sampling::{HealthReport, Ledger};
+use pyrite_server::{KnownService, NodeInfo, NodeView, ServiceKind, UnwindScore};
 
 use crate::identity::Service;
 use crate::identity::cgroup::Unit;
 use crate::rows::RowStats;
 use crate::sampler::{Sampler, SamplerStats};
-use crate::watch::metrics;
+use crate::watch::score::unwind_score;
+use crate::watch::{metrics, tables};
 
 pub(super) struct Node {
     name: String,
@@ -19,6 +20,7 @@ pub(super) struct Node {
     sampler: Mutex<SamplerState>,
     services: Mutex<Vec<KnownService>>,
     row_stats: Mutex<RowStats>,
+    health: Mutex<HealthReport>,
     stored_ticks: AtomicU64,
     refused_ticks: AtomicU64,
     queued_bytes: Arc<AtomicUsize>,
@@ -43,6 +45,7 @@ impl Node {
             sampler: Mutex::new(SamplerState::Running(sampler)),
             services: Mutex::default(),
             row_stats: Mutex::default(),
+            health: Mutex::default(),
             stored_ticks: AtomicU64::new(0),
             refused_ticks: AtomicU64::new(0),
             queued_bytes,
@@ -68,6 +71,10 @@ impl Node {
 
     pub(super) fn set_row_stats(&self, stats: &RowStats) {
         *lock(&self.row_stats) = *stats;
+    }
+
+    pub(super) fn set_health(&self, report: HealthReport) {
+        *lock(&self.health) = report;
     }
 
     /// The sampler's books, closed with what the store did with the rows.
@@ -101,9 +108,15 @@ impl NodeView for Node {
     fn metrics(&self, out: &mut Exposition) {
         let stats = lock(&self.sampler).stats();
         metrics::sampler(&stats, &self.ledger(&stats), out);
+        tables::metrics(&stats.unwind, out);
         let queued_bytes = self.queued_bytes.load(Ordering::Relaxed) as f64;
         out.gauge("pyrite_rows_queue_bytes", "Seconds that wait for names and labels.", &[], queued_bytes);
         metrics::rows(&lock(&self.row_stats), out);
+        metrics::unwind(&lock(&self.health), out);
+    }
+
+    fn unwind(&self) -> UnwindScore {
+        unwind_score(&lock(&self.health))
     }
 }
 

@@ -3,7 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests are tests, too")]
 
+mod bpf_brief;
 mod bpf_cost;
 mod bpf_ledger;
 mod bpf_sampler;
+mod bpf_unwind;
 mod support;

@@ -33,12 +33,17 @@ pub(crate) struct Workload {
 }
 
 impl Workload {
+    /// With frame pointers.
     pub(crate) fn build(name: &'static str) -> Self {
+        Self::build_with(name, &["-fno-omit-frame-pointer"])
+    }
+
+    pub(crate) fn build_with(name: &'static str, flags: &[&str]) -> Self {
         let directory = TempDir::new().unwrap();
         let built = Self { directory, name };
         let source = source(&format!("{name}.c"));
         let mut cc = Command::new("cc");
-        cc.args(["-O2", "-fno-omit-frame-pointer", "-pthread"]).arg(source).arg("-o").arg(built.path());
+        cc.args(["-O2", "-pthread"]).args(flags).arg(source).arg("-o").arg(built.path());
         assert!(cc.status().expect("cc is installed").success());
         built
     }

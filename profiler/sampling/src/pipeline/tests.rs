@@ -1,84 +1,146 @@
 //! Streams of records through the whole of sampling.
 
 use super::*;
-use crate::CountedStack;
-use crate::record::tests::{encode as encode_sample, sample};
+use pyrite_bpf::StackOutcome;
+use std::cell::RefCell;
+
+use crate::record::tests::{encode as encode_sample, sample, stack_copy_at};
 use crate::sideband::tests::{encode as encode_change, range};
+use crate::{CountedStack, Mapping, StackCopy, Walked};
 use proptest::prelude::{Just, Strategy, any, prop_assert_eq, prop_oneof, proptest};
 use pyrite_model::FileOffset;
 
 const CLOCK: WallClock = WallClock { boot_at_unix_ns: 1_000_000_000_000 };
-const SECOND: u64 = 1_000_000_000;
+pub(super) const SECOND: u64 = 1_000_000_000;
 
 /// A sampler fed with what a story tells: `at(ms)` moves the time that the next records carry.
-struct Story {
-    sampling: Sampling,
-    now: u64,
-    events: Vec<Event>,
-    asked: Vec<u32>,
+pub(super) struct Story {
+    pub(super) sampling: Sampling,
+    pub(super) now: u64,
+    pub(super) events: Vec<Event>,
+    pub(super) asked: Vec<u32>,
+    pub(super) commands: Vec<Command>,
+    pub(super) tables: Tables,
+}
+
+/// Unwind tables that know one story: every copy goes on by its own frame and `callers`.
+pub(super) struct Tables {
+    pub(super) callers: Vec<u64>,
+    pub(super) outcome: StackOutcome,
+    pub(super) are_ready: bool,
+    pub(super) walks: RefCell<usize>,
+}
+
+impl Unwinder for Tables {
+    fn walk(&self, copy: &StackCopy, _: &Mappings, frames: &mut Vec<Avma>, limit: usize) -> Walked {
+        *self.walks.borrow_mut() += 1;
+        frames.push(copy.ip);
+        let callers = if self.are_ready { self.callers.as_slice() } else { &[] };
+        frames.extend(callers.iter().map(|avma| Avma(*avma)));
+        frames.truncate(limit);
+        let outcome = if self.are_ready { self.outcome } else { StackOutcome::NoUnwindInfo };
+        Walked { outcome, is_provisional: !self.are_ready, frame_pointer_frames: 0 }
+    }
 }
 
 impl Story {
-    fn new(filter: Filter, limits: Limits) -> Self {
-        Self { sampling: Sampling::new(filter, limits), now: 0, events: Vec::new(), asked: Vec::new() }
+    pub(super) fn new(filter: Filter, limits: Limits) -> Self {
+        Self {
+            sampling: Sampling::new(filter, limits),
+            now: 0,
+            events: Vec::new(),
+            asked: Vec::new(),
+            commands: Vec::new(),
+            tables: Tables {
+                callers: vec![0x2001, 0x3001],
+                outcome: StackOutcome::Complete,
+                are_ready: true,
+                walks: RefCell::new(0),
+            },
+        }
     }
 
-    fn plain() -> Self {
+    pub(super) fn plain() -> Self {
         Self::new(Filter::default(), Limits::default())
     }
 
-    fn at(&mut self, ms: u64) -> &mut Self {
+    pub(super) fn at(&mut self, ms: u64) -> &mut Self {
         self.now = ms * 1_000_000;
         self
     }
 
-    fn change(&mut self, kind: ChangeKind) -> &mut Self {
+    pub(super) fn change(&mut self, kind: ChangeKind) -> &mut Self {
         self.sampling.on_sideband(&encode_change(&Change { time: BootNs(self.now), kind }));
         self
     }
 
-    fn fork(&mut self, parent_tgid: u32, tgid: u32) -> &mut Self {
+    pub(super) fn fork(&mut self, parent_tgid: u32, tgid: u32) -> &mut Self {
         self.change(ChangeKind::ProcessForked { tgid, parent_tgid })
     }
 
-    fn exec(&mut self, tgid: u32, path: &str) -> &mut Self {
+    pub(super) fn exec(&mut self, tgid: u32, path: &str) -> &mut Self {
         self.change(ChangeKind::Exec { tgid, comm: Comm::new(path.as_bytes()) });
         self.map(tgid, path)
     }
 
-    fn map(&mut self, tgid: u32, path: &str) -> &mut Self {
+    pub(super) fn map(&mut self, tgid: u32, path: &str) -> &mut Self {
         self.change(ChangeKind::Mapped { tgid, range: range(0x1000, 0x5000, 7, path) })
     }
 
-    fn exit(&mut self, tgid: u32) -> &mut Self {
+    pub(super) fn exit(&mut self, tgid: u32) -> &mut Self {
         self.change(ChangeKind::ThreadExited { tgid })
     }
 
-    fn sample(&mut self, tgid: u32, start_ms: u64) -> &mut Self {
-        let time = BootNs(self.now);
-        self.sampling.on_record(&encode_sample(&Sample {
-            tgid,
-            time,
-            start: BootNs(start_ms * 1_000_000),
-            ..sample()
-        }));
+    pub(super) fn sample(&mut self, tgid: u32, start_ms: u64) -> &mut Self {
+        self.tick(tgid, start_ms, sample())
+    }
+
+    /// A sample that is like `like` but for whose and when it is.
+    pub(super) fn tick(&mut self, tgid: u32, start_ms: u64, like: Sample) -> &mut Self {
+        let (time, start) = (BootNs(self.now), BootNs(start_ms * 1_000_000));
+        self.sampling.on_record(&encode_sample(&Sample { time, tgid, start, ..like }));
         self
     }
 
-    fn until(&mut self, ms: u64) -> &mut Self {
+    pub(super) fn until(&mut self, ms: u64) -> &mut Self {
         let until = BootNs(ms * 1_000_000);
         self.asked.extend(self.sampling.advance(until, CLOCK));
+        self.commands.extend(self.sampling.take_commands());
+        self.sampling.finish_copies(&self.tables, until);
         self.events.extend(self.sampling.take_events(until));
         self
     }
 
-    fn finish(&mut self) -> &mut Self {
+    /// The generation published last for a process, as samples state it.
+    pub(super) fn generation(&self, tgid: u32) -> u32 {
+        let published = self.commands.iter().rev().find_map(|command| match command {
+            Command::Publish { process, generation, .. } if process.tgid == tgid => Some(generation.abi()),
+            _ => None,
+        });
+        published.unwrap_or(0)
+    }
+
+    /// Commands that came since the last call, without their generations: `publish 9 /bin/a`.
+    pub(super) fn told(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.commands).iter().map(draw_command).collect()
+    }
+
+    /// How each stack of the rows ended.
+    pub(super) fn outcomes(&self) -> Vec<StackOutcome> {
+        let stacks = self.events.iter().flat_map(|event| match event {
+            Event::Second(second) => second.stacks.as_slice(),
+            _ => &[],
+        });
+        stacks.map(|counted| counted.stack.user_outcome).collect()
+    }
+
+    pub(super) fn finish(&mut self) -> &mut Self {
         self.events.extend(self.sampling.finish());
         self
     }
 
     /// Seconds as lines: `second path+offset path+offset xcount`.
-    fn rows(&self) -> Vec<String> {
+    pub(super) fn rows(&self) -> Vec<String> {
         let mut rows = Vec::new();
         for event in &self.events {
             let Event::Second(second) = event else { continue };
@@ -96,12 +158,27 @@ impl Story {
         rows
     }
 
-    fn stored(&self) -> u64 {
+    pub(super) fn stored(&self) -> u64 {
         let ticks = |event: &Event| match event {
             Event::Second(second) => second.ticks(),
             _ => 0,
         };
         self.events.iter().map(ticks).sum()
+    }
+}
+
+fn draw_command(command: &Command) -> String {
+    match command {
+        Command::Open { tgid, file, .. } => format!("open {tgid} {}", file.path),
+        Command::Publish { process, mappings, .. } => {
+            let path = |mapping: &Mapping| match mapping.resolve(mapping.start) {
+                UserFrame::File { file, .. } => file.path.to_string(),
+                other => draw(&other),
+            };
+            let paths: Vec<String> = mappings.as_slice().iter().map(path).collect();
+            format!("publish {} {}", process.tgid, paths.join(" "))
+        }
+        Command::Withdraw { tgid } => format!("withdraw {tgid}"),
     }
 }
 
@@ -114,7 +191,7 @@ fn draw(frame: &UserFrame) -> String {
     }
 }
 
-fn loaded(tgid: u32, start_ms: u64, path: &str) -> LoadedProcess {
+pub(super) fn loaded(tgid: u32, start_ms: u64, path: &str) -> LoadedProcess {
     LoadedProcess {
         tgid,
         parent_tgid: 1,
@@ -362,17 +439,21 @@ fn any_step() -> impl Strategy<Value = (u64, u32, ChangeKind, bool)> {
 
 proptest! {
     #[test]
-    fn every_record_is_stored_held_or_counted(steps in proptest::collection::vec(any_step(), 0..120), answered: bool, filtered: bool, pending in 1_usize..50, processes in 0_usize..4) {
-        let limits = Limits { processes, pending, waiting: 3, stacks: 5, mappings: 4, mappings_per_process: 2 };
+    fn every_record_is_stored_held_or_counted(steps in proptest::collection::vec(any_step(), 0..120), answered: bool, filtered: bool, ready: bool, pending in 1_usize..50, processes in 0_usize..4) {
+        let limits = Limits { processes, pending, waiting: 3, stacks: 5, mappings: 4, mappings_per_process: 2, copies: 2, copy_bytes: 100 };
         let filter = if filtered { Filter { roots: [2].into(), ..Filter::default() } } else { Filter::default() };
         let mut story = Story::new(filter, limits);
+        story.tables.are_ready = ready;
         let mut sent = 0;
         for (i, (ms, tgid, change, is_sample)) in steps.into_iter().enumerate() {
             story.at(ms);
             if is_sample {
                 let start = BootNs(ms / 2000 * 2_000_000_000);
-                let sample = Sample { tgid, start, time: BootNs(story.now), is_kernel_thread: tgid == 5, ..sample() };
-                story.sampling.on_record(&encode_sample(&sample));
+                let copy = (ms % 3 == 0).then(|| Box::new(stack_copy_at(0x1030, (ms % 2) as u16, &[0; 5])));
+                let user_outcome = if ms % 4 == 0 { StackOutcome::ChainEnd } else { StackOutcome::UnknownProcess };
+                let (generation, by_parent_mappings) = ((ms % 5) as u32, ms % 7 == 0);
+                let sample = Sample { is_kernel_thread: tgid == 5, copy, user_outcome, generation, by_parent_mappings, ..sample() };
+                story.sampling.on_record(&encode_sample(&Sample { tgid, start, time: BootNs(story.now), ..sample }));
                 sent += 1;
             } else {
                 story.change(change);
@@ -388,7 +469,7 @@ proptest! {
             prop_assert_eq!(sent, story.stored() + story.sampling.held() + fates);
         }
         story.finish();
-        prop_assert_eq!(story.sampling.held(), 0);
+        prop_assert_eq!((story.sampling.held(), story.sampling.copies.bytes()), (0, 0));
         prop_assert_eq!(sent, story.stored() + story.sampling.fates().total());
     }
 }

@@ -59,6 +59,29 @@ pub(crate) fn encode_record(out: &mut Vec<u8>, head: &HeadState, since: Mark, ro
     out.len() - start
 }
 
+/// A whole file of one record with this payload.
+#[cfg(fuzzing)]
+pub(crate) fn sealed(generation: u64, payload: &[u8]) -> Vec<u8> {
+    let mut file = header(generation);
+    file.extend_from_slice(&(payload.len() as u32).to_le_bytes());
+    file.extend_from_slice(&crc32c::crc32c(payload).to_le_bytes());
+    file.extend_from_slice(payload);
+    file
+}
+
+/// The payloads of a whole file's records.
+#[cfg(fuzzing)]
+pub(crate) fn payloads(file: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = file.get(HEADER_LEN..).unwrap_or_default();
+    std::iter::from_fn(move || {
+        let (head, tail) = rest.split_at_checked(RECORD_HEADER_LEN)?;
+        let len = u32::from_le_bytes(*head.first_chunk()?) as usize;
+        let (payload, next) = tail.split_at_checked(len)?;
+        rest = next;
+        Some(payload)
+    })
+}
+
 /// The open end of a WAL file.
 pub(crate) struct WalWriter {
     path: PathBuf,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use pyrite_model::{Exposition, LabelSet};
-use pyrite_server::{KnownService, NodeInfo, NodeView, ServerLimits, ServiceKind};
+use pyrite_server::{KnownService, NodeInfo, NodeView, ServerLimits, ServiceKind, UnwindScore};
 use serde_json::json;
 
 use crate::support::{CPU, Server, now_ms};
@@ -86,6 +86,10 @@ impl NodeView for Node {
     fn info(&self) -> NodeInfo {
         NodeInfo { name: "n1".into(), frequency_hz: 97, event: "cpu-clock".into() }
     }
+
+    fn unwind(&self) -> UnwindScore {
+        UnwindScore { stacks: 10, complete: 9, ..UnwindScore::default() }
+    }
 }
 
 #[tokio::test]
@@ -129,6 +133,17 @@ async fn services_are_what_runs_and_what_was_stored() {
     let alone = Server::new().get("/api/v1/services?from=1&until=2").await.json();
     assert_eq!(alone, json!({ "node": null, "services": [] }));
     assert!(server.get("/metrics").await.text().contains("test_node_total 7\n"));
+}
+
+#[tokio::test]
+async fn completeness_of_stacks_is_the_nodes_to_say() {
+    let server = Server::with(Some(Arc::new(Node)), ServerLimits::default());
+    let answer = server.get("/api/v1/unwind").await.json();
+    let lists = json!({ "reasons": [], "executables": [], "processes": [] });
+    let mut expected = json!({ "stacks": 10, "complete": 9, "guessed": 0 });
+    expected.as_object_mut().unwrap().extend(lists.as_object().unwrap().clone());
+    assert_eq!(answer, json!({ "unwind": expected }));
+    assert_eq!(Server::new().get("/api/v1/unwind").await.json(), json!({ "unwind": null }));
 }
 
 #[tokio::test]

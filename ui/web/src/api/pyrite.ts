@@ -1,5 +1,5 @@
 // The questions the page asks. Each function is one request and returns the page's own types.
-import type { Flamebearer, Labels, ProfileType, Series, Service, ServiceKind, ServicesAnswer } from '../types/api';
+import type { Flamebearer, Labels, ProfileType, Series, Service, ServiceKind, ServicesAnswer, UnwindScore } from '../types/api';
 import type { Span } from '../types/view';
 import { callQuerier, getJson, isObject, type Json, list, number, objects, strings, text } from './http';
 
@@ -39,6 +39,34 @@ function toService(json: Json): Service {
     idle: json['idle'] === true,
     labels: Object.fromEntries(Object.entries(labels).map(([name, value]) => [name, text(value)])),
     profileTypes: strings(json['profile_types']),
+  };
+}
+
+/** Null where no agent runs beside the server. */
+export async function fetchUnwind(cancel: AbortSignal): Promise<UnwindScore | null> {
+  const { unwind } = await getJson('/api/v1/unwind', cancel);
+  if (!isObject(unwind)) return null;
+  const named = (json: Json) => ({ name: text(json['name']), reason: text(json['reason']) });
+  return {
+    stacks: number(unwind['stacks']),
+    complete: number(unwind['complete']),
+    guessed: number(unwind['guessed']),
+    reasons: objects(unwind['reasons']).map((json) => ({
+      reason: text(json['reason']),
+      help: text(json['help']),
+      stacks: number(json['stacks']),
+    })),
+    executables: objects(unwind['executables']).map((json) => ({
+      ...named(json),
+      passed: number(json['passed']),
+      stopped: number(json['stopped']),
+    })),
+    processes: objects(unwind['processes']).map((json) => ({
+      ...named(json),
+      tgid: number(json['tgid']),
+      stacks: number(json['stacks']),
+      complete: number(json['complete']),
+    })),
   };
 }
 

@@ -1,6 +1,6 @@
 // What the server answered, kept in step with the state: one resource per question.
 import { computed } from '@preact/signals';
-import { fetchDiff, fetchFlame, fetchProfileTypes, fetchSeries, fetchServices, type Subject } from '../api/pyrite';
+import { fetchDiff, fetchFlame, fetchProfileTypes, fetchSeries, fetchServices, fetchUnwind, type Subject } from '../api/pyrite';
 import { diffColumns, type FlameColumns, singleColumns } from '../logic/flame/columns';
 import { writeSelector } from '../logic/selector';
 import { measureOf } from '../logic/measure';
@@ -41,6 +41,13 @@ export const profileTypes = resource(
   computed(() => ({ about: rangeName.value, ask: range.value })),
   retries,
   fetchProfileTypes,
+);
+
+/** How many stacks of the last minute are complete: always of now, whatever the range. */
+export const unwind = resource(
+  computed(() => ({ about: 'unwind', ask: now.value })),
+  retries,
+  (_, cancel) => fetchUnwind(cancel),
 );
 
 /** The node's use by service: the sparklines, the stacked timeline, and since when anything was recorded. */

@@ -53,5 +53,8 @@ export const theme = signal<Theme>('auto');
 
 export const helpOpen = signal(false);
 
+/** Whether the dialog on the completeness of stacks is open. */
+export const stacksOpen = signal(false);
+
 /** What the polite live region says. */
 export const announcement = signal('');

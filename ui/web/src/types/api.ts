@@ -54,3 +54,20 @@ export interface ServicesAnswer {
   readonly node: NodeInfo;
   readonly services: readonly Service[];
 }
+
+/** How many of the node's sampled stacks of the last minute came to the thread's outermost frame, and why others did not. */
+export interface UnwindScore {
+  readonly stacks: number;
+  readonly complete: number;
+  /** Stacks with frames that were found by the frame pointer for want of unwind information. */
+  readonly guessed: number;
+  readonly reasons: readonly { readonly reason: string; readonly help: string; readonly stacks: number }[];
+  readonly executables: readonly { readonly name: string; readonly passed: number; readonly stopped: number; readonly reason: string }[];
+  readonly processes: readonly {
+    readonly name: string;
+    readonly tgid: number;
+    readonly stacks: number;
+    readonly complete: number;
+    readonly reason: string;
+  }[];
+}

@@ -8,6 +8,7 @@ import { Header } from './Header';
 import { Help } from './Help';
 import { SEARCH_ID } from './ids';
 import { Services } from './Services';
+import { StacksDialog } from './Stacks';
 import { TimelinePanel } from './TimelinePanel';
 import { Workbench } from './Workbench';
 
@@ -34,6 +35,7 @@ export function App() {
         {announcement}
       </p>
       <Help />
+      <StacksDialog />
     </div>
   );
 }

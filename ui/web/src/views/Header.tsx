@@ -1,9 +1,10 @@
-// Product and node, time range, whether the page keeps filling, theme, help.
+// Product and node, how far its stacks can be trusted, time range, whether the page keeps filling, theme, help.
 import { PRESETS } from '../logic/time';
 import { chooseRange, cycleTheme } from '../state/actions';
 import { anyPending, isLiveRange, range, services } from '../state/answers';
 import { helpOpen, live, theme, view } from '../state/state';
 import { formatClock, formatWindow, zoneName } from './clock-text';
+import { StacksButton } from './Stacks';
 
 export function Header() {
   return (
@@ -16,6 +17,7 @@ export function Header() {
         </svg>
         <h1>Pyrite</h1>
         <NodeLine />
+        <StacksButton />
       </div>
       <span class="grow" />
       <RangePicker />

@@ -56,6 +56,25 @@ describe('errors', () => {
   });
 });
 
+describe('completeness of stacks', () => {
+  test('the header says the share, the dialog why', async () => {
+    page = await stage.open();
+    await page.getByTestId('stacks').click();
+    await expect.poll(() => page.getByTestId('stacks-dialog').innerText()).toMatch(/libvendor\.so\s+28 of 40: no_unwind_info/);
+    expect(await page.getByTestId('stacks').innerText()).toBe('99.7 % of stacks complete');
+    await page.keyboard.press('Escape');
+    await expect.poll(() => page.getByTestId('stacks-dialog').isVisible()).toBe(false);
+  });
+
+  test('a server that does not know says nothing and breaks nothing', async () => {
+    stage.mock.faults.set('unwind', { status: 404, body: 'not found' });
+    page = await stage.open();
+    await functions().first().waitFor();
+    expect(await page.getByTestId('stacks').count()).toBe(0);
+    expect(await page.getByTestId('error').count()).toBe(0);
+  });
+});
+
 describe('waiting', () => {
   test('the first answer is awaited with a skeleton', async () => {
     stage.mock.faults.set('SelectMergeStacktraces', { delayMs: 1500 });

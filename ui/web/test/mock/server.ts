@@ -26,7 +26,7 @@ type Json = Readonly<Record<string, unknown>>;
 
 export interface MockServer {
   readonly url: string;
-  /** By method name, or `services`. */
+  /** By method name, or `services` or `unwind`. */
   readonly faults: Map<string, Fault>;
   /** Every API call: method name and body. */
   readonly calls: { readonly method: string; readonly body: Json }[];
@@ -60,12 +60,13 @@ function closeServer(server: Server): Promise<void> {
 async function respond(mock: MockServer, request: IncomingMessage, response: ServerResponse): Promise<void> {
   const url = new URL(request.url ?? '/', 'http://mock');
   response.setHeader('Content-Security-Policy', "default-src 'self'");
-  const method = /^\/querier\.v1\.QuerierService\/(\w+)$/.exec(url.pathname)?.[1] ?? (url.pathname === '/api/v1/services' ? 'services' : null);
+  const native = /^\/api\/v1\/(services|unwind)$/.exec(url.pathname)?.[1];
+  const method = /^\/querier\.v1\.QuerierService\/(\w+)$/.exec(url.pathname)?.[1] ?? native;
   if (!method) {
     await serveFile(url.pathname, response);
     return;
   }
-  const body = method === 'services' ? Object.fromEntries(url.searchParams) : (JSON.parse(await bodyOf(request)) as Json);
+  const body = native ? Object.fromEntries(url.searchParams) : (JSON.parse(await bodyOf(request)) as Json);
   mock.calls.push({ method, body });
   const fault = mock.faults.get(method);
   if (fault?.delayMs) await new Promise((done) => setTimeout(done, fault.delayMs));
@@ -99,6 +100,8 @@ function answer(mock: MockServer, method: string, body: Json): Json {
   switch (method) {
     case 'services':
       return services(from, until);
+    case 'unwind':
+      return { unwind: UNWIND };
     case 'ProfileTypes':
       return { profileTypes: [{ ID: CPU, name: 'process_cpu', sampleType: 'cpu', sampleUnit: 'nanoseconds', periodType: 'cpu', periodUnit: 'nanoseconds' }] };
     case 'LabelNames':
@@ -115,6 +118,15 @@ function answer(mock: MockServer, method: string, body: Json): Json {
       throw new Error(`the page asked for ${method}, which it should not know`);
   }
 }
+
+const UNWIND: Json = {
+  stacks: 11_640,
+  complete: 11_612,
+  guessed: 140,
+  reasons: [{ reason: 'no_unwind_info', help: 'code without unwind information and without a sane frame pointer', stacks: 28 }],
+  executables: [{ name: 'libvendor.so', passed: 12, stopped: 28, reason: 'no_unwind_info' }],
+  processes: [{ name: 'billing', tgid: 4242, stacks: 400, complete: 372, reason: 'no_unwind_info' }],
+};
 
 function services(from: number, until: number): Json {
   return {

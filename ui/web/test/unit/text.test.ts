@@ -2,6 +2,7 @@ import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { contrast, inkOn, nameColours, packageOf } from '../../src/logic/colour';
 import { formatAmount, formatCores, formatDelta, formatSeconds, formatShare, measureOf, toQuantity } from '../../src/logic/measure';
+import { shareComplete, wantsALook } from '../../src/logic/stacks';
 import { readSelector, valueOf, withValue, writeSelector } from '../../src/logic/selector';
 import { chartWindow, isRelative, readTimePoint, resolveRange, stepFor, writeTimePoint } from '../../src/logic/time';
 import { DEFAULT_VIEW, readView, writeView } from '../../src/logic/url';
@@ -11,6 +12,19 @@ const matcher: fc.Arbitrary<Matcher> = fc.record({
   name: fc.oneof(fc.stringMatching(/^[a-z_]{1,8}$/), fc.string({ minLength: 1 })),
   op: fc.constantFrom('=' as const, '!=' as const, '=~' as const, '!~' as const),
   value: fc.string({ unit: 'grapheme' }),
+});
+
+describe('completeness of stacks', () => {
+  test('100 % means all', () => {
+    expect(shareComplete({ stacks: 1000, complete: 1000 })).toBe('100 %');
+    expect(shareComplete({ stacks: 100_000, complete: 99_999 })).toBe('99.9 %');
+    expect(shareComplete({ stacks: 3, complete: 0 })).toBe('0.0 %');
+    expect(shareComplete({ stacks: 0, complete: 0 })).toBeNull();
+  });
+
+  test('a share below 99 % wants a look', () => {
+    expect([98, 99].map((complete) => wantsALook({ stacks: 100, complete }))).toEqual([true, false]);
+  });
 });
 
 describe('selectors', () => {

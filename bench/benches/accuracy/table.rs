@@ -1,0 +1,101 @@
+//! One line per workload.
+
+use std::fmt;
+
+use pyrite_bench::accuracy::{Tally, Verdict, Workload};
+
+/// What became of a workload's ticks.
+pub(crate) struct Row {
+    workload: &'static Workload,
+    /// The stacks are the judge's own.
+    judge_only: bool,
+    tally: Tally,
+    as_planted: u64,
+    /// The names of the first chain that was not as planted.
+    not_as_planted: Option<String>,
+    not_as_planted_count: u64,
+    agreed: u64,
+    disagreed: u64,
+}
+
+impl Row {
+    pub(crate) const HEAD: &str = "workload       identical   bound  not judged   ticks      planted  second judge  what became of them";
+
+    pub(crate) fn new(workload: &'static Workload, judge_only: bool) -> Self {
+        Self {
+            workload,
+            judge_only,
+            tally: Tally::default(),
+            as_planted: 0,
+            not_as_planted: None,
+            not_as_planted_count: 0,
+            agreed: 0,
+            disagreed: 0,
+        }
+    }
+
+    pub(crate) fn add(
+        &mut self,
+        verdict: Verdict,
+        planted: Option<Result<(), String>>,
+        second_agrees: Option<bool>,
+    ) {
+        self.tally.add(verdict);
+        match planted {
+            Some(Ok(())) => self.as_planted += 1,
+            Some(Err(names)) => {
+                self.not_as_planted_count += 1;
+                self.not_as_planted.get_or_insert(names);
+            }
+            None => {}
+        }
+        match second_agrees {
+            Some(true) => self.agreed += 1,
+            Some(false) => self.disagreed += 1,
+            None => {}
+        }
+    }
+
+    /// The bounds that do not hold.
+    pub(crate) fn broken(&self, max_not_judged_percent: f64) -> Vec<String> {
+        let name = self.workload.name;
+        let mut broken = Vec::new();
+        if !self.judge_only && self.tally.identical_percent() < self.workload.bound_percent {
+            broken.push(format!("{name}: {:.2} % identical", self.tally.identical_percent()));
+        }
+        if self.tally.total() == 0 {
+            broken.push(format!("{name}: no ticks"));
+        }
+        if self.tally.not_judged_percent() > max_not_judged_percent {
+            broken.push(format!("{name}: {:.2} % not judged", self.tally.not_judged_percent()));
+        }
+        let planted_percent =
+            100.0 * self.as_planted as f64 / (self.as_planted + self.not_as_planted_count).max(1) as f64;
+        if self.workload.planted.is_some() && planted_percent < self.workload.bound_percent {
+            let example = self.not_as_planted.as_deref().unwrap_or("none was seen");
+            broken.push(format!("{name}: {planted_percent:.2} % as planted; {example}"));
+        }
+        broken
+    }
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let identical =
+            if self.judge_only { "-".to_owned() } else { format!("{:.2} %", self.tally.identical_percent()) };
+        let planted = match self.workload.planted {
+            Some(_) => format!("{}/{}", self.as_planted, self.as_planted + self.not_as_planted_count),
+            None => "-".to_owned(),
+        };
+        write!(
+            f,
+            "{:<14} {identical:>9} {:>6.1}  {:>8.2} %  {:>6} {planted:>12} {:>13}  {}",
+            self.workload.name,
+            self.workload.bound_percent,
+            self.tally.not_judged_percent(),
+            self.tally.total(),
+            format!("{}/{}", self.agreed, self.agreed + self.disagreed),
+            self.tally,
+        )
+    }
+}

@@ -1,0 +1,72 @@
+/* Which mappings a walk goes by: those of the process, or of the one that it is a fork of. */
+#ifndef PYRITE_PROCESS_H
+#define PYRITE_PROCESS_H
+
+#include "kernel.h"
+#include "maps.h"
+#include "walk_state.h"
+
+/* How many generations of forks without exec are looked back. */
+enum { MAX_ANCESTORS = 4 };
+
+/* Takes over what is known of a process. Returns whether anything is. */
+static __always_inline _Bool take_process(struct walk *walk, __u32 tgid, __u64 start_boot_ns)
+{
+	const volatile struct pyrite_process *process = bpf_map_lookup_elem(&processes, &tgid);
+
+	if (!process)
+		return 0;
+	__u32 generation = process->generation;
+	__u64 known_start = process->start_boot_ns;
+	if (known_start != 0 && known_start != start_boot_ns)
+		return 0;
+	walk->mappings = process->mappings;
+	walk->mapping_root = process->root;
+	/* An entry of a preallocated map can become that of another process while it is read. */
+	if (process->generation != generation)
+		return 0;
+	walk->generation = generation;
+	return 1;
+}
+
+/* A fork without exec has the mappings that its parent had. That it still is its parent, and not the process that took in
+ * an orphan, nor one that has called exec since, is shown by the file they run: the kernel hands the open file on at a fork
+ * and opens another at exec. */
+VERIFIED_ONCE int take_ancestor(__u32 slot)
+{
+	struct walk *walk = walk_at(slot);
+	struct task_struct *task = bpf_get_current_task();
+	struct mm_struct *mm = read_field(task, mm);
+	void *exe_file = mm ? read_field(mm, exe_file) : 0;
+
+	if (!walk || !exe_file)
+		return 0;
+	for (__u32 i = 0; i < MAX_ANCESTORS; i++) {
+		if (!(read_field(task, flags) & PF_FORKNOEXEC))
+			return 0;
+		task = read_field(task, group_leader);
+		task = read_field(task, real_parent);
+		task = read_field(task, group_leader);
+		mm = read_field(task, mm);
+		if (!mm || read_field(mm, exe_file) != exe_file)
+			return 0;
+		if (take_process(walk, read_field(task, tgid), read_field(task, start_boottime))) {
+			walk->header.flags |= PYRITE_SAMPLE_PARENT_MAPPINGS;
+			return 1;
+		}
+	}
+	return 0;
+}
+
+/* Leaves generation 0 where nothing is known. */
+static __always_inline void find_process(struct walk *walk, __u32 slot)
+{
+	walk->generation = 0;
+	walk->mappings = 0;
+	walk->mapping.start = walk->mapping.end = 0;
+	if (!take_process(walk, walk->header.tgid, walk->header.start_boot_ns))
+		take_ancestor(slot);
+	walk->header.generation = walk->generation;
+}
+
+#endif

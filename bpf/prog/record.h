@@ -1,0 +1,99 @@
+/* The sample record: whose it is, its kernel frames, and how it gets into the ring. */
+#ifndef PYRITE_RECORD_H
+#define PYRITE_RECORD_H
+
+#include "copy.h"
+#include "kernel.h"
+#include "maps.h"
+#include "registers.h"
+#include "walk_state.h"
+
+/* What every sample needs to know of its task. */
+struct task_facts {
+	__u32 flags;
+	__u64 leader_start_boot_ns;
+};
+
+/* Where the kernel lets programs follow its pointers (5.11), a field costs a load; else a call. */
+static __always_inline struct task_facts task_facts(void)
+{
+	struct task_facts facts;
+
+	if (kernel_has_value(enum bpf_func_id___newer, BPF_FUNC_get_current_task_btf___here)) {
+		struct task_struct *task = bpf_get_current_task_btf();
+
+		facts.flags = task->flags;
+		facts.leader_start_boot_ns = task->group_leader->start_boottime;
+	} else {
+		struct task_struct *task = bpf_get_current_task();
+		struct task_struct *leader = read_field(task, group_leader);
+
+		facts.flags = read_field(task, flags);
+		facts.leader_start_boot_ns = read_field(leader, start_boottime);
+	}
+	return facts;
+}
+
+/* Whose sample it is. Before: the time, and in the flags whether user mode was interrupted. */
+static __always_inline void identify(struct pyrite_sample_header *header, __u64 pid_tgid)
+{
+	struct task_facts facts = task_facts();
+
+	header->kind = PYRITE_RECORD_SAMPLE;
+	header->cpu = bpf_get_smp_processor_id();
+	header->start_boot_ns = facts.leader_start_boot_ns;
+	header->cgroup_id = bpf_get_current_cgroup_id();
+	header->tgid = pid_tgid >> 32;
+	header->tid = (__u32)pid_tgid;
+	if (facts.flags & PF_KTHREAD)
+		header->flags |= PYRITE_SAMPLE_KERNEL_THREAD;
+	header->reserved = 0;
+	header->reserved2 = 0;
+	bpf_get_current_comm(header->comm, sizeof(header->comm));
+}
+
+/* The kernel's own unwinder knows its stack best. Nothing of it lies behind a tick in user mode. */
+static __always_inline void walk_kernel_stack(void *ctx, struct walk *walk)
+{
+	struct pyrite_sample_header *header = &walk->header;
+	__u32 frames;
+	long bytes;
+
+	header->kernel_frames = 0;
+	header->kernel_stack = PYRITE_STACK_ABSENT;
+	if (header->flags & PYRITE_SAMPLE_USER_MODE)
+		return;
+	bytes = bpf_get_stack(ctx, walk->frames, PYRITE_MAX_KERNEL_FRAMES * sizeof(walk->frames[0]), 0);
+	if (bytes < 0) {
+		header->kernel_stack = PYRITE_STACK_FAULT;
+		return;
+	}
+	frames = bytes / sizeof(walk->frames[0]);
+	header->kernel_frames = frames;
+	if (frames)
+		header->kernel_stack = frames < PYRITE_MAX_KERNEL_FRAMES ? PYRITE_STACK_COMPLETE : PYRITE_STACK_TOO_DEEP;
+}
+
+/* Returns whether the ring had room. Wakes the reader only when much is waiting: it comes by itself every now and then, and
+ * a wakeup per record costs more than the record. */
+static __always_inline _Bool send(struct walk *walk, __u32 slot)
+{
+	__u64 frames = walk->next_frame, bytes;
+	_Bool wake = bpf_ringbuf_query(&ring, BPF_RB_AVAIL_DATA) >= config.ring_wakeup_bytes;
+
+	if (frames > MAX_FRAMES)
+		return 0;
+	bytes = sizeof(walk->header) + frames * sizeof(walk->frames[0]);
+	if (walk->copy_wanted) {
+		__u64 behind = (__u32)append_copy(slot);
+
+		if (behind > sizeof(walk->behind_frames))
+			return 0;
+		if (behind)
+			walk->header.flags |= PYRITE_SAMPLE_STACK_COPY;
+		bytes += behind;
+	}
+	return bpf_ringbuf_output(&ring, &walk->header, bytes, wake ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP) == 0;
+}
+
+#endif

@@ -1,0 +1,248 @@
+//! What is done with the bytes of each target. Where there is a way back from what was read, it must lead to the same.
+
+use std::hint::black_box;
+use std::sync::{Arc, LazyLock};
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::Request;
+use pyrite_bpf::abi::{PYRITE_TABLE_READY, pyrite_executable};
+use pyrite_model::pprof::{PushContext, PushLimits, append};
+use pyrite_model::{
+    Batch, Exposition, LabelSet, ProfileType, Selector, SeriesKey, StackProfile, TimeRange, UnixMs,
+};
+use pyrite_sampling::{decode_change, decode_sample, parse_maps, parse_stat};
+use pyrite_server::{ApiError, Appending, ProfileStore, ServerLimits, ServerState, app};
+use pyrite_store::{GroupSeries, SeriesQuery, StackQuery, fuzzing};
+use pyrite_unwind::{
+    Arch, CHUNK_BYTES, Chunk, NoTable, PlacedTable, RawTable, Rule, RuleBook, Tables, build, decode, encode,
+    extract, lookup,
+};
+use tower::ServiceExt;
+
+use crate::seeds;
+
+/// A moment in 2025; profiles far from it are refused.
+const NOW: UnixMs = UnixMs(1_750_000_000_000);
+const MAX_MAPPINGS: usize = 1000;
+
+/// The symbolizer's ELF reader and symbol index.
+pub(crate) fn elf(data: &[u8]) {
+    pyrite_symbolizer::fuzzing::read_elf(data);
+}
+
+/// An executable's unwind information, and what becomes of it: the cached bytes, the chunks, a search in them.
+pub(crate) fn unwind_elf(data: &[u8]) {
+    let Ok(table) = extract(data, Arch::X86_64) else { return };
+    let again = decode(&encode(&table, "id"), "id", Arch::X86_64).expect("what was written can be read");
+    assert_eq!(again.rows.len(), table.rows.len());
+    search_all(&table);
+}
+
+/// A cached table; its checksum is made right first.
+pub(crate) fn unwind_cache(data: &[u8]) {
+    const CHECKSUM_AT: usize = 8;
+    const BODY_AT: usize = 12;
+    let mut bytes = data.to_vec();
+    if bytes.len() >= BODY_AT {
+        let checksum = crc32c::crc32c(&bytes[BODY_AT..]);
+        bytes[CHECKSUM_AT..BODY_AT].copy_from_slice(&checksum.to_le_bytes());
+    }
+    if let Ok(table) = decode(&bytes, "id", Arch::X86_64) {
+        search_all(&table);
+    }
+}
+
+/// A search in chunks of any content: the entry that leads to them, the pc, then the chunks.
+pub(crate) fn unwind_lookup(data: &[u8]) {
+    let Some((head, chunks)) = data.split_first_chunk::<16>() else { return };
+    let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+    let executable = pyrite_executable {
+        root: word(0),
+        first_pc: word(4),
+        depth: head[8],
+        state: PYRITE_TABLE_READY as u8,
+        ..pyrite_executable::default()
+    };
+    let chunks = chunks.chunks(CHUNK_BYTES).map(|bytes| {
+        let mut chunk = [0xff; CHUNK_BYTES];
+        chunk[..bytes.len()].copy_from_slice(bytes);
+        chunk
+    });
+    let placed = Placed { chunks: chunks.collect(), executable };
+    let _ = black_box(lookup(&placed, 0, u64::from(word(12))));
+}
+
+/// Places a table and looks up every row's start and end.
+fn search_all(table: &RawTable) {
+    const MAX_ROWS: usize = 4096;
+    let mut book = RuleBook::new();
+    let Ok(image) = build(table, &mut book) else { return };
+    let ids: Vec<u32> = (0..image.chunk_count() as u32).collect();
+    let Some(PlacedTable { chunks, executable }) = image.place(&ids) else { return };
+    let placed = Placed { chunks, executable };
+    for row in table.rows.iter().take(MAX_ROWS) {
+        for pc in [row.pc, row.pc.wrapping_sub(1)] {
+            assert_ne!(lookup(&placed, 0, u64::from(pc)), Err(NoTable::Broken), "{pc:#x}");
+        }
+    }
+}
+
+/// One executable's table in memory.
+struct Placed {
+    chunks: Vec<Chunk>,
+    executable: pyrite_executable,
+}
+
+impl Tables for Placed {
+    fn chunk(&self, id: u32) -> Option<&Chunk> {
+        self.chunks.get(id as usize)
+    }
+
+    fn executable(&self, index: u32) -> Option<pyrite_executable> {
+        (index == 0).then_some(self.executable)
+    }
+
+    fn rule(&self, _: u16) -> Option<Rule> {
+        None
+    }
+}
+
+/// `/proc/PID/maps`.
+pub(crate) fn maps(data: &[u8]) {
+    let ranges = parse_maps(data, MAX_MAPPINGS).unwrap_or_default();
+    assert!(ranges.len() <= MAX_MAPPINGS);
+}
+
+/// `/proc/PID/stat`.
+pub(crate) fn stat(data: &[u8]) {
+    black_box(parse_stat(data, 100));
+    black_box(parse_stat(data, 0));
+}
+
+/// Records of the BPF programs.
+pub(crate) fn sample(data: &[u8]) {
+    if let Ok(sample) = decode_sample(data) {
+        assert!(8 * (sample.kernel.len() + sample.user.len()) <= data.len());
+    }
+}
+
+/// Records of the perf sideband.
+pub(crate) fn sideband(data: &[u8]) {
+    let _ = black_box(decode_change(data));
+}
+
+/// A profile as it is pushed, plain or packed.
+pub(crate) fn pprof(data: &[u8]) {
+    let labels = LabelSet::from_pairs([("service_name", "fuzzed"), ("__name__", "process_cpu")]);
+    let context =
+        PushContext { labels: &labels, display_names: None, now: NOW, limits: &PushLimits::default() };
+    let mut batch = Batch::default();
+    if let Ok(appended) = append(&mut batch, data, &context) {
+        let rows: usize = batch.series.iter().map(|series| series.rows.len()).sum();
+        assert_eq!(rows, appended.rows);
+    }
+}
+
+/// A selector; what it is written as must read as the same selector.
+pub(crate) fn selector(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Ok(selector) = text.parse::<Selector>() {
+        let written = selector.to_string();
+        let again: Selector = written.parse().unwrap_or_else(|error| panic!("{written:?}: {error}"));
+        assert_eq!(again.to_string(), written);
+    }
+}
+
+/// A WAL file as it is.
+pub(crate) fn wal_file(data: &[u8]) {
+    fuzzing::replay(data);
+}
+
+/// The payload of one WAL record, in a file whose checksums are right.
+pub(crate) fn wal_record(data: &[u8]) {
+    fuzzing::replay(&fuzzing::seal_record(data));
+}
+
+/// A segment's manifest, its checksum right, before the tables of a real segment.
+pub(crate) fn segment(data: &[u8]) {
+    fuzzing::read_segment(seeds::segment_directory(), data);
+}
+
+/// The body of a push; its first byte chooses between Protobuf and JSON, and whether it is packed.
+pub(crate) fn push(data: &[u8]) {
+    let Some((choice, body)) = data.split_first() else { return };
+    let media_type = if choice & 1 == 0 { "application/proto" } else { "application/json" };
+    let mut request = Request::post("/push.v1.PusherService/Push").header("content-type", media_type);
+    if choice & 2 != 0 {
+        request = request.header("content-encoding", "gzip");
+    }
+    send(request.body(Body::from(body.to_vec())).expect("the parts are fixed"));
+}
+
+/// The body of `/ingest`; its first byte chooses the format.
+pub(crate) fn ingest(data: &[u8]) {
+    const FORMS: [(&str, &str); 6] = [
+        ("pprof", "application/octet-stream"),
+        ("", "multipart/form-data; boundary=x"),
+        ("groups", "text/plain"),
+        ("lines", "text/plain"),
+        ("trie", "binary/octet-stream+trie"),
+        ("tree", "binary/octet-stream+tree"),
+    ];
+    let Some((choice, body)) = data.split_first() else { return };
+    let (format, media_type) = FORMS[usize::from(*choice) % FORMS.len()];
+    let uri = format!("/ingest?name=app.cpu%7Ba%3Db%7D&from=1750000000&format={format}&sampleRate=100");
+    let request = Request::post(uri).header("content-type", media_type);
+    send(request.body(Body::from(body.to_vec())).expect("the parts are fixed"));
+}
+
+fn send(request: Request<Body>) {
+    static SERVER: LazyLock<(tokio::runtime::Runtime, Router)> = LazyLock::new(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        let state = ServerState::new(Arc::new(Nowhere), None, ServerLimits::default());
+        (runtime.expect("a runtime of one thread"), app(state))
+    });
+    let (runtime, router) = &*SERVER;
+    let response = runtime.block_on(router.clone().oneshot(request)).expect("infallible");
+    assert_ne!(response.status().as_u16(), 500, "only a fault of ours answers so");
+}
+
+/// A store that takes everything and keeps nothing.
+struct Nowhere;
+
+impl ProfileStore for Nowhere {
+    fn append(&self, _: Batch) -> Appending<'_> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn profile_types(&self, _: TimeRange) -> Result<Vec<ProfileType>, ApiError> {
+        Ok(Vec::new())
+    }
+
+    fn label_names(&self, _: &Selector, _: TimeRange) -> Result<Vec<String>, ApiError> {
+        Ok(Vec::new())
+    }
+
+    fn label_values(&self, _: &str, _: &Selector, _: TimeRange) -> Result<Vec<String>, ApiError> {
+        Ok(Vec::new())
+    }
+
+    fn series(&self, _: &Selector, _: TimeRange) -> Result<Vec<SeriesKey>, ApiError> {
+        Ok(Vec::new())
+    }
+
+    fn merge_stacks(&self, _: &StackQuery) -> Result<StackProfile, ApiError> {
+        Ok(StackProfile::default())
+    }
+
+    fn select_series(&self, _: &SeriesQuery) -> Result<Vec<GroupSeries>, ApiError> {
+        Ok(Vec::new())
+    }
+
+    fn extent(&self) -> Option<TimeRange> {
+        None
+    }
+
+    fn metrics(&self, _: &mut Exposition) {}
+}

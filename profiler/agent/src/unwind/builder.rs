@@ -1,0 +1,141 @@
+//! The thread that makes tables, and that waits for grace periods so that nobody else has to. It gives way to everything
+//! else on the node.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::Receiver;
+
+use pyrite_model::FileOffset;
+use pyrite_symbolizer::ExecutableReader;
+use pyrite_unwind::{Arch, RawTable, ReadAt, Rule, RuleBook, Unreadable, build, extract};
+
+use crate::sys::{self, ChunkMemory};
+use crate::unwind::cache::Cache;
+use crate::unwind::kernel::SlabMaps;
+use crate::unwind::reports::ReportSender;
+use crate::unwind::stats::{Absence, ThreadCounters};
+use crate::unwind::tables::{TableIdentity, TableRows};
+use crate::unwind::work::{BuiltTable, Report, WorkRequest};
+
+const ARCH: Arch = if cfg!(target_arch = "aarch64") { Arch::Aarch64 } else { Arch::X86_64 };
+
+/// What the thread owns.
+pub(crate) struct Builder {
+    maps: SlabMaps,
+    book: RuleBook,
+    cache: Option<Cache>,
+    counters: Arc<ThreadCounters>,
+    /// Rules that the publisher knows.
+    reported: usize,
+}
+
+impl Builder {
+    /// Puts the first rules into the kernel. Returns them too.
+    pub(crate) fn new(
+        mut maps: SlabMaps,
+        cache: Option<Cache>,
+        counters: Arc<ThreadCounters>,
+    ) -> io::Result<(Self, Vec<Rule>)> {
+        let book = RuleBook::new();
+        let rules = book.new_since(0).to_vec();
+        maps.append_rules(rules.iter().map(|rule| rule.to_abi()))?;
+        Ok((Self { maps, reported: book.count(), book, cache, counters }, rules))
+    }
+
+    /// Does what is asked for until nobody asks any more. What others wait for comes before tables.
+    pub(crate) fn run(mut self, requests: &Receiver<WorkRequest>, reports: &ReportSender<ChunkMemory>) {
+        sys::give_way();
+        let mut waiting = VecDeque::new();
+        loop {
+            if waiting.is_empty() {
+                let Ok(request) = requests.recv() else { return };
+                waiting.push_back(request);
+            }
+            waiting.extend(requests.try_iter());
+            let is_short = |request: &WorkRequest| !matches!(request, WorkRequest::Build { .. });
+            let next = waiting.iter().position(is_short).unwrap_or(0);
+            let report = waiting.remove(next).and_then(|request| self.carry_out(request));
+            self.counters.builder_cpu_ns.store(sys::thread_cpu_ns(), Ordering::Relaxed);
+            if let Some(report) = report
+                && !reports.send(report)
+            {
+                return;
+            }
+        }
+    }
+
+    fn carry_out(&mut self, request: WorkRequest) -> Option<Report<ChunkMemory>> {
+        Some(match request {
+            WorkRequest::Build { index, identity, reader } => {
+                let outcome = self.build(&identity, &reader);
+                let rules = self.book.new_since(self.reported).to_vec();
+                self.reported = self.book.count();
+                Report::Built { index, outcome: outcome.map(Box::new), rules }
+            }
+            WorkRequest::MakeSlab { number } => Report::SlabMade { number, outcome: self.maps.make(number) },
+            WorkRequest::RemoveSlab { number } => {
+                // It can only fail where there is no such slab, which is what is wanted.
+                let _ = self.maps.remove(number);
+                return None;
+            }
+            WorkRequest::GracePeriod => Report::GraceEnded { outcome: self.maps.grace_period() },
+        })
+    }
+
+    fn build(&mut self, identity: &TableIdentity, reader: &ExecutableReader) -> Result<BuiltTable, Absence> {
+        let raw = match self.cached(identity) {
+            Some(raw) => raw,
+            None => self.extract(identity, reader)?,
+        };
+        let lowest = identity.segments.iter().map(pyrite_symbolizer::Segment::svma).min();
+        if Some(raw.layout.lowest_svma) != lowest {
+            return Err(Absence::OtherLayout);
+        }
+        let rows = TableRows { input: raw.report.input_rows, kept: raw.rows.len() as u32 };
+        let image = build(&raw, &mut self.book).map_err(|_too_many| Absence::TooManyLeaves)?;
+        let new_rules = self.book.new_since(self.maps.rules_written() as usize);
+        let uploaded = self.maps.append_rules(new_rules.iter().map(|rule| rule.to_abi()));
+        uploaded.map_err(|_refusal| Absence::RulesRefused)?;
+        Ok(BuiltTable { image, rows })
+    }
+
+    fn cached(&mut self, identity: &TableIdentity) -> Option<RawTable> {
+        self.cache.as_mut()?.load(identity, ARCH, &self.counters)
+    }
+
+    fn extract(&mut self, identity: &TableIdentity, reader: &ExecutableReader) -> Result<RawTable, Absence> {
+        let raw = extract(&Contents(reader), ARCH).map_err(|unreadable| absence(&unreadable))?;
+        if let Some(cache) = &mut self.cache {
+            cache.store(identity, &raw, &self.counters);
+        }
+        Ok(raw)
+    }
+}
+
+/// An executable as pyrite-unwind reads files.
+struct Contents<'a>(&'a ExecutableReader);
+
+impl ReadAt for Contents<'_> {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read_at(FileOffset(offset), buffer)
+    }
+
+    fn byte_count(&self) -> u64 {
+        self.0.bytes()
+    }
+}
+
+fn absence(unreadable: &Unreadable) -> Absence {
+    match unreadable {
+        Unreadable::Io { .. } => Absence::Io,
+        Unreadable::Truncated => Absence::Truncated,
+        Unreadable::Malformed => Absence::Malformed,
+        Unreadable::OtherArchitecture => Absence::OtherArchitecture,
+        Unreadable::NotExecutable => Absence::NotExecutable,
+        Unreadable::TooLarge { .. } => Absence::TooLarge,
+        Unreadable::TooManyRows => Absence::TooManyRows,
+        Unreadable::NoUnwindInfo => Absence::NoUnwindInfo,
+    }
+}

@@ -1,0 +1,173 @@
+//! The maps that the BPF programs read, as the publisher and the builder write them.
+
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use aya::maps::{Array, ArrayOfMaps, HashMap, IterableMap as _, Map, MapData, MapError};
+use pyrite_bpf::abi::{PYRITE_SLAB_CHUNKS, pyrite_executable, pyrite_process, pyrite_rule};
+
+use crate::sys::{self, Chunk, ChunkMemory, ExecutableValue, ProcessValue, RuleValue};
+use crate::unwind::chunks::{SLAB_CHUNKS, SlabMemory};
+
+/// `BPF_F_MMAPABLE` of linux/bpf.h: the map may be mapped into memory. Minimum kernel: 5.5.
+const MMAPABLE: u32 = 1 << 10;
+
+/// What the publisher writes: never anything that waits for the programs to end.
+pub(crate) trait Kernel {
+    /// The memory of a slab.
+    type Slab: SlabMemory;
+    fn set_process(&mut self, tgid: u32, process: pyrite_process) -> io::Result<()>;
+    /// Not an error where there is none.
+    fn remove_process(&mut self, tgid: u32) -> io::Result<()>;
+    fn set_executable(&mut self, index: u32, executable: pyrite_executable) -> io::Result<()>;
+}
+
+/// The four maps of the loaded object that hold unwind tables, by their names there.
+pub struct UnwindMaps {
+    pub(crate) slabs: Map,
+    pub(crate) processes: Map,
+    pub(crate) executables: Map,
+    pub(crate) rules: Map,
+}
+
+impl UnwindMaps {
+    /// Takes the maps out of a loaded object by `take`, which is asked for each by its name; the name of the first that
+    /// is missing where one is.
+    ///
+    /// # Errors
+    /// The missing map's name.
+    pub fn take<E>(mut take: impl FnMut(&'static str) -> Result<Map, E>) -> Result<Self, E> {
+        Ok(Self {
+            slabs: take("slabs")?,
+            processes: take("processes")?,
+            executables: take("executables")?,
+            rules: take("rules")?,
+        })
+    }
+
+    /// Both ends of the maps, with one slab in place, and what the maps cost without it.
+    pub(crate) fn open(self) -> io::Result<(PublisherMaps, SlabMaps, FirstSlab)> {
+        let fixed_bytes = [&self.slabs, &self.processes, &self.executables, &self.rules]
+            .into_iter()
+            .filter_map(|map| sys::map_bytes(data(map)?.fd().as_fd()))
+            .sum();
+        let outer =
+            data(&self.slabs).ok_or(io::ErrorKind::InvalidInput)?.fd().as_fd().try_clone_to_owned()?;
+        let publisher = PublisherMaps {
+            processes: HashMap::try_from(self.processes).map_err(other)?,
+            executables: Array::try_from(self.executables).map_err(other)?,
+        };
+        let mut slabs = ArrayOfMaps::try_from(self.slabs).map_err(other)?;
+        let (map, memory) = new_slab()?;
+        slabs.set(0, &map, 0).map_err(other)?;
+        let slab_bytes = sys::map_bytes(map.map().fd().as_fd());
+        let first = FirstSlab {
+            memory,
+            fixed_bytes,
+            slab_bytes: slab_bytes.unwrap_or((SLAB_CHUNKS * size_of::<Chunk>()) as u64),
+        };
+        let rules = Array::try_from(self.rules).map_err(other)?;
+        Ok((publisher, SlabMaps { slabs, outer, first: map, rules, rules_written: 0 }, first))
+    }
+}
+
+/// The slab that is there from the start, and what maps cost.
+#[derive(Debug)]
+pub(crate) struct FirstSlab {
+    pub(crate) memory: ChunkMemory,
+    /// Of the maps that never grow.
+    pub(crate) fixed_bytes: u64,
+    pub(crate) slab_bytes: u64,
+}
+
+/// The publisher's end.
+pub(crate) struct PublisherMaps {
+    processes: HashMap<MapData, u32, ProcessValue>,
+    executables: Array<MapData, ExecutableValue>,
+}
+
+impl Kernel for PublisherMaps {
+    type Slab = ChunkMemory;
+
+    fn set_process(&mut self, tgid: u32, process: pyrite_process) -> io::Result<()> {
+        self.processes.insert(tgid, ProcessValue(process), 0).map_err(other)
+    }
+
+    fn remove_process(&mut self, tgid: u32) -> io::Result<()> {
+        match self.processes.remove(&tgid).map_err(other) {
+            // The programs themselves take a process out when it calls exec.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+            removed => removed,
+        }
+    }
+
+    fn set_executable(&mut self, index: u32, executable: pyrite_executable) -> io::Result<()> {
+        self.executables.set(index, ExecutableValue(executable), 0).map_err(other)
+    }
+}
+
+/// The builder's end: rules, and all that waits for the programs to end.
+pub(crate) struct SlabMaps {
+    slabs: ArrayOfMaps<MapData, Array<MapData, Chunk>>,
+    outer: OwnedFd,
+    first: Array<MapData, Chunk>,
+    rules: Array<MapData, RuleValue>,
+    rules_written: u32,
+}
+
+impl SlabMaps {
+    /// Makes a slab and lets the programs find it. Waits for a grace period.
+    pub(crate) fn make(&mut self, number: u32) -> io::Result<ChunkMemory> {
+        let (map, memory) = new_slab()?;
+        self.slabs.set(number, &map, 0).map_err(other)?;
+        Ok(memory)
+    }
+
+    /// Takes a slab from the programs. Waits for a grace period.
+    pub(crate) fn remove(&mut self, number: u32) -> io::Result<()> {
+        sys::remove_inner_map(self.outer.as_fd(), number)
+    }
+
+    /// Returns when every program that ran at the call has ended: writing to an array of maps waits for that, also where
+    /// nothing changes (`maybe_wait_bpf_programs` in kernel/bpf/syscall.c).
+    pub(crate) fn grace_period(&mut self) -> io::Result<()> {
+        self.slabs.set(0, &self.first, 0).map_err(other)
+    }
+
+    /// How many rules the programs have.
+    pub(crate) fn rules_written(&self) -> u32 {
+        self.rules_written
+    }
+
+    /// Adds rules behind those that were written before.
+    pub(crate) fn append_rules(&mut self, rules: impl Iterator<Item = pyrite_rule>) -> io::Result<()> {
+        for rule in rules {
+            self.rules.set(self.rules_written, RuleValue(rule), 0).map_err(other)?;
+            self.rules_written += 1;
+        }
+        Ok(())
+    }
+}
+
+/// A slab that the programs do not know yet. Its memory keeps it alive.
+fn new_slab() -> io::Result<(Array<MapData, Chunk>, ChunkMemory)> {
+    let map = Array::<MapData, Chunk>::create(PYRITE_SLAB_CHUNKS, MMAPABLE).map_err(other)?;
+    let memory = ChunkMemory::map(map.map().fd().as_fd(), SLAB_CHUNKS)?;
+    Ok((map, memory))
+}
+
+/// What the kernel said, out of what aya made of it.
+fn other(error: MapError) -> io::Error {
+    match error {
+        MapError::SyscallError(error) => error.io_error,
+        MapError::CreateError { io_error, .. } => io_error,
+        error => io::Error::other(error),
+    }
+}
+
+fn data(map: &Map) -> Option<&MapData> {
+    match map {
+        Map::ArrayOfMaps(data) | Map::HashMap(data) | Map::Array(data) => Some(data),
+        _ => None,
+    }
+}

@@ -1,0 +1,256 @@
+//! Keeping the budget: when slabs are made and given back, which tables go, which are refused.
+//!
+//! Tables may use everything but a reserve, which is for mapping sets: a process that is not published has no stacks at
+//! all. A table that does not fit takes the place of those that no process maps; where that is not enough it is refused,
+//! until there may be room again.
+
+use pyrite_sampling::BootNs;
+
+use crate::unwind::chunks::{ChunkCounts, SLAB_CHUNKS};
+use crate::unwind::code::ExecutableIndex;
+use crate::unwind::kernel::Kernel;
+use crate::unwind::publisher::Publisher;
+use crate::unwind::stats::{Absence, PublishFailure};
+use crate::unwind::tables::TableState;
+use crate::unwind::work::{BuiltTable, Report, WorkRequest};
+
+/// Free chunks that tables leave for mapping sets.
+const RESERVE: usize = 512;
+/// Free chunks below which the next slab is made: a burst of so many process starts passes while it is on its way.
+const AHEAD: usize = RESERVE + SLAB_CHUNKS;
+/// A slab is given back only where so many chunks stay free, so that none is made again soon.
+const KEEP_FREE: usize = AHEAD + SLAB_CHUNKS / 2;
+/// How often what was refused is tried again.
+const RETRY_NS: u64 = 1_000_000_000;
+/// How long no slab is asked for after the kernel refused one.
+const REFUSAL_NS: u64 = 10_000_000_000;
+/// Tables made at once that wait for their turn: each keeps its file open.
+const MAX_QUEUED: usize = 512;
+
+/// The budget, and what of it is asked for.
+#[derive(Debug)]
+pub(crate) struct Room {
+    budget_bytes: u64,
+    fixed_bytes: u64,
+    slab_bytes: u64,
+    /// Slabs asked for and not there yet.
+    coming: Vec<u32>,
+    refused_at: Option<BootNs>,
+    retried_at: BootNs,
+}
+
+impl Room {
+    /// `fixed_bytes` is what the maps take that never grow, `slab_bytes` what each slab takes.
+    pub(crate) fn new(budget_bytes: u64, fixed_bytes: u64, slab_bytes: u64) -> Self {
+        Self {
+            budget_bytes,
+            fixed_bytes,
+            slab_bytes: slab_bytes.max(1),
+            coming: Vec::new(),
+            refused_at: None,
+            retried_at: BootNs::default(),
+        }
+    }
+
+    pub(crate) fn budget_bytes(&self) -> u64 {
+        self.budget_bytes
+    }
+
+    pub(crate) fn map_bytes(&self, slabs: usize) -> u64 {
+        self.fixed_bytes + slabs as u64 * self.slab_bytes
+    }
+
+    /// How many slabs there may be; the first is there whatever the budget.
+    fn slab_limit(&self) -> usize {
+        let bytes = self.budget_bytes.saturating_sub(self.fixed_bytes);
+        ((bytes / self.slab_bytes) as usize).max(1)
+    }
+}
+
+impl<K: Kernel> Publisher<K> {
+    /// Takes what a thread has done.
+    pub(crate) fn report(&mut self, report: Report<K::Slab>, now: BootNs) {
+        match report {
+            Report::Opened { request, outcome } => self.opened(&request, outcome, now),
+            Report::Built { index, outcome, rules } => {
+                self.is_building = false;
+                self.rules.extend(rules);
+                match outcome {
+                    Ok(built) => self.parked = Some((index, built)),
+                    Err(absence) => {
+                        self.stats.absent[absence as usize] += 1;
+                        self.set_table_state(index, TableState::Absent);
+                    }
+                }
+            }
+            Report::SlabMade { number, outcome } => {
+                self.room.coming.retain(|coming| *coming != number);
+                if let Ok(memory) = outcome {
+                    self.chunks.add_slab(number, memory);
+                } else {
+                    self.room.refused_at = Some(now);
+                    self.count(PublishFailure::NoSlab);
+                }
+            }
+            Report::GraceEnded { outcome } => self.grace_ended(outcome.is_ok()),
+        }
+    }
+
+    /// Places what waits for chunks, and asks for what is missing.
+    pub(super) fn manage_room(&mut self, now: BootNs) {
+        self.place_parked(now);
+        self.grow(now);
+        self.shrink();
+        self.retry_refused(now);
+        if self.parked.is_none() && !self.is_building {
+            self.build_next();
+        }
+        if !self.is_in_grace && (self.chunks.begin_grace() | self.tables.begin_grace()) {
+            self.is_in_grace = true;
+            self.work.push_back(WorkRequest::GracePeriod);
+        }
+    }
+
+    /// Whether more files may be opened: each keeps its file until its table is made.
+    pub(crate) fn has_room_for_files(&self) -> bool {
+        self.tables.counts().pending < MAX_QUEUED
+    }
+
+    /// Takes a table out. Its executable is as unknown as before it was first met.
+    pub(super) fn evict(&mut self, index: ExecutableIndex) {
+        if let Some(table) = self.tables.remove(index) {
+            self.announce_table(index);
+            self.chunks.retire(table.chunks);
+            self.files.forget(index);
+            self.stats.tables_evicted += 1;
+        }
+    }
+
+    fn grace_ended(&mut self, has_ended: bool) {
+        self.is_in_grace = false;
+        if has_ended {
+            self.chunks.end_grace();
+            self.tables.end_grace();
+        } else {
+            // Nothing may be used again on a guess; the next grace period tries for these too.
+            self.count(PublishFailure::Refused);
+            self.chunks.extend_grace();
+            self.tables.extend_grace();
+        }
+    }
+
+    fn build_next(&mut self) {
+        let Some((index, reader)) = self.tables.next_to_build() else { return };
+        let Some(table) = self.tables.get(index) else { return };
+        let identity = table.identity.clone();
+        self.is_building = true;
+        self.work.push_back(WorkRequest::Build { index, identity, reader });
+    }
+
+    fn place_parked(&mut self, now: BootNs) {
+        let Some((index, built)) = self.parked.take() else { return };
+        let chunks = built.image.chunk_count();
+        if self.chunks.counts().free >= chunks + RESERVE {
+            return self.place(index, *built);
+        }
+        while self.obtainable(now) < chunks + RESERVE {
+            // Only what no process maps goes: anything else would be read anew at once.
+            let Some(unused) = self.tables.least_used(|table| !table.chunks.is_empty()) else {
+                self.stats.tables_refused += 1;
+                return self.set_table_state(index, TableState::OverBudget { chunks });
+            };
+            self.evict(unused);
+        }
+        self.parked = Some((index, built));
+    }
+
+    fn place(&mut self, index: ExecutableIndex, built: BuiltTable) {
+        let rows = built.rows;
+        let ids = self.chunks.allocate(built.image.chunk_count()).unwrap_or_default();
+        let numbers: Vec<u32> = ids.iter().map(|id| id.0).collect();
+        let Some(placed) = built.image.place(&numbers) else {
+            // A table without a chunk says nothing.
+            self.chunks.retire(ids);
+            self.stats.absent[Absence::NoUnwindInfo as usize] += 1;
+            return self.set_table_state(index, TableState::Absent);
+        };
+        for (id, chunk) in ids.iter().zip(&placed.chunks) {
+            self.chunks.write(*id, chunk);
+        }
+        if let Some(table) = self.tables.get_mut(index) {
+            table.chunks = ids;
+            table.rows = rows;
+        }
+        self.stats.tables_made += 1;
+        self.set_table_state(index, TableState::Ready(placed.executable));
+    }
+
+    fn set_table_state(&mut self, index: ExecutableIndex, state: TableState) {
+        if let Some(table) = self.tables.get_mut(index) {
+            table.state = state;
+        }
+        self.announce_table(index);
+    }
+
+    /// Free chunks that there can be without taking anything out.
+    fn obtainable(&self, now: BootNs) -> usize {
+        let ChunkCounts { free, retired, .. } = self.chunks.counts();
+        let is_refused = self.room.refused_at.is_some_and(|at| now.abs_diff(at) < REFUSAL_NS);
+        let slabs = self.chunks.slab_count();
+        let limit = if is_refused { slabs } else { self.room.slab_limit() };
+        free + retired + limit.saturating_sub(slabs) * SLAB_CHUNKS
+    }
+
+    fn grow(&mut self, now: BootNs) {
+        if self.room.refused_at.is_some_and(|at| now.abs_diff(at) < REFUSAL_NS) {
+            return;
+        }
+        let parked = self.parked.as_ref().map_or(0, |(_, built)| built.image.chunk_count());
+        let want = AHEAD + parked + self.sets_without_room();
+        let coming = self.room.coming.len();
+        let missing = want.saturating_sub(self.chunks.counts().free + coming * SLAB_CHUNKS);
+        let may = self.room.slab_limit().saturating_sub(self.chunks.slab_count() + coming);
+        for _ in 0..missing.div_ceil(SLAB_CHUNKS).min(may) {
+            let Some(number) = self.chunks.vacant_slab(&self.room.coming) else { return };
+            self.room.coming.push(number);
+            self.work.push_back(WorkRequest::MakeSlab { number });
+        }
+    }
+
+    fn shrink(&mut self) {
+        if self.parked.is_none()
+            && self.room.coming.is_empty()
+            && let Some(number) = self.chunks.take_empty_slab(KEEP_FREE)
+        {
+            // The builder does one thing after another, so a slab of the same number can be made meanwhile.
+            self.work.push_back(WorkRequest::RemoveSlab { number });
+        }
+    }
+
+    /// Lets one table that was refused try again, where there may be room for it now.
+    fn retry_refused(&mut self, now: BootNs) {
+        if now.abs_diff(self.room.retried_at) < RETRY_NS {
+            return;
+        }
+        self.room.retried_at = now;
+        let room = self.obtainable(now).saturating_sub(RESERVE) + self.evictable_chunks();
+        let fits = self.tables.iter().find_map(|(index, table)| match table.state {
+            TableState::OverBudget { chunks } if table.sets > 0 && chunks <= room => Some((index, chunks)),
+            _ => None,
+        });
+        let Some((index, chunks)) = fits else { return };
+        if self.files.ask_for(index, now)
+            && let Some(table) = self.tables.get_mut(index)
+        {
+            table.state = TableState::Reopening { chunks };
+        }
+    }
+
+    fn evictable_chunks(&self) -> usize {
+        self.tables
+            .iter()
+            .filter(|(_, table)| table.is_evictable())
+            .map(|(_, table)| table.chunks.len())
+            .sum()
+    }
+}

@@ -1,0 +1,137 @@
+//! Samples whose stack the BPF program could only copy: they are finished here, by the caller's unwind tables.
+//!
+//! A table may still be in the making, above all that of a program never met before. Its samples wait for it, a bounded
+//! number of them for a bounded time, with the mappings of their moment; what is not finished by then keeps what there is.
+
+use std::sync::Arc;
+
+use pyrite_bpf::Note;
+use pyrite_bpf::abi::PYRITE_MAX_USER_FRAMES;
+
+use crate::{BootNs, Limits, Mappings, Notes, ProcessKey, Sample, Unwinder};
+
+/// How long a sample waits for an unwind table. The largest of them takes a tenth of that.
+const PATIENCE_NS: u64 = 1_000_000_000;
+/// How long a sample that met no table is left alone; after that, as long again as it has waited already.
+const RETRY_NS: u64 = 20_000_000;
+
+/// A sample to be finished.
+#[derive(Debug)]
+pub(crate) struct Unfinished {
+    pub(crate) sample: Sample,
+    pub(crate) process: ProcessKey,
+    pub(crate) mappings: Arc<Mappings>,
+    try_at: BootNs,
+}
+
+/// All of them, and how much all copies in all held samples take.
+#[derive(Debug)]
+pub(crate) struct Copies {
+    waiting: Vec<Unfinished>,
+    limit: usize,
+    bytes: usize,
+    bytes_limit: usize,
+    pub(crate) notes: Notes,
+}
+
+impl Copies {
+    pub(crate) fn new(limits: Limits) -> Self {
+        Self {
+            waiting: Vec::new(),
+            limit: limits.copies,
+            bytes: 0,
+            bytes_limit: limits.copy_bytes,
+            notes: Notes::default(),
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// What the copies of all held samples take.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Takes the copy of a sample that has just come in into the account, or takes it from the sample where it is of no
+    /// use or there is no room.
+    pub(crate) fn admit(&mut self, sample: &mut Sample) {
+        let Some(copy) = &sample.copy else { return };
+        if sample.user_outcome.is_known_end() {
+            sample.copy = None;
+        } else if self.bytes + copy.stack.len() > self.bytes_limit {
+            sample.copy = None;
+            self.notes.add(Note::CopyDropped, 1);
+        } else {
+            self.bytes += copy.stack.len();
+        }
+    }
+
+    /// The sample is held no longer.
+    pub(crate) fn release(&mut self, sample: &Sample) {
+        self.bytes -= sample.copy.as_ref().map_or(0, |copy| copy.stack.len());
+    }
+
+    /// Whether there is something to finish, and room for it to wait.
+    pub(crate) fn wants(&mut self, sample: &Sample) -> bool {
+        let has_room = self.waiting.len() < self.limit;
+        if sample.copy.is_some() && !has_room {
+            self.notes.add(Note::CopyDropped, 1);
+        }
+        sample.copy.is_some() && has_room
+    }
+
+    pub(crate) fn push(&mut self, sample: Sample, process: ProcessKey, mappings: Arc<Mappings>) {
+        self.waiting.push(Unfinished { try_at: sample.time, sample, process, mappings });
+    }
+
+    /// Takes those that are finished, or that have waited long enough.
+    pub(crate) fn finish(&mut self, unwinder: &dyn Unwinder, now: BootNs) -> Vec<Unfinished> {
+        let mut finished = Vec::new();
+        for mut unfinished in std::mem::take(&mut self.waiting) {
+            if now < unfinished.try_at {
+                self.waiting.push(unfinished);
+                continue;
+            }
+            let came = unfinished.sample.time;
+            let give_up_at = came.saturating_add(PATIENCE_NS);
+            if let Some(note) = unfinished.walk(unwinder, now >= give_up_at) {
+                self.notes.add(note, 1);
+                finished.push(unfinished);
+            } else {
+                let pause_ns = now.abs_diff(came).max(RETRY_NS);
+                unfinished.try_at = now.saturating_add(pause_ns).min(give_up_at);
+                self.waiting.push(unfinished);
+            }
+        }
+        finished
+    }
+
+    /// Takes all of them as they are.
+    pub(crate) fn take_all(&mut self) -> Vec<Unfinished> {
+        std::mem::take(&mut self.waiting)
+    }
+}
+
+impl Unfinished {
+    /// Walks on from the copy. Says what came of it, or nothing where another try may do better.
+    fn walk(&mut self, unwinder: &dyn Unwinder, gives_up: bool) -> Option<Note> {
+        // Only samples with a copy are taken in.
+        let Some(copy) = &self.sample.copy else { return Some(Note::CopyDropped) };
+        let before = usize::from(copy.frames_before);
+        let mut frames: Vec<_> = self.sample.user.iter().take(before).copied().collect();
+        let walked = unwinder.walk(copy, &self.mappings, &mut frames, PYRITE_MAX_USER_FRAMES as usize);
+        if walked.is_provisional && !gives_up {
+            return None;
+        }
+        // The BPF program went on by frame pointers, which may have led further than the copied part of the stack.
+        if walked.outcome.is_known_end() || frames.len() >= self.sample.user.len() {
+            let guessed_before = if before == 0 { 0 } else { self.sample.frame_pointer_frames };
+            self.sample.frame_pointer_frames = guessed_before.saturating_add(walked.frame_pointer_frames);
+            self.sample.user = frames;
+            self.sample.user_outcome = walked.outcome;
+        }
+        Some(if walked.is_provisional { Note::CopyGaveUp } else { Note::CopyFinished })
+    }
+}

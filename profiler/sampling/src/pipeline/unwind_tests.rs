@@ -1,0 +1,271 @@
+//! Mapping sets published, stale frames cut, copied stacks finished.
+
+use super::tests::{SECOND, Story, loaded};
+use super::*;
+use crate::record::tests::{sample, stack_copy_at};
+use crate::sideband::tests::range;
+use pyrite_bpf::StackOutcome;
+
+const UNKNOWN: StackOutcome = StackOutcome::UnknownProcess;
+
+fn started() -> Story {
+    let mut story = Story::plain();
+    story.at(100).fork(1, 9).at(101).exec(9, "/bin/a");
+    story
+}
+
+fn walked_by(generation: u32) -> Sample {
+    Sample { generation, ..sample() }
+}
+
+fn copied(user: &[u64], frames_before: u16) -> Sample {
+    let copy = stack_copy_at(0x1030, frames_before, &[0; 4]);
+    let user = user.iter().map(|avma| Avma(*avma)).collect();
+    Sample { user, user_outcome: UNKNOWN, copy: Some(Box::new(copy)), ..sample() }
+}
+
+fn library(story: &mut Story, tgid: u32, start: u64, inode: u64, path: &str) {
+    let range = range(start, start + 0x1000, inode, path);
+    story.change(ChangeKind::Mapped { tgid, range });
+}
+
+#[test]
+fn the_mappings_of_a_program_start_are_published_as_one_set() {
+    let mut story = started();
+    for n in 0..30 {
+        library(&mut story, 9, 0x10_0000 + n * 0x1000, 20 + n, "/lib");
+    }
+    story.until(90);
+    assert!(story.sampling.has_pending_changes());
+    assert_eq!(story.commands.len(), 31, "every file is to be opened before its event is in order");
+    story.told();
+    story.until(200).until(300);
+    assert!(!story.sampling.has_pending_changes());
+    assert_eq!(story.told().len(), 1);
+    // The same code again is no change, other code is.
+    story.at(400).map(9, "/bin/a").until(500);
+    assert_eq!(story.told(), Vec::<String>::new());
+    library(&mut story, 9, 0x10_0000, 99, "/new");
+    story.until(600);
+    assert_eq!(story.told().len(), 2, "the new file to open, the new set to publish");
+}
+
+#[test]
+fn a_set_is_withdrawn_when_the_program_goes() {
+    let mut story = started();
+    story.until(200);
+    assert_eq!(story.told(), ["open 9 /bin/a", "publish 9 /bin/a"]);
+    story.at(300).change(ChangeKind::Exec { tgid: 9, comm: Comm::new(b"b") }).until(301);
+    assert_eq!(story.told(), ["withdraw 9"]);
+    story.at(302).map(9, "/bin/b").until(400).at(500).exit(9).until(600).until(9000);
+    assert_eq!(story.told(), ["open 9 /bin/b", "publish 9 /bin/b", "withdraw 9"]);
+    // It was there and gone between two rounds: nobody needs to hear of its mappings.
+    story.at(9100).fork(1, 10).at(9101).exec(10, "/bin/b").at(9102).exit(10).until(9200);
+    assert_eq!(story.told(), Vec::<String>::new());
+}
+
+#[test]
+fn an_evicted_process_is_withdrawn() {
+    let mut story = Story::new(Filter::default(), Limits { processes: 1, ..Limits::default() });
+    story.at(100).fork(1, 9).at(101).exec(9, "/bin/a").until(200).told();
+    story.at(300).fork(1, 10).at(301).exec(10, "/bin/a").until(400);
+    assert_eq!(story.told(), ["withdraw 9", "publish 10 /bin/a"]);
+}
+
+#[test]
+fn only_what_may_be_sampled_is_published() {
+    let mut story = Story::new(Filter { roots: [9].into(), ..Filter::default() }, Limits::default());
+    story.sampling.process_loaded(1, Ok(LoadedProcess { parent_tgid: 0, ..loaded(1, 1, "/init") }));
+    story.at(100).fork(1, 9).at(101).exec(9, "/bin/a").fork(1, 10).at(102).exec(10, "/bin/b").until(200);
+    assert_eq!(story.told(), ["publish 9 /bin/a"]);
+}
+
+#[test]
+fn a_fork_shares_the_set_of_its_parent_until_it_changes_it() {
+    let mut story = started();
+    story.until(200).at(300).fork(9, 10).until(400);
+    assert_eq!(story.generation(10), story.generation(9));
+    library(story.at(500), 10, 0x10_0000, 20, "/lib");
+    story.until(600);
+    assert!(story.generation(10) > story.generation(9));
+    // A parent that is changing shares nothing.
+    library(story.at(700), 9, 0x10_0000, 20, "/lib");
+    story.at(701).fork(9, 11);
+    library(story.at(702), 9, 0x20_0000, 20, "/lib");
+    story.until(800);
+    assert_ne!(story.generation(11), story.generation(9));
+}
+
+#[test]
+fn a_frame_that_was_walked_by_older_mappings_is_the_last_one() {
+    let mut story = started();
+    story.until(200);
+    let old = story.generation(9);
+    // A library comes in between; the walker does not know it yet.
+    library(story.at(300), 9, 0x10_0000, 20, "/lib");
+    let stack = || vec![Avma(0x1010), Avma(0x10_0010), Avma(0x1020)];
+    story.at(310).tick(9, 100, Sample { user: stack(), ..walked_by(old) });
+    story.at(320).tick(9, 100, Sample { user: vec![Avma(0x1010), Avma(0x1020)], ..walked_by(old) });
+    story.until(400);
+    let new = story.generation(9);
+    story.at(410).tick(9, 100, Sample { user: stack(), ..walked_by(new) }).until(3000);
+    assert_eq!(
+        story.rows(),
+        [
+            "1000 9 /bin/a+1010 /bin/a+101f x1",
+            "1000 9 /bin/a+1010 /lib+100f /bin/a+101f x1",
+            "1000 9 /bin/a+1010 /lib+100f x1",
+        ]
+    );
+    let stale = story.outcomes().iter().filter(|outcome| **outcome == StackOutcome::StaleMapping).count();
+    assert_eq!(stale, 1);
+}
+
+#[test]
+fn another_program_under_the_same_mappings_is_cut_at_the_leaf() {
+    let mut story = started();
+    story.until(200);
+    let old = story.generation(9);
+    story.at(300).exec(9, "/bin/b").at(301).tick(9, 100, walked_by(old)).until(3000);
+    assert_eq!(story.rows(), ["1000 9 /bin/b+1010 x1"]);
+    assert_eq!(story.outcomes(), [StackOutcome::StaleMapping]);
+}
+
+#[test]
+fn a_fork_walked_by_its_parents_mappings_is_trusted_where_both_agree() {
+    let by_parent = |generation| Sample { by_parent_mappings: true, ..walked_by(generation) };
+    let check = |change: fn(&mut Story), expect: StackOutcome| {
+        let mut story = started();
+        story.until(200).at(300).fork(9, 10).at(301);
+        change(&mut story);
+        story.until(310);
+        let (parent, time) = (story.generation(9), story.now);
+        story.at(time / 1_000_000 + 20).tick(10, 300, by_parent(parent)).until(3000);
+        assert_eq!(story.outcomes(), [expect]);
+    };
+    check(|_| {}, StackOutcome::ChainEnd);
+    check(|story| library(story, 9, 0x10_0000, 20, "/lib"), StackOutcome::ChainEnd);
+    check(|story| library(story, 9, 0x1000, 8, "/other"), StackOutcome::StaleMapping);
+    check(|story| library(story, 10, 0x1000, 8, "/other"), StackOutcome::StaleMapping);
+    // A fork of a fork, neither published: walked by what their ancestor had published.
+    let mut story = started();
+    story.until(200).at(300).fork(9, 10).at(301).fork(10, 11).at(310);
+    let ancestor = story.generation(9);
+    story.tick(11, 301, by_parent(ancestor)).until(3000);
+    assert_eq!(story.outcomes(), [StackOutcome::ChainEnd]);
+    // Nothing is known of where it comes from.
+    let mut story = started();
+    story.until(200).at(300).fork(1, 10).at(301).exec(10, "/bin/a").at(310);
+    let unknown = story.generation(9);
+    story.tick(10, 300, by_parent(unknown)).until(3000);
+    assert_eq!(story.outcomes(), [StackOutcome::StaleMapping]);
+}
+
+#[test]
+fn what_proc_says_after_lost_events_is_published_only_where_it_is_new() {
+    let mut story = Story::plain();
+    story.sampling.process_loaded(9, Ok(loaded(9, 50, "/bin/a")));
+    story.until(100);
+    let first = story.generation(9);
+    assert_ne!(first, 0);
+    story.told();
+    story.sampling.process_loaded(9, Ok(loaded(9, 50, "/bin/a")));
+    story.until(200);
+    assert_eq!(story.told(), Vec::<String>::new());
+    story.at(300).change(ChangeKind::Lost { records: 1 }).at(310).tick(9, 50, walked_by(first)).until(400);
+    let mut answer = loaded(9, 50, "/bin/a");
+    answer.ranges.push(range(0x10_0000, 0x10_1000, 20, "/lib"));
+    story.sampling.process_loaded(9, Ok(answer));
+    story.until(3000);
+    assert_eq!(story.told(), ["open 9 /lib", "publish 9 /bin/a /lib"]);
+    assert_eq!(story.outcomes(), [StackOutcome::ChainEnd], "what did not change can still be trusted");
+}
+
+#[test]
+fn a_copied_stack_is_finished_by_the_mappings_of_its_moment() {
+    let mut story = started();
+    story.at(110).tick(9, 100, copied(&[0x1010], 1)).at(120).exec(9, "/bin/b").at(130).exit(9).until(2000);
+    assert_eq!(story.rows(), ["1000 9 /bin/a+1010 /bin/a+102f /bin/a+2000 /bin/a+3000 x1"]);
+    assert_eq!(story.outcomes(), [StackOutcome::Complete]);
+    assert_eq!((story.sampling.notes().get(Note::CopyFinished), story.sampling.copy_bytes()), (1, 0));
+}
+
+#[test]
+fn a_copied_stack_waits_for_its_table_and_is_then_finished() {
+    let mut story = started();
+    story.tables.are_ready = false;
+    story.at(110).tick(9, 100, copied(&[], 0)).until(120).until(121);
+    assert_eq!((story.sampling.held(), story.sampling.copy_bytes()), (1, 32));
+    assert_eq!(*story.tables.walks.borrow(), 1, "it is not tried again at once");
+    story.tables.are_ready = true;
+    story.until(2500);
+    assert_eq!(story.rows(), ["1000 9 /bin/a+1030 /bin/a+2000 /bin/a+3000 x1"]);
+}
+
+#[test]
+fn patience_ends() {
+    let mut story = started();
+    story.tables.are_ready = false;
+    story.at(110).tick(9, 100, copied(&[0x1010, 0x1020], 0)).until(200).until(1105);
+    assert_eq!(story.sampling.held(), 1);
+    story.until(1110).until(3000);
+    // One frame is less than the frame pointers had found.
+    assert_eq!(story.rows(), ["1000 9 /bin/a+1010 /bin/a+101f x1"]);
+    assert_eq!(story.outcomes(), [UNKNOWN]);
+    assert_eq!(story.sampling.notes().get(Note::CopyGaveUp), 1);
+}
+
+#[test]
+fn copies_beyond_the_bounds_are_dropped_and_their_samples_stay() {
+    let mut story = Story::new(Filter::default(), Limits { copies: 1, copy_bytes: 64, ..Limits::default() });
+    story.tables.are_ready = false;
+    story.at(100).fork(1, 9).at(101).exec(9, "/bin/a");
+    for ms in [110, 111, 112] {
+        story.at(ms).tick(9, 100, copied(&[0x1010], 0));
+    }
+    story.until(120);
+    assert_eq!((story.sampling.copy_bytes(), story.sampling.notes().get(Note::CopyDropped)), (32, 2));
+    story.finish();
+    assert_eq!((story.stored(), story.sampling.copy_bytes()), (3, 0));
+}
+
+#[test]
+fn a_copy_that_was_reached_by_older_mappings_is_not_used() {
+    let mut story = started();
+    story.until(200);
+    let old = story.generation(9);
+    library(story.at(300), 9, 0x10_0000, 20, "/lib");
+    let through = Sample { generation: old, ..copied(&[0x1010, 0x10_0010, 0x1020], 2) };
+    let at = Sample { generation: old, ..copied(&[0x1010, 0x10_0010, 0x1020], 1) };
+    story.at(310).tick(9, 100, through).at(320).tick(9, 100, at).until(3000);
+    assert_eq!(
+        story.rows(),
+        ["1000 9 /bin/a+1010 /bin/a+102f /bin/a+2000 /bin/a+3000 x1", "1000 9 /bin/a+1010 /lib+100f x1"]
+    );
+}
+
+#[test]
+fn a_chain_that_ends_in_no_code_is_no_known_end() {
+    let mut story = started();
+    let astray = Sample { user: vec![Avma(0x1010), Avma(0x72_0403)], ..sample() };
+    story.at(110).tick(9, 100, astray).until(2000);
+    assert_eq!(story.outcomes(), [StackOutcome::NoMapping]);
+}
+
+#[test]
+fn a_copy_of_a_stack_that_is_complete_is_not_needed() {
+    let mut story = started();
+    let complete = Sample { user_outcome: StackOutcome::Complete, ..copied(&[0x1010], 0) };
+    story.at(110).tick(9, 100, complete).until(2000);
+    assert_eq!(story.rows(), ["1000 9 /bin/a+1010 x1"]);
+    assert_eq!(*story.tables.walks.borrow(), 0);
+}
+
+#[test]
+fn a_process_read_from_proc_finishes_its_copies_too() {
+    let mut story = Story::plain();
+    story.at(100).tick(9, 50, copied(&[], 0)).until(SECOND / 1_000_000);
+    story.sampling.process_loaded(9, Ok(loaded(9, 50, "/bin/old")));
+    story.until(3000);
+    assert_eq!(story.rows(), ["1000 9 /bin/old+1030 /bin/old+2000 /bin/old+3000 x1"]);
+}

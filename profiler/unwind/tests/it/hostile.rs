@@ -1,0 +1,65 @@
+//! Files that were damaged on purpose: an error or a sound table, never a panic.
+
+use proptest::prelude::*;
+use pyrite_unwind::{Arch, RuleBook, build, decode, encode, extract};
+
+use crate::assembler::{Cfi, Elf, Section};
+
+/// A file with something of everything.
+fn victim() -> Vec<u8> {
+    let cie = |cfi: Cfi| cfi.cie(Arch::X86_64, "", &[0x0c, 7, 8, 0x90, 1]);
+    let eh_frame = cie(Cfi::eh_frame())
+        .fde(0x1000, 64, &[0x41, 0x0e, 16, 0x86, 2, 0x43, 0x0d, 6, 0x0a, 0x48, 0x0b])
+        .fde(0x1100, 64, &[0x0f, 5, 0x77, 0x38, 0x06, 0x23, 0x08, 0x10, 6, 2, 0x76, 0])
+        .fde(0x1080, 200, &[0x04, 0, 0, 1, 0, 0x0e, 32]);
+    let mut elf = Elf::new(Arch::X86_64, eh_frame.done());
+    let debug_frame = cie(Cfi::debug_frame()).fde(0x2000, 64, &[0x0e, 48]).done();
+    elf.sections.push(Section { flags: 0, ..Section::new(".debug_frame", debug_frame) });
+    let plt = vec![0xff, 0x35, 0, 0, 0, 0, 0xff, 0x25, 0, 0, 0, 0, 0, 0, 0, 0];
+    elf.sections.push(Section { flags: 6, at: Some(0x3000), ..Section::new(".plt", plt) });
+    elf.sections.push(Section { flags: 6, at: Some(0x4000), ..Section::new(".text", vec![0x90; 64]) });
+    elf.bytes()
+}
+
+/// Most bytes of the file are empty code; damage goes to the headers and what follows the code.
+fn place(at: prop::sample::Index, file: &[u8]) -> usize {
+    let (headers, rest) = (256, file.len() - 0x8000);
+    let at = at.index(headers + rest);
+    if at < headers { at } else { 0x8000 + at - headers }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4000))]
+    #[test]
+    fn damage_is_an_error_or_a_sound_table(
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+        cut in prop::option::weighted(0.2, any::<prop::sample::Index>()),
+        no_headers in any::<bool>(),
+    ) {
+        let mut file = victim();
+        for (at, value) in damage {
+            let at = place(at, &file);
+            file[at] = value;
+        }
+        if let Some(cut) = cut {
+            let length = place(cut, &file);
+            file.truncate(length);
+        }
+        if no_headers && file.len() > 64 {
+            file[40..48].fill(0);
+        }
+        if let Ok(table) = extract(file.as_slice(), Arch::X86_64) {
+            prop_assert!(table.rows.is_sorted_by(|one, next| one.pc < next.pc && one.rule != next.rule));
+            prop_assert!(table.rows.iter().all(|row| (row.rule as usize) < table.rules.len()));
+            prop_assert_eq!(decode(&encode(&table, "id"), "id", Arch::X86_64), Ok(table.clone()));
+            let chunks = build(&table, &mut RuleBook::new()).map(|image| image.chunk_count());
+            prop_assert!(chunks.is_ok_and(|chunks| chunks > 0));
+        }
+    }
+}
+
+#[test]
+fn the_victim_is_healthy() {
+    let table = extract(victim().as_slice(), Arch::X86_64).expect("a table");
+    assert_eq!((table.report.functions, table.report.malformed), (5, 0));
+}

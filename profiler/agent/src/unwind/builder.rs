@@ -1,5 +1,5 @@
-//! The thread that makes tables, and that waits for grace periods so that nobody else has to. It gives way to everything
-//! else on the node.
+//! The thread that makes tables, and that waits for grace periods so that nobody else has to. It yields to what else
+//! runs on the node.
 
 use std::collections::VecDeque;
 use std::io;

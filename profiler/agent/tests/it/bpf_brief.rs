@@ -105,7 +105,7 @@ fn find(mut programs: impl Programs) -> Found {
     let found =
         Found { all: count(&|_| true), whole: count(&is_whole), cut: count(&|one| !is_whole(one) && !is_edge(one)) };
     for counted in stacks(&events).filter(|one| is_ours(one) && !is_whole(one) && !is_edge(one)).take(10) {
-        println!("cut: {:?} {:?}", counted.stack.user_outcome, counted.stack.user);
+        println!("cut: {:?} {:?} {:?}", counted.stack.user_outcome, counted.stack.user, counted.stack.kernel);
     }
     report(&found, &before, &stats);
     // What the kernel does not deliver is the ledger's business.

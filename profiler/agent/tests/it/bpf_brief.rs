@@ -140,7 +140,7 @@ fn report(found: &Found, before: &SamplerStats, after: &SamplerStats) {
     let Found { all, complete, burning, whole } = found;
     let notes: Vec<_> = after.notes.iter().filter(|(_, count)| *count > 0).collect();
     println!("{complete} of {all} ticks complete, {whole} of {burning} burning ones whole, {notes:?}");
-    let per_life = |of: fn(&SamplerStats) -> Duration| (of(after) - of(before)) / LIVES as u32;
+    let per_life = |of: fn(&SamplerStats) -> Duration| of(after).saturating_sub(of(before)) / LIVES as u32;
     println!(
         "CPU time of a process's life: sampler {:?}, opener {:?}, tables {:?}",
         per_life(|stats| stats.drain_cpu),

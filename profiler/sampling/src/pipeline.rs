@@ -15,7 +15,7 @@ use crate::second::OpenSeconds;
 use crate::trust::{Located, Trust};
 use crate::{
     BootNs, Change, ChangeKind, Comm, Command, Fates, Filter, LoadFailure, LoadedProcess, MappedFile,
-    Mappings, Notes, ProcessKey, Sample, SampledStack, Second, Unwinder, UserFrame, WallClock, decode_change,
+    Mappings, Notes, ProcessKey, Sample, SampledStack, Second, Unwinder, WallClock, decode_change,
     decode_sample,
 };
 
@@ -216,6 +216,8 @@ impl Sampling {
                 Pending::Change(change) => self.on_change(time, &change),
             }
         }
+        self.processes.advanced(until);
+        self.load.append(&mut self.processes.to_read);
         std::mem::take(&mut self.load)
     }
 
@@ -312,7 +314,7 @@ impl Sampling {
 
     fn on_change(&mut self, time: BootNs, change: &ChangeKind) {
         match change {
-            ChangeKind::Mapped { tgid, range } => self.processes.mapped(*tgid, range),
+            ChangeKind::Mapped { tgid, range } => self.processes.mapped(*tgid, range, time),
             ChangeKind::Exec { tgid, comm } => self.processes.exec(*tgid, *comm),
             ChangeKind::ProcessForked { tgid, parent_tgid } => {
                 self.processes.forked(*tgid, *parent_tgid, time);
@@ -332,20 +334,24 @@ impl Sampling {
         let is_waited_for = self.waiting.contains_key(&sample.tgid);
         let lookup = if is_waited_for { Lookup::Load } else { self.processes.lookup(&sample) };
         match lookup {
-            Lookup::Known => self.count(sample),
+            Lookup::Known if !self.processes.wants_reload(&sample) => self.count(sample),
+            Lookup::Known | Lookup::Load => self.wait(sample),
             Lookup::Filtered => self.lose(&sample, TickFate::Filtered),
-            Lookup::Load if self.waiting_samples >= self.limits.waiting => {
-                self.lose(&sample, TickFate::WaitingFull);
-            }
-            Lookup::Load => {
-                self.waiting_samples += 1;
-                let tgid = sample.tgid;
-                let waiting = self.waiting.entry(tgid).or_default();
-                waiting.push(sample);
-                if waiting.len() == 1 {
-                    self.load.push(tgid);
-                }
-            }
+        }
+    }
+
+    /// Keeps a sample until its process has been read from `/proc`.
+    fn wait(&mut self, sample: Sample) {
+        if self.waiting_samples >= self.limits.waiting {
+            self.lose(&sample, TickFate::WaitingFull);
+            return;
+        }
+        self.waiting_samples += 1;
+        let tgid = sample.tgid;
+        let waiting = self.waiting.entry(tgid).or_default();
+        waiting.push(sample);
+        if waiting.len() == 1 {
+            self.load.push(tgid);
         }
     }
 
@@ -368,10 +374,6 @@ impl Sampling {
     /// Enters a sample into its second.
     fn enter(&mut self, sample: Sample, process: ProcessKey, user: Located) {
         self.copies.release(&sample);
-        let leaf_is_lost = sample.is_user_mode && matches!(user.frames.first(), Some(UserFrame::Unmapped(_)));
-        if leaf_is_lost && self.processes.wants_reload(&sample) {
-            self.load.push(sample.tgid);
-        }
         let user_outcome = user.outcome(sample.user_outcome);
         if let Some(witnessed) = &mut self.witnessed {
             witnessed.push(Sample { user_outcome, ..sample.clone() });

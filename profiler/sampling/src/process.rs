@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pyrite_bpf::{Note, StackOutcome};
+use pyrite_bpf::Note;
 
 use crate::publication::SetState;
 use crate::{BootNs, Comm, Event, MappedRange, Mapping, MappingTarget, Mappings, ProcessKey, Sample};
@@ -118,9 +118,8 @@ impl Process {
             self.is_kernel_thread = true;
             self.comm = sample.comm;
         }
-        // The last moments of a thread come after the event of its end, and after the end of its memory.
-        let lives = sample.user_outcome != StackOutcome::Absent;
-        let was_dead = lives && self.exited.is_some_and(|exited| sample.time > exited);
+        // A thread's last moments come after the event of its end.
+        let was_dead = !sample.is_exiting && self.exited.is_some_and(|exited| sample.time > exited);
         if was_dead {
             self.exited = None;
             self.threads = 1;

@@ -165,23 +165,24 @@ impl Processes {
         }
     }
 
-    /// Has the process read again where its stack leads to nowhere, for the kernel tells of no `mremap` and no `munmap`.
-    /// Returns whether the sample should wait for that: its very leaf is nowhere yet.
+    /// Whether a sample should wait until its process has been read again, because its very leaf is in no mapping: the kernel
+    /// tells of no `mremap`.
     pub(crate) fn wants_reload(&mut self, sample: &Sample) -> bool {
-        let Some(process) = self.by_tgid.get_mut(&sample.tgid) else { return false };
-        let Some(leaf) = sample.user.first() else { return false };
-        if process.mappings.find(*leaf).is_none() {
-            // In the kernel's execve the registers belong to the memory of the program before.
-            return sample.is_user_mode && process.asks_for_reload(sample.time);
-        }
-        let is_strange = matches!(
-            sample.user_outcome,
-            StackOutcome::NoMapping | StackOutcome::BadFrame | StackOutcome::Fault
-        );
-        if is_strange && process.asks_for_reload(sample.time) {
+        // In the kernel's execve the registers belong to the memory of the program before.
+        let Some(leaf) = sample.user.first().filter(|_| sample.is_user_mode) else { return false };
+        let process = self.by_tgid.get_mut(&sample.tgid);
+        process.is_some_and(|process| {
+            process.mappings.find(*leaf).is_none() && process.asks_for_reload(sample.time)
+        })
+    }
+
+    /// Has the process of a stack that came to no good end read again, for other code may be where its mappings say that this
+    /// is: the kernel tells of no `mremap` and no `munmap`.
+    pub(crate) fn ended_badly(&mut self, sample: &Sample) {
+        let process = self.by_tgid.get_mut(&sample.tgid);
+        if process.is_some_and(|process| process.asks_for_reload(sample.time)) {
             self.to_read.push(sample.tgid);
         }
-        false
     }
 
     pub(crate) fn forked(&mut self, tgid: u32, parent_tgid: u32, time: BootNs) {

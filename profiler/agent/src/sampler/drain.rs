@@ -40,6 +40,7 @@ pub(crate) struct Drain<S> {
     pub(crate) sampling: Sampling,
     pub(crate) _on_exec: Option<BtfTracePointLink>,
     pub(crate) witness: Option<SyncSender<Sample>>,
+    pub(crate) tape: Option<SyncSender<Vec<u8>>>,
     pub(crate) unwind: Unwind,
     pub(crate) ring: RingBuf<MapData>,
     pub(crate) counters: PerCpuArray<MapData, CpuCounters>,
@@ -120,6 +121,8 @@ impl<S: FnMut(Event) -> Delivery> Drain<S> {
                 let _ = witness.try_send(sample);
             }
         }
+        let part = self.sampling.take_tape();
+        self.tape = self.tape.take().filter(|tape| tape.try_send(part).is_ok());
         for event in events {
             let ticks = match &event {
                 Event::Second(second) => Some(second.ticks()),

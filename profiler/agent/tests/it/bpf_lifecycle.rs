@@ -101,7 +101,7 @@ impl Lives {
             let own: Vec<&str> = stack.user.iter().filter_map(|frame| own_function(frame, &files)).collect();
             let is_ended = stack.user_outcome.is_known_end();
             let is_whole = is_ended && chains.contains(&own);
-            let is_wrong = is_ended && !chains.iter().any(|chain| chain.ends_with(&own));
+            let is_wrong = is_ended && !chains.iter().any(|chain| is_part(&own, chain));
             shares.all += count;
             shares.whole += if is_whole { *count } else { 0 };
             shares.wrong += if is_wrong { *count } else { 0 };
@@ -123,6 +123,12 @@ fn own_function<'a>(frame: &UserFrame, files: &'a [(PathBuf, Vec<Function>)]) ->
     let (_, functions) = files.iter().find(|(path, _)| path == Path::new(&*file.path))?;
     let function = functions.iter().find(|function| function.offsets.contains(&offset.0));
     Some(function.map_or("?", |function| &function.name)).filter(|name| !ASIDE.contains(name))
+}
+
+/// Whether a stack leads to the end of a chain, from wherever it was or what it called there. Before `main` there is none.
+fn is_part(own: &[&str], chain: &[&str]) -> bool {
+    let from = own.iter().position(|name| chain.contains(name));
+    from.map_or(own.is_empty(), |from| chain.ends_with(&own[from..]))
 }
 
 /// A recording that has met what runs already.
@@ -198,7 +204,7 @@ fn bpf_lifecycle_a_tgid_used_again_is_not_walked_by_the_mappings_of_its_former_l
 
 #[test]
 fn bpf_lifecycle_processes_that_have_ended_are_forgotten() {
-    const PROCESSES: usize = 400;
+    const PROCESSES: usize = 1000;
     let Some(_guard) = privileged("bpf_lifecycle_end") else { return };
     let recording = settled(2999);
     let published = || recording.sampler().stats().unwind.processes;
@@ -210,5 +216,6 @@ fn bpf_lifecycle_processes_that_have_ended_are_forgotten() {
     std::thread::sleep(Duration::from_secs(6));
     let after = published();
     println!("{before} processes before {PROCESSES} came and went, {after} afterwards");
-    assert!(after < before + PROCESSES / 40, "{after} instead of {before}");
+    // What else runs here comes and goes as well.
+    assert!(after < before + PROCESSES / 20, "{after} instead of {before}");
 }

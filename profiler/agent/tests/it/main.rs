@@ -8,5 +8,6 @@ mod bpf_cost;
 mod bpf_ledger;
 mod bpf_lifecycle;
 mod bpf_sampler;
+mod bpf_tape;
 mod bpf_unwind;
 mod support;

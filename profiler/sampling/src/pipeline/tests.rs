@@ -5,7 +5,7 @@ use pyrite_bpf::StackOutcome;
 
 use crate::record::tests::{encode as encode_sample, sample, stack_copy_at};
 use crate::sideband::tests::{encode as encode_change, range};
-use crate::{CountedStack, Mapping, StackCopy, UserFrame, Walked};
+use crate::{CountedStack, Mapping, StackCopy, Walked};
 use proptest::prelude::{Just, Strategy, any, prop_assert_eq, prop_oneof, proptest};
 use pyrite_model::FileOffset;
 

@@ -172,7 +172,7 @@ fn a_tgid_used_again_is_not_trusted_where_it_was_walked_by_the_mappings_of_its_f
     story.at(310).tick(10, 301, walked_by(former)).until(400);
     assert_eq!(story.generation(10), story.generation(9), "the set of its parent");
     let own = story.generation(10);
-    story.at(410).tick(10, 301, walked_by(own)).until(3000);
+    story.at(1410).tick(10, 301, walked_by(own)).until(3000);
     assert_eq!(story.outcomes(), [StackOutcome::StaleMapping, StackOutcome::ChainEnd]);
 }
 
@@ -190,12 +190,12 @@ fn a_publication_says_by_when_the_process_had_begun() {
 
 #[test]
 fn the_last_moments_of_a_process_do_not_bring_it_back() {
-    let dying = Sample { user: Vec::new(), user_outcome: StackOutcome::Absent, ..sample() };
+    let dying = Sample { is_exiting: true, ..sample() };
     let mut story = started();
     story.until(200).at(300).exit(9).at(301).tick(9, 100, dying).until(400).until(9000);
     assert_eq!(story.told(), ["open 9 /bin/a", "publish 9 /bin/a", "withdraw 9"]);
     assert_eq!((story.sampling.process_count(), story.stored()), (0, 1));
-    // Who has a user stack lives, whatever was counted.
+    // Who is not on his way out lives, whatever was counted.
     let mut story = started();
     story.until(200).at(300).exit(9).at(301).sample(9, 100).until(400).until(9000);
     assert_eq!(story.sampling.process_count(), 1);
@@ -380,7 +380,8 @@ fn a_longer_stack_that_is_no_code_does_not_stand_against_a_copy_that_ended() {
     let check = |third: u64, expect: &str, outcome: StackOutcome| {
         let mut story = started();
         story.tables.outcome = StackOutcome::CopyEnded;
-        let led = Sample { user_outcome: StackOutcome::ChainEnd, ..copied(&[0x1030, 0x1050, 0x1060, third], 0) };
+        let led =
+            Sample { user_outcome: StackOutcome::ChainEnd, ..copied(&[0x1030, 0x1050, 0x1060, third], 0) };
         story.at(110).tick(9, 100, led).until(2000);
         assert_eq!((story.rows(), story.outcomes()), (vec![expect.to_owned()], vec![outcome]));
     };

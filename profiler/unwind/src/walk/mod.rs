@@ -107,8 +107,7 @@ where
     /// Appends the frame that `start` stands in and all its callers to `frames`, leaf first.
     pub fn walk(&self, start: &Start, frames: &mut Vec<Avma>) -> Walked {
         let mut cursor = Cursor::new(start, self.machine);
-        let mut walked =
-            Walked { outcome: StackOutcome::TooDeep, frame_pointer_frames: 0, pending: None };
+        let mut walked = Walked { outcome: StackOutcome::TooDeep, frame_pointer_frames: 0, pending: None };
         while frames.len() < self.limit {
             frames.push(Avma(cursor.registers.ip));
             let left = match self.by_rule(&mut cursor) {

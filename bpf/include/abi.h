@@ -61,6 +61,8 @@ enum pyrite_sample_flag {
 	PYRITE_SAMPLE_STACK_COPY = 4,
 	/* The process was met with the mappings of its parent, of which it is a fork that has not yet called exec. */
 	PYRITE_SAMPLE_PARENT_MAPPINGS = 8,
+	/* The thread is on its way out. Since 6.16 it still has its memory for a while after perf has told of its end. */
+	PYRITE_SAMPLE_EXITING = 32,
 };
 
 /* Where the walk stopped. */

@@ -32,6 +32,7 @@ enum {
 	PYRITE_MAX_RULES = 1 << 14,
 	PYRITE_MAX_EXECUTABLES = 1 << 13,
 	PYRITE_MAX_PROCESSES = 1 << 14,
+	PYRITE_EXEC_SLOTS = 1 << 12,
 	/* The pc of unused entries at the end of a leaf or node, which sorts behind every real one. */
 	PYRITE_NO_ROW_PC = 0xffff,
 };
@@ -78,7 +79,7 @@ struct pyrite_mapping {
 
 /* What is known of a process. */
 struct pyrite_process {
-	__u64 start_boot_ns; /* of the group leader: another value means another life of the tgid; 0: not known, matches any */
+	__u64 began_by_boot_ns; /* this life of the tgid had begun by then; a group leader that started later is another's */
 	__u32 generation; /* of this mapping set; unique on the node, never used again */
 	__u32 mappings; /* how many; at most PYRITE_MAX_MAPPINGS */
 	__u32 root; /* up to 32 mappings: the chunk that holds them; more: a chunk of chunk ids, each of 32 mappings */

@@ -25,6 +25,15 @@ struct {
 	__type(value, struct pyrite_process);
 } processes SEC(".maps");
 
+/* When a process last called exec, for user space, which may just be publishing what it had mapped before. By tgid modulo
+ * the number of elements: that another one's exec is taken for it delays a publication by one round. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, PYRITE_EXEC_SLOTS);
+	__type(key, __u32);
+	__type(value, __u64);
+} execs SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);

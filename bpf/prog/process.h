@@ -17,8 +17,7 @@ static __always_inline _Bool take_process(struct walk *walk, __u32 tgid, __u64 s
 	if (!process)
 		return 0;
 	__u32 generation = process->generation;
-	__u64 known_start = process->start_boot_ns;
-	if (known_start != 0 && known_start != start_boot_ns)
+	if (start_boot_ns > process->began_by_boot_ns)
 		return 0;
 	walk->mappings = process->mappings;
 	walk->mapping_root = process->root;

@@ -47,6 +47,8 @@ static __always_inline void identify(struct pyrite_sample_header *header, __u64 
 	header->tid = (__u32)pid_tgid;
 	if (facts.flags & PF_KTHREAD)
 		header->flags |= PYRITE_SAMPLE_KERNEL_THREAD;
+	if (facts.flags & PF_EXITING)
+		header->flags |= PYRITE_SAMPLE_EXITING;
 	header->reserved = 0;
 	header->reserved2 = 0;
 	bpf_get_current_comm(header->comm, sizeof(header->comm));

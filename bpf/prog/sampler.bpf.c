@@ -44,13 +44,17 @@ int on_tick(struct tick_context *ctx)
 	return (int)config.perf_samples;
 }
 
-/* The process is another program from here on: no stack shall be walked by the mappings of the one before. */
+/* The process is another program from here on: no stack shall be walked by the mappings of the one before. In this order,
+ * for user space publishes first and then looks whether there was an exec. */
 SEC("tp_btf/sched_process_exec")
 int on_exec(void *ctx)
 {
-	__u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	__u32 tgid = bpf_get_current_pid_tgid() >> 32, slot = tgid % PYRITE_EXEC_SLOTS;
+	__u64 *exec = bpf_map_lookup_elem(&execs, &slot);
 
 	(void)ctx;
+	if (exec)
+		*exec = bpf_ktime_get_boot_ns();
 	bpf_map_delete_elem(&processes, &tgid);
 	return 0;
 }

@@ -42,4 +42,9 @@ impl StackOutcome {
     pub fn is_known_end(self) -> bool {
         matches!(self, Self::Absent | Self::Complete | Self::ChainEnd)
     }
+
+    /// Whether the walk came to where no code, or no stack, is. The rules that it went by were perhaps those of other code.
+    pub fn is_astray(self) -> bool {
+        matches!(self, Self::NoMapping | Self::BadFrame | Self::Fault)
+    }
 }

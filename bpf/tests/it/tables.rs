@@ -110,6 +110,7 @@ impl Published {
         let generation = self.next_generation;
         self.next_generation += 1;
         let mut process = [0; 24];
+        process[..8].copy_from_slice(&u64::MAX.to_ne_bytes());
         process[8..12].copy_from_slice(&generation.to_ne_bytes());
         process[12..16].copy_from_slice(&(mappings.len() as u32).to_ne_bytes());
         process[16..20].copy_from_slice(&root.to_ne_bytes());

@@ -62,8 +62,8 @@ pub enum Command {
     Publish {
         /// The process.
         process: ProcessKey,
-        /// When its leader started, as samples state it; `None` where no sample has said so yet.
-        start: Option<BootNs>,
+        /// A moment at which this life of the tgid had begun, and no later one had: whoever has started since is another.
+        began_by: BootNs,
         /// The number of the set. The same number always means the same set: processes can share what is made of it.
         generation: Generation,
         /// The set.

@@ -1,7 +1,7 @@
 //! From what the kernel says to counted stacks: records and mapping events in, rows per second out.
 //!
 //! Pure: no files, sockets, threads or clocks. The agent reads rings, `/proc` and clocks and feeds [`Sampling`]; whatever
-//! it fed can be saved and fed again in a test.
+//! it fed can be saved and fed again in a test ([`TapeEntry`]).
 //!
 //! ```text
 //! BPF ring bytes ──▶ Sample ─┐                                  ┌─▶ Event::ProcessSeen, NewMapping, ProcessGone
@@ -32,6 +32,7 @@ mod publication;
 mod record;
 mod second;
 mod sideband;
+mod tape;
 mod trust;
 mod types;
 mod unwinder;
@@ -47,5 +48,6 @@ pub use procfs::{ProcStat, parse_maps, parse_stat};
 pub use record::{COPIED_REGISTERS, RecordError, Sample, StackCopy, decode_sample};
 pub use second::{CountedStack, SampledStack, Second, UserFrame};
 pub use sideband::{Change, ChangeKind, MappedRange, SidebandError, decode_change};
+pub use tape::{TapeEntry, TapeError, TapeReader, play};
 pub use types::{BootNs, Comm, ProcessKey, WallClock};
 pub use unwinder::{Unwinder, Walked};

@@ -12,11 +12,12 @@ use pyrite_model::{Avma, UnixMs};
 use crate::copies::{Copies, Unfinished};
 use crate::processes::{Lookup, Processes};
 use crate::second::OpenSeconds;
+use crate::tape::Taping;
 use crate::trust::{Located, Trust};
 use crate::{
     BootNs, Change, ChangeKind, Comm, Command, Fates, Filter, LoadFailure, LoadedProcess, MappedFile,
-    Mappings, Notes, ProcessKey, Sample, SampledStack, Second, Unwinder, UserFrame, WallClock, decode_change,
-    decode_sample,
+    Mappings, Notes, ProcessKey, Sample, SampledStack, Second, TapeEntry, Unwinder, UserFrame, WallClock,
+    decode_change, decode_sample,
 };
 
 /// Bounds of everything that grows (invariant I4).
@@ -113,6 +114,8 @@ pub struct Sampling {
     seconds: OpenSeconds,
     /// Samples as they were counted, where somebody wants to see them.
     witnessed: Option<Vec<Sample>>,
+    /// All that came in, where somebody wants to keep it.
+    tape: Option<Vec<u8>>,
     clock: WallClock,
     fates: Fates,
     notes: Notes,
@@ -132,6 +135,7 @@ impl Sampling {
             copies: Copies::new(limits),
             seconds: OpenSeconds::default(),
             witnessed: None,
+            tape: None,
             clock: WallClock::default(),
             fates: Fates::default(),
             notes: Notes::default(),
@@ -148,8 +152,25 @@ impl Sampling {
         self.witnessed.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
+    /// Writes down from now on all that comes in.
+    pub fn tape(&mut self) {
+        self.tape = Some(Vec::new());
+    }
+
+    /// What came in since the last call. Empty unless [`Self::tape`] was called.
+    pub fn take_tape(&mut self) -> Vec<u8> {
+        self.tape.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    fn on_tape(&mut self, entry: &TapeEntry<'_>) {
+        if let Some(tape) = &mut self.tape {
+            entry.write(tape);
+        }
+    }
+
     /// Takes one record of the BPF ring.
     pub fn on_record(&mut self, bytes: &[u8]) {
+        self.on_tape(&TapeEntry::Record(bytes));
         match decode_sample(bytes) {
             Err(_) => self.fates.add(TickFate::Malformed, 1),
             Ok(_) if self.pending.len() >= self.limits.pending => self.fates.add(TickFate::PendingFull, 1),
@@ -163,6 +184,7 @@ impl Sampling {
 
     /// Takes one record of a sideband ring.
     pub fn on_sideband(&mut self, bytes: &[u8]) {
+        self.on_tape(&TapeEntry::Sideband(bytes));
         match decode_change(bytes) {
             Err(_) => self.notes.add(Note::SidebandMalformed, 1),
             Ok(Change { kind: ChangeKind::Other, .. }) => {}
@@ -181,11 +203,15 @@ impl Sampling {
 
     /// Events may have been missed, for example because a CPU came online before its ring was opened.
     pub fn sideband_gap(&mut self) {
+        self.on_tape(&TapeEntry::Gap);
         self.processes.gap();
     }
 
     /// Takes the answer to a load request, or a process nobody asked for (at the start).
     pub fn process_loaded(&mut self, tgid: u32, answer: Result<LoadedProcess, LoadFailure>) {
+        if let Some(tape) = &mut self.tape {
+            TapeEntry::Read(tgid, answer.clone()).write(tape);
+        }
         match answer {
             Ok(loaded) => self.processes.loaded(&loaded),
             Err(failure) => self.processes.load_failed(failure),
@@ -203,6 +229,11 @@ impl Sampling {
     /// to be read from `/proc`, each to be answered by [`Self::process_loaded`].
     #[must_use]
     pub fn advance(&mut self, until: BootNs, clock: WallClock) -> Vec<u32> {
+        self.on_tape(&TapeEntry::Advance(until, clock));
+        self.take_in(until, clock)
+    }
+
+    fn take_in(&mut self, until: BootNs, clock: WallClock) -> Vec<u32> {
         self.clock = clock;
         self.pending.sort_by_key(|(time, _)| *time);
         let due = self.pending.partition_point(|(time, _)| *time <= until);
@@ -216,19 +247,29 @@ impl Sampling {
                 Pending::Change(change) => self.on_change(time, &change),
             }
         }
+        self.processes.advanced(until);
+        self.load.append(&mut self.processes.to_read);
         std::mem::take(&mut self.load)
     }
 
     /// What the caller has to do for unwinding, once the load requests of [`Self::advance`] are answered.
     #[must_use]
     pub fn take_commands(&mut self) -> Vec<Command> {
+        self.on_tape(&TapeEntry::Commands);
         self.processes.take_commands()
     }
 
     /// Finishes the copied stacks that came in up to `now`, once the commands of [`Self::take_commands`] are carried out.
     /// One whose unwind table is still being made waits a while.
     pub fn finish_copies(&mut self, unwinder: &mut dyn Unwinder, now: BootNs) {
-        for Unfinished { sample, process, mappings, .. } in self.copies.finish(unwinder, now) {
+        let finished = match &mut self.tape {
+            Some(tape) => {
+                TapeEntry::Copies(now).write(tape);
+                self.copies.finish(&mut Taping { unwinder, tape }, now)
+            }
+            None => self.copies.finish(unwinder, now),
+        };
+        for Unfinished { sample, process, mappings, .. } in finished {
             let located = Trust::All.locate(&sample.user, &mappings);
             self.enter(sample, process, located);
         }
@@ -238,6 +279,7 @@ impl Sampling {
     /// and the seconds that are complete.
     #[must_use]
     pub fn take_events(&mut self, until: BootNs) -> Vec<Event> {
+        self.on_tape(&TapeEntry::Events(until));
         self.take(until, Some(self.clock.second_of(until)))
     }
 
@@ -245,8 +287,9 @@ impl Sampling {
     /// not finished by [`Self::finish_copies`] stay as the BPF program walked them.
     #[must_use]
     pub fn finish(&mut self) -> Vec<Event> {
+        self.on_tape(&TapeEntry::End);
         // Nobody will answer these requests: whoever wants the answers calls advance() first.
-        drop(self.advance(BootNs::MAX, self.clock));
+        drop(self.take_in(BootNs::MAX, self.clock));
         for sample in std::mem::take(&mut self.waiting).into_values().flatten() {
             self.lose(&sample, TickFate::WaitingFull);
         }
@@ -312,7 +355,7 @@ impl Sampling {
 
     fn on_change(&mut self, time: BootNs, change: &ChangeKind) {
         match change {
-            ChangeKind::Mapped { tgid, range } => self.processes.mapped(*tgid, range),
+            ChangeKind::Mapped { tgid, range } => self.processes.mapped(*tgid, range, time),
             ChangeKind::Exec { tgid, comm } => self.processes.exec(*tgid, *comm),
             ChangeKind::ProcessForked { tgid, parent_tgid } => {
                 self.processes.forked(*tgid, *parent_tgid, time);
@@ -332,20 +375,24 @@ impl Sampling {
         let is_waited_for = self.waiting.contains_key(&sample.tgid);
         let lookup = if is_waited_for { Lookup::Load } else { self.processes.lookup(&sample) };
         match lookup {
-            Lookup::Known => self.count(sample),
+            Lookup::Known if !self.processes.wants_reload(&sample) => self.count(sample),
+            Lookup::Known | Lookup::Load => self.wait(sample),
             Lookup::Filtered => self.lose(&sample, TickFate::Filtered),
-            Lookup::Load if self.waiting_samples >= self.limits.waiting => {
-                self.lose(&sample, TickFate::WaitingFull);
-            }
-            Lookup::Load => {
-                self.waiting_samples += 1;
-                let tgid = sample.tgid;
-                let waiting = self.waiting.entry(tgid).or_default();
-                waiting.push(sample);
-                if waiting.len() == 1 {
-                    self.load.push(tgid);
-                }
-            }
+        }
+    }
+
+    /// Keeps a sample until its process has been read from `/proc`.
+    fn wait(&mut self, sample: Sample) {
+        if self.waiting_samples >= self.limits.waiting {
+            self.lose(&sample, TickFate::WaitingFull);
+            return;
+        }
+        self.waiting_samples += 1;
+        let tgid = sample.tgid;
+        let waiting = self.waiting.entry(tgid).or_default();
+        waiting.push(sample);
+        if waiting.len() == 1 {
+            self.load.push(tgid);
         }
     }
 
@@ -368,11 +415,11 @@ impl Sampling {
     /// Enters a sample into its second.
     fn enter(&mut self, sample: Sample, process: ProcessKey, user: Located) {
         self.copies.release(&sample);
-        let leaf_is_lost = sample.is_user_mode && matches!(user.frames.first(), Some(UserFrame::Unmapped(_)));
-        if leaf_is_lost && self.processes.wants_reload(&sample) {
-            self.load.push(sample.tgid);
-        }
         let user_outcome = user.outcome(sample.user_outcome);
+        let has_leaf = !matches!(user.frames.first(), None | Some(UserFrame::Unmapped(_)));
+        if has_leaf && user_outcome.is_astray() {
+            self.processes.ended_badly(&sample);
+        }
         if let Some(witnessed) = &mut self.witnessed {
             witnessed.push(Sample { user_outcome, ..sample.clone() });
         }

@@ -7,6 +7,13 @@ use pyrite_bpf::Note;
 use crate::publication::SetState;
 use crate::{BootNs, Comm, Event, MappedRange, Mapping, MappingTarget, Mappings, ProcessKey, Sample};
 
+/// Something strange about a process has it read again, but not more often than this.
+const RELOAD_AFTER_NS: u64 = 10_000_000_000;
+/// Where reading it brings nothing new, it is read half as often, down to this.
+const MOST_RELOAD_AFTER_NS: u64 = 64 * RELOAD_AFTER_NS;
+/// So many mappings are no reason to look whether all of them are still there.
+const FEW_MAPPINGS: usize = 64;
+
 /// A process as `/proc` describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoadedProcess {
@@ -55,6 +62,8 @@ impl LoadFailure {
 #[derive(Debug)]
 pub(crate) struct Process {
     pub(crate) key: ProcessKey,
+    /// A moment at which this life of the tgid had begun. Unlike the key's, never before it had.
+    pub(crate) began_by: BootNs,
     pub(crate) mappings: Arc<Mappings>,
     pub(crate) set: SetState,
     pub(crate) parent: Option<ProcessKey>,
@@ -63,7 +72,12 @@ pub(crate) struct Process {
     /// The epoch in which the mappings were known to be complete.
     pub(crate) trusted_in: Option<u32>,
     pub(crate) threads: u32,
+    /// When it was read from `/proc`, or was to be.
     pub(crate) loaded_at: BootNs,
+    /// How long it is left alone before something strange has it read again.
+    pub(crate) reload_after_ns: u64,
+    /// How many mappings it had when all of them were known to be there.
+    pub(crate) mappings_loaded: usize,
     pub(crate) exited: Option<BootNs>,
     pub(crate) last_used: BootNs,
     /// Whether the consumer has been told of it.
@@ -74,19 +88,23 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    pub(crate) fn new(key: ProcessKey, now: BootNs) -> Self {
+    /// Of which nothing more is known than that it had begun by `began_by`.
+    pub(crate) fn new(key: ProcessKey, began_by: BootNs, set: SetState) -> Self {
         Self {
             key,
+            began_by,
             mappings: Arc::default(),
-            set: SetState::new(),
+            set,
             parent: None,
             comm: Comm::default(),
             is_kernel_thread: false,
             trusted_in: None,
             threads: 1,
             loaded_at: BootNs::default(),
+            reload_after_ns: RELOAD_AFTER_NS,
+            mappings_loaded: 0,
             exited: None,
-            last_used: now,
+            last_used: began_by,
             announced: false,
             descends: None,
         }
@@ -95,18 +113,42 @@ impl Process {
     /// Learns from a sample that the process is alive and of what kind it is. Returns whether it was believed dead.
     pub(crate) fn sampled(&mut self, sample: &Sample) -> bool {
         self.last_used = sample.time;
-        self.set.start = Some(sample.start);
         // A fork event does not say what a kernel thread is.
         if sample.is_kernel_thread && !self.is_kernel_thread {
             self.is_kernel_thread = true;
             self.comm = sample.comm;
         }
-        let was_dead = self.exited.is_some_and(|exited| sample.time > exited);
+        // A thread's last moments come after the event of its end.
+        let was_dead = !sample.is_exiting && self.exited.is_some_and(|exited| sample.time > exited);
         if was_dead {
             self.exited = None;
             self.threads = 1;
         }
         was_dead
+    }
+
+    /// Whether it should be read from `/proc` because something about it is strange; if so, counts it as read at `time`.
+    pub(crate) fn asks_for_reload(&mut self, time: BootNs) -> bool {
+        let asks = self.exited.is_none() && time.abs_diff(self.loaded_at) > self.reload_after_ns;
+        if asks {
+            self.loaded_at = time;
+        }
+        asks
+    }
+
+    /// Takes over what was read, which was known already where it `is_same`: what is strange then stays so, and is looked at
+    /// less and less often.
+    pub(crate) fn was_read(&mut self, read_at: BootNs, is_same: bool) {
+        self.loaded_at = read_at;
+        self.mappings_loaded = self.mappings.len();
+        let next_ns = if is_same { 2 * self.reload_after_ns } else { RELOAD_AFTER_NS };
+        self.reload_after_ns = next_ns.min(MOST_RELOAD_AFTER_NS);
+    }
+
+    /// Whether its mappings have doubled since all of them were known to be there. Nobody tells of an `munmap`, so that
+    /// many of them may be gone.
+    pub(crate) fn has_outgrown_itself(&self) -> bool {
+        self.mappings.len() > 2 * self.mappings_loaded.max(FEW_MAPPINGS)
     }
 
     /// The news of all its files.

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use pyrite_bpf::Note;
+use pyrite_bpf::{Note, StackOutcome};
 
 use crate::files::Files;
 use crate::process::{Process, new_mapping};
@@ -21,8 +21,8 @@ use crate::{
 
 /// How long a process is kept after its end. The rows of its last second are out by then.
 const KEEP_EXITED_NS: u64 = 3_000_000_000;
-/// A sampled address outside all mappings has the process read again, but not more often than this.
-const RELOAD_AFTER_NS: u64 = 10_000_000_000;
+/// Kernels count the start times in `/proc` in hundredths of a second, rounded down.
+const PROC_START_GRAIN_NS: u64 = 10_000_000;
 
 /// How many generations of forks the BPF program looks back for mappings.
 const MAX_ANCESTORS: usize = 4;
@@ -50,6 +50,8 @@ pub(crate) struct Processes {
     limits: Limits,
     mapping_count: usize,
     publisher: Publisher,
+    /// Processes to be read from `/proc` though no sample waits for it.
+    pub(crate) to_read: Vec<u32>,
     pub(crate) notes: Notes,
     pub(crate) events: Vec<Event>,
 }
@@ -65,6 +67,7 @@ impl Processes {
             limits,
             mapping_count: 0,
             publisher: Publisher::default(),
+            to_read: Vec::new(),
             notes: Notes::default(),
             events: Vec::new(),
         }
@@ -81,6 +84,11 @@ impl Processes {
     /// Events were lost: nothing known so far is trusted any more.
     pub(crate) fn gap(&mut self) {
         self.epoch += 1;
+    }
+
+    /// All events up to `until` have been taken in.
+    pub(crate) fn advanced(&mut self, until: BootNs) {
+        self.publisher.as_of = until;
     }
 
     pub(crate) fn get(&self, tgid: u32) -> Option<&Process> {
@@ -101,6 +109,9 @@ impl Processes {
                 if process.sampled(sample) {
                     self.publisher.note(&mut process.set, sample.tgid);
                 }
+                if sample.generation == 0 && sample.user_outcome != StackOutcome::Absent {
+                    process.set.was_unknown_at(sample.time, &mut self.publisher, sample.tgid);
+                }
                 let is_trusted = process.trusted_in == Some(epoch) || sample.is_kernel_thread;
                 let is_placed =
                     process.descends.is_some() || self.filter.roots.is_empty() || sample.is_kernel_thread;
@@ -114,7 +125,7 @@ impl Processes {
     pub(crate) fn adopt(&mut self, sample: &Sample) -> Lookup {
         if !self.get(sample.tgid).is_some_and(|process| process.key.started_at(sample.start)) {
             let key = ProcessKey { tgid: sample.tgid, start: sample.start };
-            let mut process = Process::new(key, sample.time);
+            let mut process = Process::new(key, sample.start, SetState::new(self.publisher.last));
             process.comm = sample.comm;
             process.sampled(sample);
             process.descends = self.filter.roots.contains(&sample.tgid).then_some(true);
@@ -154,16 +165,23 @@ impl Processes {
         }
     }
 
-    /// Whether the process should be read again because a sample met an address that none of its mappings holds.
+    /// Whether a sample should wait until its process has been read again, because its very leaf is in no mapping: the kernel
+    /// tells of no `mremap`.
     pub(crate) fn wants_reload(&mut self, sample: &Sample) -> bool {
-        match self.by_tgid.get_mut(&sample.tgid) {
-            Some(process)
-                if process.exited.is_none() && sample.time.abs_diff(process.loaded_at) > RELOAD_AFTER_NS =>
-            {
-                process.loaded_at = sample.time;
-                true
-            }
-            _ => false,
+        // In the kernel's execve the registers belong to the memory of the program before.
+        let Some(leaf) = sample.user.first().filter(|_| sample.is_user_mode) else { return false };
+        let process = self.by_tgid.get_mut(&sample.tgid);
+        process.is_some_and(|process| {
+            process.mappings.find(*leaf).is_none() && process.asks_for_reload(sample.time)
+        })
+    }
+
+    /// Has the process of a stack that came to no good end read again, for other code may be where its mappings say that this
+    /// is: the kernel tells of no `mremap` and no `munmap`.
+    pub(crate) fn ended_badly(&mut self, sample: &Sample) {
+        let process = self.by_tgid.get_mut(&sample.tgid);
+        if process.is_some_and(|process| process.asks_for_reload(sample.time)) {
+            self.to_read.push(sample.tgid);
         }
     }
 
@@ -172,7 +190,8 @@ impl Processes {
         if self.get(tgid).is_some_and(is_known) {
             return;
         }
-        let mut process = Process::new(ProcessKey { tgid, start: time }, time);
+        let set = SetState::new(self.publisher.last);
+        let mut process = Process::new(ProcessKey { tgid, start: time }, time, set);
         process.descends = self.descends(tgid, parent_tgid);
         if let Some(parent) = self.by_tgid.get(&parent_tgid) {
             process.parent = Some(parent.key);
@@ -180,6 +199,7 @@ impl Processes {
             process.mappings = Arc::clone(&parent.mappings);
             process.set = SetState::of_fork(&parent.set, &mut self.publisher, tgid);
             process.trusted_in = parent.trusted_in;
+            process.mappings_loaded = parent.mappings_loaded;
         }
         self.insert(process);
     }
@@ -189,6 +209,7 @@ impl Processes {
         let Some(process) = self.by_tgid.get_mut(&tgid) else { return };
         self.mapping_count -= process.mappings.len();
         process.mappings = Arc::default();
+        process.mappings_loaded = 0;
         process.set.inherited = Generation::NONE;
         process.set.changed(&mut self.publisher, tgid);
         process.trusted_in = Some(epoch);
@@ -202,7 +223,7 @@ impl Processes {
         }
     }
 
-    pub(crate) fn mapped(&mut self, tgid: u32, range: &MappedRange) {
+    pub(crate) fn mapped(&mut self, tgid: u32, range: &MappedRange, time: BootNs) {
         let Some(process) = self.by_tgid.get_mut(&tgid) else { return };
         let since = process.set.opening(self.publisher.last);
         let mapping = Mapping::new(range, since, |key, path| self.files.intern(key, path));
@@ -211,7 +232,12 @@ impl Processes {
         }
         let before = process.mappings.len();
         let limit = self.limits.mappings_per_process;
-        if Arc::make_mut(&mut process.mappings).insert(mapping.clone(), limit) == Insertion::Refused {
+        let is_refused =
+            Arc::make_mut(&mut process.mappings).insert(mapping.clone(), limit) == Insertion::Refused;
+        if (is_refused || process.has_outgrown_itself()) && process.asks_for_reload(time) {
+            self.to_read.push(tgid);
+        }
+        if is_refused {
             self.notes.add(Note::MappingDropped, 1);
             return;
         }
@@ -254,7 +280,10 @@ impl Processes {
         self.notes.add(Note::ProcessLoaded, 1);
         if !self.get(loaded.tgid).is_some_and(|process| process.key.started_at(loaded.start)) {
             let key = ProcessKey { tgid: loaded.tgid, start: loaded.start };
-            self.insert(Process::new(key, loaded.read_at));
+            let began_by = loaded.start.saturating_add(PROC_START_GRAIN_NS);
+            let mut process = Process::new(key, began_by, SetState::new(self.publisher.last));
+            process.last_used = loaded.read_at;
+            self.insert(process);
         }
         let parent = self.get(loaded.parent_tgid).map(|parent| parent.key);
         let descends = self.descends(loaded.tgid, loaded.parent_tgid);
@@ -274,7 +303,7 @@ impl Processes {
         process.comm = loaded.comm;
         process.is_kernel_thread = loaded.is_kernel_thread;
         process.threads = loaded.threads.max(1);
-        process.loaded_at = loaded.read_at;
+        process.was_read(loaded.read_at, is_same);
         process.parent = process.parent.or(parent);
         process.descends = process.descends.or(descends);
         self.evict_while_full();
@@ -319,10 +348,14 @@ impl Processes {
             let Some(process) = self.by_tgid.get_mut(&tgid) else { continue };
             let is_alive = process.exited.is_none() && !process.is_kernel_thread;
             let should_be_known = may_be_sampled && is_alive && !process.mappings.is_empty();
-            let (key, mappings) = (process.key, &process.mappings);
-            self.publisher.settle(&mut process.set, tgid, should_be_known, |generation, start| {
-                Command::Publish { process: key, start, generation, mappings: Arc::clone(mappings) }
+            let (key, began_by, mappings) = (process.key, process.began_by, &process.mappings);
+            let publication = should_be_known.then_some(|generation| Command::Publish {
+                process: key,
+                began_by,
+                generation,
+                mappings: Arc::clone(mappings),
             });
+            self.publisher.settle(&mut process.set, tgid, publication);
         }
         std::mem::take(&mut self.publisher.commands)
     }

@@ -5,9 +5,9 @@ use std::mem::offset_of;
 use pyrite_bpf::StackOutcome;
 use pyrite_bpf::abi::{
     PYRITE_AARCH64_REGISTERS, PYRITE_COMM_BYTES, PYRITE_MAX_COPY_BYTES, PYRITE_MAX_KERNEL_FRAMES,
-    PYRITE_MAX_USER_FRAMES, PYRITE_RECORD_SAMPLE, PYRITE_SAMPLE_KERNEL_THREAD, PYRITE_SAMPLE_PARENT_MAPPINGS,
-    PYRITE_SAMPLE_STACK_COPY, PYRITE_SAMPLE_USER_MODE, pyrite_sample_header as Header,
-    pyrite_stack_copy as Copied,
+    PYRITE_MAX_USER_FRAMES, PYRITE_RECORD_SAMPLE, PYRITE_SAMPLE_EXITING, PYRITE_SAMPLE_KERNEL_THREAD,
+    PYRITE_SAMPLE_PARENT_MAPPINGS, PYRITE_SAMPLE_STACK_COPY, PYRITE_SAMPLE_USER_MODE,
+    pyrite_sample_header as Header, pyrite_stack_copy as Copied,
 };
 use pyrite_model::Avma;
 
@@ -42,6 +42,8 @@ pub struct Sample {
     pub is_user_mode: bool,
     /// Whether the user stack was walked by the mappings of the process's parent.
     pub by_parent_mappings: bool,
+    /// Whether the thread is on its way out.
+    pub is_exiting: bool,
     /// [`Generation::abi`](crate::Generation::abi) of the mapping set that the user stack was walked by; 0 where the
     /// process was not known.
     pub generation: u32,
@@ -150,6 +152,7 @@ pub fn decode_sample(bytes: &[u8]) -> Result<Sample, RecordError> {
         is_kernel_thread: has(PYRITE_SAMPLE_KERNEL_THREAD),
         is_user_mode: has(PYRITE_SAMPLE_USER_MODE),
         by_parent_mappings: has(PYRITE_SAMPLE_PARENT_MAPPINGS),
+        is_exiting: has(PYRITE_SAMPLE_EXITING),
         generation: u32_at(header, offset_of!(Header, generation))?,
         frame_pointer_frames: u16_at(header, offset_of!(Header, frame_pointer_frames))?,
         kernel_outcome: outcome(header[offset_of!(Header, kernel_stack)])?,
@@ -258,6 +261,7 @@ pub(crate) mod tests {
             (sample.is_kernel_thread, PYRITE_SAMPLE_KERNEL_THREAD),
             (sample.is_user_mode, PYRITE_SAMPLE_USER_MODE),
             (sample.by_parent_mappings, PYRITE_SAMPLE_PARENT_MAPPINGS),
+            (sample.is_exiting, PYRITE_SAMPLE_EXITING),
             (sample.copy.is_some(), PYRITE_SAMPLE_STACK_COPY),
         ]
         .into_iter()
@@ -291,6 +295,7 @@ pub(crate) mod tests {
             is_kernel_thread: false,
             is_user_mode: true,
             by_parent_mappings: false,
+            is_exiting: false,
             generation: 0,
             frame_pointer_frames: 0,
             kernel_outcome: StackOutcome::Absent,
@@ -320,6 +325,7 @@ pub(crate) mod tests {
             kernel_outcome: StackOutcome::TooDeep,
             is_user_mode: false,
             by_parent_mappings: true,
+            is_exiting: true,
             generation: 7,
             frame_pointer_frames: 1,
             copy: Some(Box::new(stack_copy_at(0x1030, 2, &[1, 2, 3]))),

@@ -19,7 +19,7 @@ pub(crate) enum Trust<'a> {
     UpTo(Generation),
     /// Those of a process that it was forked from, changed since: where they agree with its own.
     Ancestral(&'a Mappings, Generation),
-    /// Those of a process that is not known any more.
+    /// Those of another process, which is not known any more.
     Lost,
 }
 
@@ -55,7 +55,11 @@ impl<'a> Trust<'a> {
             return Self::All;
         }
         let walked_by = last.widen(sample.generation);
-        if !sample.by_parent_mappings || walked_by <= process.set.inherited {
+        if !sample.by_parent_mappings {
+            let is_own = process.set.may_have_been(walked_by);
+            return if is_own { Self::UpTo(walked_by) } else { Self::Lost };
+        }
+        if walked_by <= process.set.inherited {
             return Self::UpTo(walked_by);
         }
         // The BPF program takes no mappings but an ancestor's. Which one's they are matters where one has changed them.

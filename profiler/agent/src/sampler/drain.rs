@@ -40,6 +40,7 @@ pub(crate) struct Drain<S> {
     pub(crate) sampling: Sampling,
     pub(crate) _on_exec: Option<BtfTracePointLink>,
     pub(crate) witness: Option<SyncSender<Sample>>,
+    pub(crate) tape: Option<SyncSender<Vec<u8>>>,
     pub(crate) unwind: Unwind,
     pub(crate) ring: RingBuf<MapData>,
     pub(crate) counters: PerCpuArray<MapData, CpuCounters>,
@@ -87,7 +88,7 @@ impl<S: FnMut(Event) -> Delivery> Drain<S> {
         self.read_rings();
         self.to_load.extend(self.sampling.advance(until, sys::wall_clock()));
         self.answer(LOADS_PER_ROUND);
-        self.unwind_round();
+        self.unwind_round(until);
         let events = self.sampling.take_events(until);
         self.hand_on(events);
     }
@@ -106,9 +107,9 @@ impl<S: FnMut(Event) -> Delivery> Drain<S> {
     }
 
     /// Publishes what changed and finishes the stacks that could only be copied.
-    fn unwind_round(&mut self) {
+    fn unwind_round(&mut self, until: BootNs) {
         let now = sys::boot_now();
-        self.unwind.carry_out(self.sampling.take_commands(), now);
+        self.unwind.carry_out(self.sampling.take_commands(), until, now);
         self.sampling.finish_copies(&mut self.unwind, now);
     }
 
@@ -120,6 +121,8 @@ impl<S: FnMut(Event) -> Delivery> Drain<S> {
                 let _ = witness.try_send(sample);
             }
         }
+        let part = self.sampling.take_tape();
+        self.tape = self.tape.take().filter(|tape| tape.try_send(part).is_ok());
         for event in events {
             let ticks = match &event {
                 Event::Second(second) => Some(second.ticks()),
@@ -182,11 +185,11 @@ impl<S: FnMut(Event) -> Delivery> Drain<S> {
         self.read_rings();
         self.to_load.extend(self.sampling.advance(BootNs::MAX, sys::wall_clock()));
         self.answer(usize::MAX);
-        self.unwind_round();
+        self.unwind_round(BootNs::MAX);
         // Ends by itself: sampling waits for no table longer than a second.
         while self.sampling.unfinished_copies() > 0 {
             std::thread::sleep(SHORTEST_ROUND);
-            self.unwind_round();
+            self.unwind_round(BootNs::MAX);
         }
         let events = self.sampling.finish();
         self.hand_on(events);

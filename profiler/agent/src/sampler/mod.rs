@@ -55,6 +55,9 @@ pub struct SamplerConfig {
     /// Where each sample goes as it is counted, for a harness that compares it with what the kernel's own perf saw at the
     /// same tick. What finds no room is dropped.
     pub witness: Option<SyncSender<Sample>>,
+    /// Where everything goes that sampling is fed with, to be played again by [`pyrite_sampling::play`]. Ends where a part of
+    /// it finds no room.
+    pub tape: Option<SyncSender<Vec<u8>>>,
     /// How user stacks are unwound.
     pub unwind: UnwindConfig,
 }
@@ -71,6 +74,7 @@ impl Default for SamplerConfig {
             source: None,
             allow_freezing_kernel: false,
             witness: None,
+            tape: None,
             unwind: UnwindConfig::default(),
         }
     }
@@ -160,10 +164,14 @@ impl Sampler {
         if config.witness.is_some() {
             sampling.witness();
         }
+        if config.tape.is_some() {
+            sampling.tape();
+        }
         let drain = Drain {
             sampling,
             _on_exec: loaded.on_exec,
             witness: config.witness,
+            tape: config.tape,
             unwind: Unwind::start(loaded.unwind, config.unwind).map_err(os("set up unwind tables"))?,
             ring: loaded.ring,
             counters: loaded.cpus,

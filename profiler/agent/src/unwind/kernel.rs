@@ -4,7 +4,10 @@ use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use aya::maps::{Array, ArrayOfMaps, HashMap, IterableMap as _, Map, MapData, MapError};
-use pyrite_bpf::abi::{PYRITE_SLAB_CHUNKS, pyrite_executable, pyrite_process, pyrite_rule};
+use pyrite_bpf::abi::{
+    PYRITE_EXEC_SLOTS, PYRITE_SLAB_CHUNKS, pyrite_executable, pyrite_process, pyrite_rule,
+};
+use pyrite_sampling::BootNs;
 
 use crate::sys::{self, Chunk, ChunkMemory, ExecutableValue, ProcessValue, RuleValue};
 use crate::unwind::chunks::{SLAB_CHUNKS, SlabMemory};
@@ -20,14 +23,18 @@ pub(crate) trait Kernel {
     /// Not an error where there is none.
     fn remove_process(&mut self, tgid: u32) -> io::Result<()>;
     fn set_executable(&mut self, index: u32, executable: pyrite_executable) -> io::Result<()>;
+    /// When the process called exec for the last time, or another one did that is noted at the same place; the beginning of
+    /// time where neither has.
+    fn last_exec(&self, tgid: u32) -> BootNs;
 }
 
-/// The four maps of the loaded object that hold unwind tables, by their names there.
+/// The maps of the loaded object that the unwind tables are published by, by their names there.
 pub struct UnwindMaps {
     pub(crate) slabs: Map,
     pub(crate) processes: Map,
     pub(crate) executables: Map,
     pub(crate) rules: Map,
+    pub(crate) execs: Map,
 }
 
 impl UnwindMaps {
@@ -42,12 +49,13 @@ impl UnwindMaps {
             processes: take("processes")?,
             executables: take("executables")?,
             rules: take("rules")?,
+            execs: take("execs")?,
         })
     }
 
     /// Both ends of the maps, with one slab in place, and what the maps cost without it.
     pub(crate) fn open(self) -> io::Result<(PublisherMaps, SlabMaps, FirstSlab)> {
-        let fixed_bytes = [&self.slabs, &self.processes, &self.executables, &self.rules]
+        let fixed_bytes = [&self.slabs, &self.processes, &self.executables, &self.rules, &self.execs]
             .into_iter()
             .filter_map(|map| sys::map_bytes(data(map)?.fd().as_fd()))
             .sum();
@@ -56,6 +64,7 @@ impl UnwindMaps {
         let publisher = PublisherMaps {
             processes: HashMap::try_from(self.processes).map_err(other)?,
             executables: Array::try_from(self.executables).map_err(other)?,
+            execs: Array::try_from(self.execs).map_err(other)?,
         };
         let mut slabs = ArrayOfMaps::try_from(self.slabs).map_err(other)?;
         let (map, memory) = new_slab()?;
@@ -84,6 +93,7 @@ pub(crate) struct FirstSlab {
 pub(crate) struct PublisherMaps {
     processes: HashMap<MapData, u32, ProcessValue>,
     executables: Array<MapData, ExecutableValue>,
+    execs: Array<MapData, u64>,
 }
 
 impl Kernel for PublisherMaps {
@@ -103,6 +113,11 @@ impl Kernel for PublisherMaps {
 
     fn set_executable(&mut self, index: u32, executable: pyrite_executable) -> io::Result<()> {
         self.executables.set(index, ExecutableValue(executable), 0).map_err(other)
+    }
+
+    fn last_exec(&self, tgid: u32) -> BootNs {
+        // It can only fail where there is no such element.
+        self.execs.get(&(tgid % PYRITE_EXEC_SLOTS), 0).map_or(BootNs::default(), BootNs)
     }
 }
 

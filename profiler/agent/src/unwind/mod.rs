@@ -133,9 +133,10 @@ impl Unwind {
         Ok(Self { publisher, opens, work, reports, alarm, counters })
     }
 
-    /// One round: takes what the threads have done, carries out what sampling asks for, and asks the threads for more.
-    /// Never waits.
-    pub fn carry_out(&mut self, commands: Vec<Command>, now: BootNs) {
+    /// One round: takes what the threads have done, carries out what sampling asks for, knowing all events up to `until`,
+    /// and asks the threads for more. Never waits.
+    pub fn carry_out(&mut self, commands: Vec<Command>, until: BootNs, now: BootNs) {
+        self.publisher.advance(until);
         self.alarm.clear();
         while let Ok(report) = self.reports.try_recv() {
             self.publisher.report(report, now);

@@ -19,7 +19,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use pyrite_bpf::abi::{PYRITE_MAX_MAPPINGS, PYRITE_TABLE_ABSENT, pyrite_executable, pyrite_process};
 use pyrite_sampling::{BootNs, Command, Generation, Mappings};
 use pyrite_symbolizer::Miss;
@@ -55,7 +55,7 @@ struct MappingSet {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Published {
     generation: Generation,
-    start: Option<BootNs>,
+    began_by: BootNs,
 }
 
 /// The state machine.
@@ -68,6 +68,10 @@ pub(crate) struct Publisher<K: Kernel> {
     pub(super) rules: Vec<Rule>,
     sets: HashMap<Generation, MappingSet>,
     processes: HashMap<u32, Published>,
+    /// Up to when all events are known by which the processes are described.
+    as_of: BootNs,
+    /// Processes that have called exec since then: what is known of them is of the program before.
+    ahead: HashSet<u32>,
     /// Sets to be written again; each once.
     outdated: Vec<Generation>,
     pub(super) opens: VecDeque<OpenRequest>,
@@ -94,6 +98,8 @@ impl<K: Kernel> Publisher<K> {
             rules: Vec::new(),
             sets: HashMap::new(),
             processes: HashMap::new(),
+            as_of: BootNs::default(),
+            ahead: HashSet::new(),
             outdated: Vec::new(),
             opens: VecDeque::new(),
             work: VecDeque::new(),
@@ -111,6 +117,11 @@ impl<K: Kernel> Publisher<K> {
         Ok(publisher)
     }
 
+    /// The commands that follow know of all events up to `until`.
+    pub(crate) fn advance(&mut self, until: BootNs) {
+        self.as_of = until;
+    }
+
     /// Carries out what sampling asks for.
     pub(crate) fn command(&mut self, command: Command, now: BootNs) {
         match command {
@@ -118,8 +129,8 @@ impl<K: Kernel> Publisher<K> {
                 let key = CodeKey::File(file.key);
                 self.files.meet(key, Some(Place { tgid, file, start, end }), now);
             }
-            Command::Publish { process, start, generation, mappings } => {
-                let published = Published { generation, start };
+            Command::Publish { process, began_by, generation, mappings } => {
+                let published = Published { generation, began_by };
                 self.publish(process.tgid, published, &mappings, now);
             }
             Command::Withdraw { tgid } => {
@@ -138,6 +149,9 @@ impl<K: Kernel> Publisher<K> {
     pub(crate) fn settle(&mut self, now: BootNs) {
         for generation in std::mem::take(&mut self.outdated) {
             self.rewrite(generation);
+        }
+        for tgid in std::mem::take(&mut self.ahead) {
+            self.announce_process(tgid);
         }
         self.opens.extend(self.files.take_requests());
         self.manage_room(now);
@@ -254,9 +268,6 @@ impl<K: Kernel> Publisher<K> {
 
     fn publish(&mut self, tgid: u32, new: Published, mappings: &Arc<Mappings>, now: BootNs) {
         let old = self.processes.insert(tgid, new);
-        if old == Some(new) {
-            return;
-        }
         let is_other_set = old.is_none_or(|old| old.generation != new.generation);
         if is_other_set {
             if !self.sets.contains_key(&new.generation) {
@@ -322,6 +333,10 @@ impl<K: Kernel> Publisher<K> {
     }
 
     /// Lets the programs know a process, or no longer know it where its set found no room.
+    ///
+    /// A process that calls exec is taken out by a program in the kernel, and its set may be on its way here at that very
+    /// moment. So the set is written first and the exec looked for afterwards, while the kernel notes the exec first and
+    /// takes the process out afterwards: whoever comes last takes it out.
     fn announce_process(&mut self, tgid: u32) {
         let Some(published) = self.processes.get(&tgid) else { return };
         let Some(set) = self.sets.get(&published.generation) else { return };
@@ -330,7 +345,7 @@ impl<K: Kernel> Publisher<K> {
             Some(root) => self.kernel.set_process(
                 tgid,
                 pyrite_process {
-                    start_boot_ns: published.start.map_or(0, |start| start.0),
+                    began_by_boot_ns: published.began_by.0,
                     generation: published.generation.abi(),
                     mappings: set.entries,
                     root: root.0,
@@ -338,7 +353,12 @@ impl<K: Kernel> Publisher<K> {
                 },
             ),
         };
-        if let Err(error) = told {
+        let is_ahead = self.kernel.last_exec(tgid) > self.as_of;
+        if is_ahead {
+            self.ahead.insert(tgid);
+        }
+        let withdrawn = if is_ahead { self.kernel.remove_process(tgid) } else { Ok(()) };
+        if let Err(error) = told.and(withdrawn) {
             self.count_refusal(&error);
         }
     }

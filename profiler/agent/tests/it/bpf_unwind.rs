@@ -42,8 +42,8 @@ impl Node {
         let bytes_before = all_map_bytes();
         let mut object = load();
         let mut take = |name| object.take_map(name).unwrap();
-        let maps = ["slabs", "processes", "executables", "rules"].map(&mut take);
-        let [slabs, processes, executables, rules] = maps.each_ref().map(second_handle);
+        let maps = ["slabs", "processes", "executables", "rules", "execs"].map(&mut take);
+        let [slabs, processes, executables, rules, _] = maps.each_ref().map(second_handle);
         let mut maps = maps.into_iter();
         let maps = UnwindMaps::take(|_| maps.next().ok_or(())).unwrap();
         Self {
@@ -58,7 +58,8 @@ impl Node {
     }
 
     fn round(&mut self) {
-        self.unwind.carry_out(self.sampling.take_commands(), sys::boot_now());
+        let now = sys::boot_now();
+        self.unwind.carry_out(self.sampling.take_commands(), now, now);
     }
 
     /// Rounds until nothing is left to be made.

@@ -7,6 +7,8 @@ mod bpf_brief;
 mod bpf_cost;
 mod bpf_ledger;
 mod bpf_running;
+mod bpf_lifecycle;
 mod bpf_sampler;
+mod bpf_tape;
 mod bpf_unwind;
 mod support;

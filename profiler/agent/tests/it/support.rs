@@ -58,16 +58,33 @@ impl Workload {
 
     /// The file offsets of a function.
     pub(crate) fn function(&self, name: &str) -> Range<u64> {
+        self.functions().into_iter().find(|function| function.name == name).unwrap().offsets
+    }
+
+    /// All functions.
+    pub(crate) fn functions(&self) -> Vec<Function> {
         let bytes = fs::read(self.path()).unwrap();
         let file = object::File::parse(&*bytes).unwrap();
-        let symbol = file.symbols().find(|symbol| symbol.name() == Ok(name)).unwrap();
-        let holds = |segment: &object::Segment<'_, '_>| {
-            (segment.address()..segment.address() + segment.size()).contains(&symbol.address())
+        let is_function = |symbol: &object::Symbol<'_, '_>| {
+            symbol.kind() == object::SymbolKind::Text && symbol.is_definition() && symbol.size() > 0
         };
-        let segment = file.segments().find(holds).unwrap();
-        let start = symbol.address() - segment.address() + segment.file_range().0;
-        start..start + symbol.size()
+        let function = |symbol: object::Symbol<'_, '_>| {
+            let holds = |segment: &object::Segment<'_, '_>| {
+                (segment.address()..segment.address() + segment.size()).contains(&symbol.address())
+            };
+            let segment = file.segments().find(holds).unwrap();
+            let start = symbol.address() - segment.address() + segment.file_range().0;
+            Function { name: symbol.name().unwrap().to_owned(), offsets: start..start + symbol.size() }
+        };
+        file.symbols().filter(is_function).map(function).collect()
     }
+}
+
+/// A function of a workload.
+pub(crate) struct Function {
+    pub(crate) name: String,
+    /// Where in the file it lies.
+    pub(crate) offsets: Range<u64>,
 }
 
 pub(crate) fn source(name: &str) -> PathBuf {

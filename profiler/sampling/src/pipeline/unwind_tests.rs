@@ -163,6 +163,118 @@ fn a_fork_walked_by_its_parents_mappings_is_trusted_where_both_agree() {
 }
 
 #[test]
+fn a_tgid_used_again_is_not_trusted_where_it_was_walked_by_the_mappings_of_its_former_life() {
+    let mut story = started();
+    story.at(110).fork(1, 10).at(111).exec(10, "/bin/b").until(200);
+    let former = story.generation(10);
+    assert!(former > story.generation(9), "no age of a mapping of 9 speaks against it");
+    story.at(300).exit(10).at(301).fork(9, 10);
+    story.at(310).tick(10, 301, walked_by(former)).until(400);
+    assert_eq!(story.generation(10), story.generation(9), "the set of its parent");
+    let own = story.generation(10);
+    story.at(1410).tick(10, 301, walked_by(own)).until(3000);
+    assert_eq!(story.outcomes(), [StackOutcome::StaleMapping, StackOutcome::ChainEnd]);
+}
+
+#[test]
+fn a_publication_says_by_when_the_process_had_begun() {
+    let mut story = Story::plain();
+    story.sampling.process_loaded(8, Ok(loaded(8, 50, "/bin/a")));
+    story.at(100).fork(1, 9).at(150).exec(9, "/bin/a").until(200);
+    let begun = story.commands.iter().filter_map(|command| match command {
+        Command::Publish { process, began_by, .. } => Some((process.tgid, began_by.0 / 1_000_000)),
+        _ => None,
+    });
+    assert_eq!(begun.collect::<Vec<_>>(), [(8, 60), (9, 100)], "what /proc says may be 10 ms early");
+}
+
+#[test]
+fn the_last_moments_of_a_process_do_not_bring_it_back() {
+    let dying = Sample { is_exiting: true, ..sample() };
+    let mut story = started();
+    story.until(200).at(300).exit(9).at(301).tick(9, 100, dying).until(400).until(9000);
+    assert_eq!(story.told(), ["open 9 /bin/a", "publish 9 /bin/a", "withdraw 9"]);
+    assert_eq!((story.sampling.process_count(), story.stored()), (0, 1));
+    // Who is not on his way out lives, whatever was counted.
+    let mut story = started();
+    story.until(200).at(300).exit(9).at(301).sample(9, 100).until(400).until(9000);
+    assert_eq!(story.sampling.process_count(), 1);
+}
+
+#[test]
+fn a_set_that_the_kernel_does_not_know_is_published_again_after_a_while() {
+    let mut story = started();
+    story.until(200).told();
+    story.at(210).sample(9, 100).at(1190).sample(9, 100).until(1200);
+    assert_eq!(story.told(), Vec::<String>::new(), "these came too soon after the publication");
+    story.at(1300).sample(9, 100).until(1400);
+    assert_eq!(story.told(), ["publish 9 /bin/a"]);
+    story.at(1500).sample(9, 100).until(1600);
+    assert_eq!(story.told(), Vec::<String>::new());
+}
+
+#[test]
+fn code_at_an_address_that_nobody_told_of_waits_for_proc() {
+    let mut story = started();
+    story.until(200).asked.clear();
+    let moved = |ip| copied(&[ip], 0);
+    story.at(20_000).tick(9, 100, moved(0x9030)).at(20_001).tick(9, 100, moved(0x9030)).until(20_100);
+    assert_eq!((story.asked.as_slice(), story.sampling.held()), (&[9][..], 2));
+    let mut answer = loaded(9, 100, "/bin/a");
+    (answer.ranges[0].start, answer.ranges[0].end) = (Avma(0x9000), Avma(0xd000));
+    answer.read_at = BootNs(20_101_000_000);
+    story.sampling.process_loaded(9, Ok(answer));
+    story.until(20_200);
+    assert_eq!(story.sampling.held(), 2, "finished, and in a second that is still open");
+    story.at(25_000).tick(9, 100, moved(0x5_0000)).until(25_100);
+    assert_eq!(story.asked, [9], "not so soon again");
+    story.at(31_000).tick(9, 100, moved(0x5_0000)).until(31_100);
+    assert_eq!(story.asked, [9, 9]);
+}
+
+#[test]
+fn a_stack_that_leads_nowhere_has_its_process_read_again_ever_less_often() {
+    let mut story = started();
+    let strange = || Sample { user_outcome: StackOutcome::BadFrame, ..sample() };
+    let mut asked_at = Vec::new();
+    for second in 20..120 {
+        story.at(1000 * second).tick(9, 100, strange()).until(1000 * second + 1);
+        if story.asked.pop().is_some() {
+            asked_at.push(second);
+            let read_at = BootNs(second * SECOND);
+            story.sampling.process_loaded(9, Ok(LoadedProcess { read_at, ..loaded(9, 100, "/bin/a") }));
+        }
+    }
+    assert_eq!(asked_at, [20, 41, 82]);
+    assert_eq!(story.outcomes().len(), 99, "none of them has waited");
+}
+
+#[test]
+fn mappings_that_may_be_gone_are_looked_for_when_they_have_doubled() {
+    let mut story = started();
+    for n in 0..200 {
+        library(story.at(20_000 + n), 9, 0x10_0000 + n * 0x1000, 20 + n, "/plugin");
+        story.until(20_000 + n);
+    }
+    assert_eq!(story.asked, [9]);
+    let read_at = BootNs(20_300 * 1_000_000);
+    story.sampling.process_loaded(9, Ok(LoadedProcess { read_at, ..loaded(9, 100, "/bin/a") }));
+    assert_eq!(story.sampling.mapping_count(), 1);
+}
+
+#[test]
+fn a_mapping_beyond_the_bound_has_the_others_looked_at() {
+    let limits = Limits { mappings_per_process: 2, ..Limits::default() };
+    let mut story = Story::new(Filter::default(), limits);
+    story.at(11_100).fork(1, 9).at(11_101).exec(9, "/bin/a").until(11_200);
+    for n in 0..3 {
+        library(story.at(11_300 + n), 9, 0x10_0000 + n * 0x1000, 20 + n, "/plugin");
+    }
+    story.until(11_400);
+    assert_eq!((story.asked.as_slice(), story.sampling.notes().get(Note::MappingDropped)), (&[9][..], 2));
+}
+
+#[test]
 fn what_proc_says_after_lost_events_is_published_only_where_it_is_new() {
     let mut story = Story::plain();
     story.sampling.process_loaded(9, Ok(loaded(9, 50, "/bin/a")));

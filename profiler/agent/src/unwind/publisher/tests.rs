@@ -30,12 +30,26 @@ const FIXED_BYTES: u64 = 1000;
 struct FakeKernel {
     processes: HashMap<u32, pyrite_process>,
     executables: HashMap<u32, pyrite_executable>,
+    execs: HashMap<u32, BootNs>,
+    /// Calls exec at this time while its next set is being written.
+    about_to_exec: Option<BootNs>,
+}
+
+impl FakeKernel {
+    /// What the kernel's program does when a process calls exec.
+    fn exec(&mut self, tgid: u32, time: BootNs) {
+        self.execs.insert(tgid, time);
+        self.processes.remove(&tgid);
+    }
 }
 
 impl Kernel for FakeKernel {
     type Slab = Vec<Chunk>;
 
     fn set_process(&mut self, tgid: u32, process: pyrite_process) -> io::Result<()> {
+        if let Some(time) = self.about_to_exec.take() {
+            self.exec(tgid, time);
+        }
         self.processes.insert(tgid, process);
         Ok(())
     }
@@ -48,6 +62,10 @@ impl Kernel for FakeKernel {
     fn set_executable(&mut self, index: u32, executable: pyrite_executable) -> io::Result<()> {
         self.executables.insert(index, executable);
         Ok(())
+    }
+
+    fn last_exec(&self, tgid: u32) -> BootNs {
+        self.execs.get(&tgid).copied().unwrap_or_default()
     }
 }
 
@@ -95,6 +113,7 @@ impl World {
     }
 
     fn carry_out(&mut self) {
+        self.publisher.advance(self.now);
         for command in self.sampling.take_commands() {
             self.publisher.command(command, self.now);
         }
@@ -144,6 +163,7 @@ impl World {
     /// A second later.
     fn later(&mut self) {
         self.now = BootNs(self.now.0 + 1_100_000_000);
+        self.publisher.advance(self.now);
         self.publisher.settle(self.now);
         self.finish();
     }
@@ -259,6 +279,45 @@ fn a_file_that_no_process_could_open_is_tried_through_the_next() {
     world.run(3, [5]);
     world.finish();
     assert_eq!(world.states(1, &[5]), [PYRITE_TABLE_READY], "for all that have it mapped");
+}
+
+#[test]
+fn a_set_from_before_an_exec_is_not_published_behind_it() {
+    let mut world = World::new(1);
+    world.finish();
+    let is_known = |world: &World| world.publisher.kernel.processes.contains_key(&9);
+    // The exec comes before, or in the middle of, the publication of a round that does not know of it yet.
+    for exec_first in [true, false] {
+        let exec = BootNs(world.now.0 + 5);
+        if exec_first {
+            world.publisher.kernel.exec(9, exec);
+        } else {
+            world.publisher.kernel.about_to_exec = Some(exec);
+        }
+        world.run(9, if exec_first { 5..6 } else { 6..7 });
+        assert!(!is_known(&world), "{exec_first}");
+        world.finish();
+        assert!(!is_known(&world), "not when its file is known either");
+        world.later();
+        assert!(is_known(&world), "once the exec is known, what is known of it counts");
+    }
+    world.publisher.kernel.exec(9, BootNs(world.now.0 + 5));
+    world.run(9, [7]);
+    world.end(9);
+    world.later();
+    assert!(!is_known(&world), "it has ended");
+}
+
+#[test]
+fn a_process_that_the_kernel_has_lost_is_published_again_when_asked() {
+    let mut world = World::new(1);
+    world.run(9, [5]);
+    world.publisher.kernel.processes.clear();
+    let published = world.publisher.processes[&9];
+    let mappings = Arc::clone(&world.publisher.sets[&published.generation].mappings);
+    world.publisher.publish(9, published, &mappings, world.now);
+    assert_eq!(world.executable_of(9, 5), Some(ExecutableIndex::UNOPENED.0));
+    assert_eq!(world.publisher.stats().mapping_sets, 1);
 }
 
 #[test]

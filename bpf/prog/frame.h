@@ -177,7 +177,8 @@ VERIFIED_ONCE int step(__u32 slot)
 	at = walk->next_frame;
 	if (at >= walk->frame_limit || at >= MAX_FRAMES)
 		return PYRITE_STACK_TOO_DEEP;
-	walk->frames[at] = walk->ip;
+	/* A byte before the address lies the frame's instruction, also where a signal interrupted it and no call. */
+	walk->frames[at] = walk->ip + (walk->exact && at > walk->header.kernel_frames);
 	walk->next_frame = at + 1;
 	/* A return address lies behind its call, which may be the last instruction of a function. */
 	action = action_at(walk, slot, walk->ip - !walk->exact);

@@ -143,16 +143,23 @@ VERIFIED_ONCE int take_signal_registers(__u32 slot)
 {
 	struct walk *walk = walk_at(slot);
 	__u64 at;
+	__u32 trampoline;
 
 	if (!walk)
 		return PYRITE_STACK_FAULT;
+	trampoline = walk->next_frame - 1;
 	at = walk->sp + SIGNAL_REGISTERS_AT;
 	if (bpf_probe_read_user(walk->raw_registers, SIGNAL_REGISTERS * sizeof(__u64), (void *)at) != 0)
 		return PYRITE_STACK_FAULT;
 	sort_registers(walk, signal_order);
 	take_sorted_registers(walk, SIGNAL_IP);
+	if (!walk->ip)
+		return PYRITE_STACK_CHAIN_END;
+	/* No call comes before the trampoline, and none before the interrupted instruction: see `step`. */
+	if (!walk->exact && trampoline < MAX_FRAMES)
+		walk->frames[trampoline]++;
 	walk->exact = 1;
-	return walk->ip ? 0 : PYRITE_STACK_CHAIN_END;
+	return 0;
 }
 
 #endif

@@ -26,7 +26,7 @@ use crate::rule::{RULE_BYTES, Rule, RuleBytes};
 use crate::table::{Arch, Layout, RawRow, RawTable, Report, Segment, Unsupported};
 
 const MAGIC: [u8; 4] = *b"PYUW";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 /// Where the part begins that the checksum covers.
 const BODY_AT: usize = 12;
 const SEGMENT_BYTES: usize = 25;

@@ -14,6 +14,10 @@
 //! 6. The frame pointer step: FP is a multiple of 8, not below SP, and points to the caller's FP and the return address;
 //!    the caller's SP lies behind both. Where that does not hold, the reason that led here is the outcome.
 //!
+//! The leaf is given as the address of its instruction, every other frame as an address one byte before which its
+//! instruction lies: a return address or, in frames that a signal interrupted and in its trampoline, one more than the
+//! instruction's.
+//!
 //! A return address of zero, and an FP of zero at 6 in a frame that is not exact, end the chain. One frame more than the
 //! limit ends the walk as `TOO_DEEP`. So every walk is finite, whatever registers, memory and tables say.
 
@@ -103,14 +107,19 @@ where
     M: Fn(Avma) -> Option<MappedCode>,
     S: StackMemory,
 {
-    /// Appends the frame that `start` stands in and all its callers to `frames`, leaf first.
+    /// Appends the frame that `start` stands in and all its callers to `frames`, leaf first. Where there is no frame yet,
+    /// that one is the leaf.
     pub fn walk(&self, start: &Start, frames: &mut Vec<Avma>) -> Walked {
         let mut cursor = Cursor::new(start, self.machine);
         let mut walked =
             Walked { outcome: StackOutcome::TooDeep, frame_pointer_frames: 0, met_pending_table: false };
         while frames.len() < self.limit {
-            frames.push(Avma(cursor.registers.ip));
-            let left = match self.by_rule(&mut cursor) {
+            let (ip, is_exact) = (cursor.registers.ip, cursor.exact);
+            let left = self.by_rule(&mut cursor);
+            // Only a signal's trampoline leads to an exact frame.
+            let follows_call = !is_exact && !cursor.exact;
+            frames.push(Avma(if frames.is_empty() || follows_call { ip } else { ip.wrapping_add(1) }));
+            let left = match left {
                 Err(Stuck::FramePointer(missing)) => {
                     walked.met_pending_table |= missing == Missing::PendingTable;
                     let left = self.by_frame_pointer(&mut cursor, missing.outcome());

@@ -14,6 +14,8 @@
 struct mm_struct {
 	/* One open file for a process and its forks; another after every exec. */
 	void *exe_file;
+	/* Where the program's code ends; 0 until exec has loaded it. */
+	unsigned long end_code;
 };
 
 struct task_struct {
@@ -39,7 +41,6 @@ struct pt_regs {
 enum bpf_func_id___newer { BPF_FUNC_get_current_task_btf___here = 158, BPF_FUNC_task_pt_regs___here = 175 };
 
 /* task_struct.flags: include/linux/sched.h, the same bits since 2.6. */
-#define PF_EXITING 0x00000004
 #define PF_FORKNOEXEC 0x00000040
 #define PF_KTHREAD 0x00200000
 

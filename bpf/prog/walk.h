@@ -27,9 +27,11 @@ VERIFIED_ONCE int follow_frames(__u32 slot)
 static __always_inline _Bool take_task_registers(struct walk *walk, __u32 slot)
 {
 	struct task_struct *task = bpf_get_current_task();
+	struct mm_struct *mm = read_field(task, mm);
 
-	/* A process that ends gives up its memory before it is gone. */
-	if (read_field(task, flags) & PF_EXITING && !read_field(task, mm))
+	/* A process that ends gives up its memory before it is gone; one that calls exec is given new memory, but has the old
+	 * program's registers until the new one is loaded. */
+	if (!mm || !read_field(mm, end_code))
 		return 0;
 	if (!read_task_registers(slot))
 		return 0;

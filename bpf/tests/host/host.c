@@ -35,7 +35,7 @@ static void **chunk_list, **rule_list, **executable_list;
 static struct region *regions;
 static struct walk *walk_list[PYRITE_CONTEXTS];
 static struct pyrite_cpu cpu_counters;
-static struct mm_struct memory = { .exe_file = &memory };
+static struct mm_struct memory = { .exe_file = &memory, .end_code = 1 };
 static struct task_struct parent = { .tgid = PARENT, .mm = &memory, .start_boottime = 7, .group_leader = &parent };
 static struct task_struct current = {
 	.tgid = THIS_PROCESS, .mm = &memory, .start_boottime = 7, .group_leader = &current, .real_parent = &parent

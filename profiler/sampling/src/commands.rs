@@ -44,9 +44,9 @@ impl Generation {
 /// Something for the caller to do, in order. None of it needs an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// A file was met for the first time: the time to open it and to begin with its unwind table, by
+    /// A file was mapped: the time to open it and to begin with its unwind table, if there is none yet, by
     /// `/proc/TGID/map_files/START-END` while the process lives, else by its path. Comes as soon as the event is read,
-    /// before the events are put in order, and may come again for a file that had not been mapped for a while.
+    /// before the events are put in order.
     Open {
         /// Thread group id of a process that has it mapped.
         tgid: u32,

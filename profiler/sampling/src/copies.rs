@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use pyrite_bpf::Note;
 use pyrite_bpf::abi::PYRITE_MAX_USER_FRAMES;
+use pyrite_model::Avma;
 
 use crate::{BootNs, Limits, Mappings, Notes, ProcessKey, Sample, Unwinder};
 
@@ -54,13 +55,12 @@ impl Copies {
         self.bytes
     }
 
-    /// Takes the copy of a sample that has just come in into the account, or takes it from the sample where it is of no
-    /// use or there is no room.
+    /// Takes the copy of a sample that has just come in into the account, or takes it from the sample where there is no
+    /// room. That the BPF program came to an end says nothing: it went there by the frame pointer, and where that is none,
+    /// a zero in its place looks like the end of the chain.
     pub(crate) fn admit(&mut self, sample: &mut Sample) {
         let Some(copy) = &sample.copy else { return };
-        if sample.user_outcome.is_known_end() {
-            sample.copy = None;
-        } else if self.bytes + copy.stack.len() > self.bytes_limit {
+        if self.bytes + copy.stack.len() > self.bytes_limit {
             sample.copy = None;
             self.notes.add(Note::CopyDropped, 1);
         } else {
@@ -87,7 +87,7 @@ impl Copies {
     }
 
     /// Takes those that are finished, or that have waited long enough.
-    pub(crate) fn finish(&mut self, unwinder: &dyn Unwinder, now: BootNs) -> Vec<Unfinished> {
+    pub(crate) fn finish(&mut self, unwinder: &mut dyn Unwinder, now: BootNs) -> Vec<Unfinished> {
         let mut finished = Vec::new();
         for mut unfinished in std::mem::take(&mut self.waiting) {
             if now < unfinished.try_at {
@@ -116,7 +116,7 @@ impl Copies {
 
 impl Unfinished {
     /// Walks on from the copy. Says what came of it, or nothing where another try may do better.
-    fn walk(&mut self, unwinder: &dyn Unwinder, gives_up: bool) -> Option<Note> {
+    fn walk(&mut self, unwinder: &mut dyn Unwinder, gives_up: bool) -> Option<Note> {
         // Only samples with a copy are taken in.
         let Some(copy) = &self.sample.copy else { return Some(Note::CopyDropped) };
         let before = usize::from(copy.frames_before);
@@ -126,12 +126,20 @@ impl Unfinished {
             return None;
         }
         // The BPF program went on by frame pointers, which may have led further than the copied part of the stack.
-        if walked.outcome.is_known_end() || frames.len() >= self.sample.user.len() {
+        let led_further = frames.len() < self.sample.user.len() && !self.went_astray(before);
+        if walked.outcome.is_known_end() || !led_further {
             let guessed_before = if before == 0 { 0 } else { self.sample.frame_pointer_frames };
             self.sample.frame_pointer_frames = guessed_before.saturating_add(walked.frame_pointer_frames);
             self.sample.user = frames;
             self.sample.user_outcome = walked.outcome;
         }
         Some(if walked.is_provisional { Note::CopyGaveUp } else { Note::CopyFinished })
+    }
+
+    /// Whether what the BPF program took for callers of the copied frame, the first behind `before` others, is no code.
+    fn went_astray(&self, before: usize) -> bool {
+        let guessed = self.sample.user.iter().skip(before + 1);
+        let mut calls = guessed.map(|avma| Avma(avma.0.saturating_sub(1)));
+        calls.any(|call| self.mappings.find(call).is_none())
     }
 }

@@ -22,11 +22,11 @@ impl Files {
         Self { by_key: HashMap::new(), prune_at: FIRST_PRUNE }
     }
 
-    /// The shared file of this key and path, and whether it was not known. A file met under another path than before is another one from now on: it
-    /// was renamed, or its inode number was used again.
-    pub(crate) fn intern(&mut self, key: FileKey, path: &Arc<str>) -> (Arc<MappedFile>, bool) {
+    /// The shared file of this key and path. A file met under another path than before is another one from now on: it was
+    /// renamed, or its inode number was used again.
+    pub(crate) fn intern(&mut self, key: FileKey, path: &Arc<str>) -> Arc<MappedFile> {
         if let Some(file) = self.by_key.get(&key).filter(|file| file.path == *path) {
-            return (Arc::clone(file), false);
+            return Arc::clone(file);
         }
         if self.by_key.len() >= self.prune_at {
             self.by_key.retain(|_, file| Arc::strong_count(file) > 1);
@@ -34,7 +34,7 @@ impl Files {
         }
         let file = Arc::new(MappedFile { key, path: Arc::clone(path) });
         self.by_key.insert(key, Arc::clone(&file));
-        (file, true)
+        file
     }
 }
 
@@ -46,15 +46,12 @@ mod tests {
     fn a_file_is_shared_until_its_path_changes_and_unused_ones_go() {
         let mut files = Files::new();
         let key = |inode| FileKey { dev_major: 1, dev_minor: 2, inode };
-        let (kept, is_new) = files.intern(key(1), &"/a".into());
-        assert!(is_new);
-        let (again, is_new) = files.intern(key(1), &"/a".into());
-        assert!(Arc::ptr_eq(&kept, &again) && !is_new);
+        let kept = files.intern(key(1), &"/a".into());
         for inode in 2..3000 {
             files.intern(key(inode), &"/b".into());
         }
         assert!(files.by_key.len() <= FIRST_PRUNE + 1);
-        assert!(Arc::ptr_eq(&kept, &files.intern(key(1), &"/a".into()).0));
-        assert!(!Arc::ptr_eq(&kept, &files.intern(key(1), &"/c".into()).0));
+        assert!(Arc::ptr_eq(&kept, &files.intern(key(1), &"/a".into())));
+        assert!(!Arc::ptr_eq(&kept, &files.intern(key(1), &"/c".into())));
     }
 }

@@ -50,7 +50,7 @@ impl Default for Limits {
             pending: 32_768,
             waiting: 4_096,
             stacks: 32_768,
-            copies: 512,
+            copies: 2048,
             copy_bytes: 8 << 20,
         }
     }
@@ -227,7 +227,7 @@ impl Sampling {
 
     /// Finishes the copied stacks that came in up to `now`, once the commands of [`Self::take_commands`] are carried out.
     /// One whose unwind table is still being made waits a while.
-    pub fn finish_copies(&mut self, unwinder: &dyn Unwinder, now: BootNs) {
+    pub fn finish_copies(&mut self, unwinder: &mut dyn Unwinder, now: BootNs) {
         for Unfinished { sample, process, mappings, .. } in self.copies.finish(unwinder, now) {
             let located = Trust::All.locate(&sample.user, &mappings);
             self.enter(sample, process, located);

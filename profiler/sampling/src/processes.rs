@@ -137,6 +137,13 @@ impl Processes {
             || self.get(sample.tgid).is_some_and(|process| process.descends == Some(true))
     }
 
+    /// Whether the filter may take samples of a process, which may be one that is not known yet.
+    fn may_be_sampled(&self, process: Option<&Process>) -> bool {
+        self.filter.takes_all()
+            || !self.filter.cgroup_ids.is_empty()
+            || process.is_none_or(|process| process.descends != Some(false))
+    }
+
     /// Whether a process with this parent descends from one that the filter names, if that can be known yet.
     fn descends(&self, tgid: u32, parent_tgid: u32) -> Option<bool> {
         match self.get(parent_tgid) {
@@ -198,7 +205,7 @@ impl Processes {
     pub(crate) fn mapped(&mut self, tgid: u32, range: &MappedRange) {
         let Some(process) = self.by_tgid.get_mut(&tgid) else { return };
         let since = process.set.opening(self.publisher.last);
-        let mapping = Mapping::new(range, since, |key, path| self.files.intern(key, path).0);
+        let mapping = Mapping::new(range, since, |key, path| self.files.intern(key, path));
         if process.mappings.has(&mapping) {
             return;
         }
@@ -216,14 +223,13 @@ impl Processes {
         self.evict_while_full();
     }
 
-    /// Has the caller open a file as early as can be, before the events are put in order.
+    /// Has the caller open a file as early as can be, before the events are put in order. Every time: the caller knows
+    /// whether it still has the file, and a process that lives too briefly to be published says nothing else of it.
     pub(crate) fn meet(&mut self, tgid: u32, range: &MappedRange) {
-        if range.file.inode != 0 && self.filter.takes_all() {
-            let (file, is_new) = self.files.intern(range.file, &range.name);
-            if is_new {
-                let (start, end) = (range.start, range.end);
-                self.publisher.commands.push(Command::Open { tgid, file, start, end });
-            }
+        if range.file.inode != 0 && self.may_be_sampled(self.get(tgid)) {
+            let file = self.files.intern(range.file, &range.name);
+            let (start, end) = (range.start, range.end);
+            self.publisher.commands.push(Command::Open { tgid, file, start, end });
         }
     }
 
@@ -282,8 +288,7 @@ impl Processes {
             known.map_or(self.publisher.last.next(), |process| process.set.opening(self.publisher.last));
         let mut mappings = Mappings::default();
         for range in &loaded.ranges {
-            self.meet(loaded.tgid, range);
-            let mapping = Mapping::new(range, since, |key, path| self.files.intern(key, path).0);
+            let mapping = Mapping::new(range, since, |key, path| self.files.intern(key, path));
             if mappings.insert(mapping, self.limits.mappings_per_process) == Insertion::Refused {
                 self.notes.add(Note::MappingDropped, 1);
             }
@@ -310,10 +315,8 @@ impl Processes {
     /// What the caller has to do for unwinding, so that it walks by what is known here by now.
     pub(crate) fn take_commands(&mut self) -> Vec<Command> {
         for tgid in self.publisher.take_noted() {
+            let may_be_sampled = self.may_be_sampled(self.get(tgid));
             let Some(process) = self.by_tgid.get_mut(&tgid) else { continue };
-            let may_be_sampled = self.filter.takes_all()
-                || !self.filter.cgroup_ids.is_empty()
-                || process.descends != Some(false);
             let is_alive = process.exited.is_none() && !process.is_kernel_thread;
             let should_be_known = may_be_sampled && is_alive && !process.mappings.is_empty();
             let (key, mappings) = (process.key, &process.mappings);

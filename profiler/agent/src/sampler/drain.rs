@@ -109,7 +109,7 @@ impl<S: FnMut(Event) -> Delivery> Drain<S> {
     fn unwind_round(&mut self) {
         let now = sys::boot_now();
         self.unwind.carry_out(self.sampling.take_commands(), now);
-        self.sampling.finish_copies(&self.unwind, now);
+        self.sampling.finish_copies(&mut self.unwind, now);
     }
 
     fn hand_on(&mut self, events: Vec<Event>) {

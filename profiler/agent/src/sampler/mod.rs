@@ -31,8 +31,8 @@ pub use crate::sampler::error::SamplerError;
 pub use crate::sys::TickSource;
 
 const MAX_SAMPLE_RATE: &str = "/proc/sys/kernel/perf_event_max_sample_rate";
-/// At the default frequency this is every tick, so that a rush of new processes is told in full.
-const MOST_COPIES_PER_SECOND: u64 = 256;
+/// At the frequencies in use this is every tick, so that a rush of new processes is told in full.
+const MOST_COPIES_PER_SECOND: u64 = 1024;
 const PARANOID: &str = "/proc/sys/kernel/perf_event_paranoid";
 
 /// How to sample.

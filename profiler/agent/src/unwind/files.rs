@@ -186,10 +186,11 @@ impl Files {
         }
     }
 
-    /// Forgets every file that is this executable.
-    pub(crate) fn forget(&mut self, index: ExecutableIndex) {
+    /// Forgets every file that is one of these executables, which are sorted.
+    pub(crate) fn forget(&mut self, indexes: &[ExecutableIndex]) {
         self.by_key.retain(|_, file| {
-            let is_it = file.sets == 0 && file.index() == Some(index);
+            let is_one = |index: ExecutableIndex| indexes.binary_search(&index).is_ok();
+            let is_it = file.sets == 0 && file.index().is_some_and(is_one);
             if is_it {
                 file.state = FileState::Unopened;
             }

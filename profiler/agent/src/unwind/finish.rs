@@ -41,7 +41,7 @@ impl<K: Kernel> Tables for Publisher<K> {
 }
 
 impl Unwinder for Unwind {
-    fn walk(&self, copy: &StackCopy, mappings: &Mappings, frames: &mut Vec<Avma>, limit: usize) -> Walked {
+    fn walk(&mut self, copy: &StackCopy, mappings: &Mappings, frames: &mut Vec<Avma>, limit: usize) -> Walked {
         let code_at = |avma| {
             let code = self.publisher.code_of(mappings.find(avma)?);
             Some(MappedCode { executable: code.executable.0, bias: code.bias })
@@ -54,9 +54,12 @@ impl Unwinder for Unwind {
             limit,
         };
         let result = walker.walk(&start_of(copy), frames);
+        if let Some(executable) = result.pending {
+            self.publisher.tables.want(ExecutableIndex(executable));
+        }
         Walked {
             outcome: result.outcome,
-            is_provisional: result.met_pending_table,
+            is_provisional: result.pending.is_some(),
             frame_pointer_frames: result.frame_pointer_frames,
         }
     }

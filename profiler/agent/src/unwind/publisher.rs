@@ -72,9 +72,10 @@ pub(crate) struct Publisher<K: Kernel> {
     outdated: Vec<Generation>,
     pub(super) opens: VecDeque<OpenRequest>,
     pub(super) work: VecDeque<WorkRequest>,
-    /// A table that waits for chunks.
-    pub(super) parked: Option<(ExecutableIndex, Box<BuiltTable>)>,
-    pub(super) is_building: bool,
+    /// Tables that wait for chunks.
+    pub(super) parked: VecDeque<(ExecutableIndex, Box<BuiltTable>)>,
+    /// How many are with the builder.
+    pub(super) building: usize,
     pub(super) is_in_grace: bool,
     pub(super) stats: UnwindStats,
 }
@@ -96,8 +97,8 @@ impl<K: Kernel> Publisher<K> {
             outdated: Vec::new(),
             opens: VecDeque::new(),
             work: VecDeque::new(),
-            parked: None,
-            is_building: false,
+            parked: VecDeque::new(),
+            building: 0,
             is_in_grace: false,
             stats: UnwindStats::default(),
         };
@@ -230,23 +231,15 @@ impl<K: Kernel> Publisher<K> {
     /// The index of an executable, a new one where it has none yet; `None` where every index is in use.
     fn index_of(&mut self, found: &Found, now: BootNs) -> Option<ExecutableIndex> {
         if let Some(index) = self.tables.find(&found.identity) {
-            if let Some(table) = self.tables.get_mut(index)
-                && matches!(table.state, TableState::Reopening { .. })
-            {
-                table.state = TableState::Queued(found.reader.clone());
+            self.tables.met(index, now);
+            let state = self.tables.get(index).map(|table| &table.state);
+            if matches!(state, Some(TableState::Reopening { .. })) {
+                self.tables.queue(index, found.reader.clone());
                 self.announce_table(index);
             }
             return Some(index);
         }
-        let add = |tables: &mut ExecutableTables| {
-            tables.add(Arc::clone(&found.identity), found.reader.clone(), now)
-        };
-        let index = add(&mut self.tables).or_else(|| {
-            // Its index is free once no program can hold it, so this one is for the next that asks.
-            let unused = self.tables.least_used(|_| true)?;
-            self.evict(unused);
-            None
-        })?;
+        let index = self.tables.add(Arc::clone(&found.identity), found.reader.clone(), now)?;
         self.announce_table(index);
         Some(index)
     }

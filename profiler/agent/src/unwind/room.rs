@@ -24,8 +24,14 @@ const KEEP_FREE: usize = AHEAD + SLAB_CHUNKS / 2;
 const RETRY_NS: u64 = 1_000_000_000;
 /// How long no slab is asked for after the kernel refused one.
 const REFUSAL_NS: u64 = 10_000_000_000;
-/// Tables made at once that wait for their turn: each keeps its file open.
+/// Tables that wait for their turn: each keeps its file open.
 const MAX_QUEUED: usize = 512;
+/// Tables on their way through the builder and into chunks: it need not wait for the sampler's next round between two.
+const MAX_BUILDING: usize = 2;
+/// Free chunks made beyond what a table needs where others have to go for it, and executables that may come without one
+/// having to go: looking for the least used is a walk through all of them.
+const SPARE_CHUNKS: usize = 64;
+const SPARE_EXECUTABLES: usize = 1024;
 
 /// The budget, and what of it is asked for.
 #[derive(Debug)]
@@ -73,10 +79,10 @@ impl<K: Kernel> Publisher<K> {
         match report {
             Report::Opened { request, outcome } => self.opened(&request, outcome, now),
             Report::Built { index, outcome, rules } => {
-                self.is_building = false;
+                self.building = self.building.saturating_sub(1);
                 self.rules.extend(rules);
                 match outcome {
-                    Ok(built) => self.parked = Some((index, built)),
+                    Ok(built) => self.parked.push_back((index, built)),
                     Err(absence) => {
                         self.stats.absent[absence as usize] += 1;
                         self.set_table_state(index, TableState::Absent);
@@ -101,10 +107,12 @@ impl<K: Kernel> Publisher<K> {
         self.place_parked(now);
         self.grow(now);
         self.shrink();
-        self.retry_refused(now);
-        if self.parked.is_none() && !self.is_building {
-            self.build_next();
+        if now.abs_diff(self.room.retried_at) >= RETRY_NS {
+            self.room.retried_at = now;
+            self.retry_refused(now);
+            self.spare_executables();
         }
+        while self.building + self.parked.len() < MAX_BUILDING && self.build_next() {}
         if !self.is_in_grace && (self.chunks.begin_grace() | self.tables.begin_grace()) {
             self.is_in_grace = true;
             self.work.push_back(WorkRequest::GracePeriod);
@@ -113,16 +121,28 @@ impl<K: Kernel> Publisher<K> {
 
     /// Whether more files may be opened: each keeps its file until its table is made.
     pub(crate) fn has_room_for_files(&self) -> bool {
-        self.tables.counts().pending < MAX_QUEUED
+        self.tables.queued() < MAX_QUEUED
     }
 
-    /// Takes a table out. Its executable is as unknown as before it was first met.
-    pub(super) fn evict(&mut self, index: ExecutableIndex) {
-        if let Some(table) = self.tables.remove(index) {
-            self.announce_table(index);
-            self.chunks.retire(table.chunks);
-            self.files.forget(index);
-            self.stats.tables_evicted += 1;
+    /// Takes tables out. Their executables are as unknown as before they were first met.
+    fn evict(&mut self, mut indexes: Vec<ExecutableIndex>) {
+        for index in &indexes {
+            if let Some(table) = self.tables.remove(*index) {
+                self.announce_table(*index);
+                self.chunks.retire(table.chunks);
+                self.stats.tables_evicted += 1;
+            }
+        }
+        indexes.sort_unstable();
+        self.files.forget(&indexes);
+    }
+
+    /// Lets the executables go that were not met for longest, where soon there might be no index for a new one.
+    fn spare_executables(&mut self) {
+        let missing = SPARE_EXECUTABLES.saturating_sub(self.tables.vacancies());
+        if missing > 0 {
+            let unused = self.tables.unused(|_| true);
+            self.evict(unused.iter().take(missing).map(|(index, _)| *index).collect());
         }
     }
 
@@ -139,29 +159,47 @@ impl<K: Kernel> Publisher<K> {
         }
     }
 
-    fn build_next(&mut self) {
-        let Some((index, reader)) = self.tables.next_to_build() else { return };
-        let Some(table) = self.tables.get(index) else { return };
+    /// Returns whether there was one.
+    fn build_next(&mut self) -> bool {
+        let Some((index, reader)) = self.tables.next_to_build() else { return false };
+        let Some(table) = self.tables.get(index) else { return false };
         let identity = table.identity.clone();
-        self.is_building = true;
+        self.building += 1;
         self.work.push_back(WorkRequest::Build { index, identity, reader });
+        true
     }
 
     fn place_parked(&mut self, now: BootNs) {
-        let Some((index, built)) = self.parked.take() else { return };
-        let chunks = built.image.chunk_count();
-        if self.chunks.counts().free >= chunks + RESERVE {
-            return self.place(index, *built);
-        }
-        while self.obtainable(now) < chunks + RESERVE {
-            // Only what no process maps goes: anything else would be read anew at once.
-            let Some(unused) = self.tables.least_used(|table| !table.chunks.is_empty()) else {
+        while let Some((index, built)) = self.parked.pop_front() {
+            let chunks = built.image.chunk_count();
+            if self.chunks.counts().free >= chunks + RESERVE {
+                self.place(index, *built);
+            } else if self.make_obtainable(chunks + RESERVE, now) {
+                return self.parked.push_front((index, built));
+            } else {
                 self.stats.tables_refused += 1;
-                return self.set_table_state(index, TableState::OverBudget { chunks });
-            };
-            self.evict(unused);
+                self.set_table_state(index, TableState::OverBudget { chunks });
+            }
         }
-        self.parked = Some((index, built));
+    }
+
+    /// Takes tables out until so many chunks can be free. Only what no process maps goes: anything else would be read anew
+    /// at once. Returns whether that is enough; where it is not, whatever could go has gone.
+    fn make_obtainable(&mut self, chunks: usize, now: BootNs) -> bool {
+        let obtainable = self.obtainable(now);
+        if obtainable >= chunks {
+            return true;
+        }
+        let (mut gained, mut indexes) = (0, Vec::new());
+        for (index, table) in self.tables.unused(|table| !table.chunks.is_empty()) {
+            if obtainable + gained >= chunks + SPARE_CHUNKS {
+                break;
+            }
+            gained += table.chunks.len();
+            indexes.push(index);
+        }
+        self.evict(indexes);
+        obtainable + gained >= chunks
     }
 
     fn place(&mut self, index: ExecutableIndex, built: BuiltTable) {
@@ -205,7 +243,7 @@ impl<K: Kernel> Publisher<K> {
         if self.room.refused_at.is_some_and(|at| now.abs_diff(at) < REFUSAL_NS) {
             return;
         }
-        let parked = self.parked.as_ref().map_or(0, |(_, built)| built.image.chunk_count());
+        let parked: usize = self.parked.iter().map(|(_, built)| built.image.chunk_count()).sum();
         let want = AHEAD + parked + self.sets_without_room();
         let coming = self.room.coming.len();
         let missing = want.saturating_sub(self.chunks.counts().free + coming * SLAB_CHUNKS);
@@ -218,7 +256,7 @@ impl<K: Kernel> Publisher<K> {
     }
 
     fn shrink(&mut self) {
-        if self.parked.is_none()
+        if self.parked.is_empty()
             && self.room.coming.is_empty()
             && let Some(number) = self.chunks.take_empty_slab(KEEP_FREE)
         {
@@ -229,10 +267,6 @@ impl<K: Kernel> Publisher<K> {
 
     /// Lets one table that was refused try again, where there may be room for it now.
     fn retry_refused(&mut self, now: BootNs) {
-        if now.abs_diff(self.room.retried_at) < RETRY_NS {
-            return;
-        }
-        self.room.retried_at = now;
         let room = self.obtainable(now).saturating_sub(RESERVE) + self.evictable_chunks();
         let fits = self.tables.iter().find_map(|(index, table)| match table.state {
             TableState::OverBudget { chunks } if table.sets > 0 && chunks <= room => Some((index, chunks)),

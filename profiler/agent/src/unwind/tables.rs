@@ -71,7 +71,7 @@ pub(crate) struct Table {
     pub(crate) rows: TableRows,
     /// How many mapping sets show the executable, once per file of it that they show.
     pub(crate) sets: u32,
-    /// When the last mapping set that shows it went.
+    /// When the last mapping set that shows it went, or a process was seen to map it.
     unused_since: BootNs,
 }
 
@@ -107,6 +107,9 @@ pub(crate) fn pending_entry() -> pyrite_executable {
 pub(crate) struct ExecutableTables {
     slots: Vec<Option<Table>>,
     by_identity: HashMap<Arc<TableIdentity>, ExecutableIndex>,
+    /// Those in state [`TableState::Queued`]: first so many that are wanted, then the others, each in order of arrival.
+    queued: Vec<ExecutableIndex>,
+    wanted: usize,
     free: Vec<ExecutableIndex>,
     retired: Retired<ExecutableIndex>,
 }
@@ -115,7 +118,14 @@ impl ExecutableTables {
     pub(crate) fn new() -> Self {
         let mut slots = Vec::new();
         slots.resize_with(ExecutableIndex::FIRST.0 as usize, || None);
-        Self { slots, by_identity: HashMap::new(), free: Vec::new(), retired: Retired::new() }
+        Self {
+            slots,
+            by_identity: HashMap::new(),
+            queued: Vec::new(),
+            wanted: 0,
+            free: Vec::new(),
+            retired: Retired::new(),
+        }
     }
 
     pub(crate) fn find(&self, identity: &TableIdentity) -> Option<ExecutableIndex> {
@@ -133,13 +143,41 @@ impl ExecutableTables {
         self.by_identity.insert(Arc::clone(&identity), index);
         self.slots[index.0 as usize] = Some(Table {
             identity,
-            state: TableState::Queued(reader),
+            state: TableState::Absent,
             chunks: Vec::new(),
             rows: TableRows::default(),
             sets: 0,
             unused_since: now,
         });
+        self.queue(index, reader);
         Some(index)
+    }
+
+    /// The table of an executable, which was not queued, is to be made.
+    pub(crate) fn queue(&mut self, index: ExecutableIndex, reader: ExecutableReader) {
+        if let Some(table) = self.get_mut(index) {
+            table.state = TableState::Queued(reader);
+            self.queued.push(index);
+        }
+    }
+
+    /// A stack waits for this table, if it is still queued: it comes before those that no stack waits for.
+    pub(crate) fn want(&mut self, index: ExecutableIndex) {
+        let others = &mut self.queued[self.wanted..];
+        if let Some(at) = others.iter().position(|queued| *queued == index) {
+            others[..=at].rotate_right(1);
+            self.wanted += 1;
+        }
+    }
+
+    /// How many wait for their turn to be made.
+    pub(crate) fn queued(&self) -> usize {
+        self.queued.len()
+    }
+
+    /// How many executables can be added, those included whose indexes wait until no program can hold them.
+    pub(crate) fn vacancies(&self) -> usize {
+        PYRITE_MAX_EXECUTABLES as usize - self.slots.len() + self.free.len() + self.retired.len()
     }
 
     pub(crate) fn get(&self, index: ExecutableIndex) -> Option<&Table> {
@@ -153,6 +191,13 @@ impl ExecutableTables {
     pub(crate) fn iter(&self) -> impl Iterator<Item = (ExecutableIndex, &Table)> {
         let numbered = self.slots.iter().enumerate();
         numbered.filter_map(|(at, table)| Some((ExecutableIndex(at as u32), table.as_ref()?)))
+    }
+
+    /// Some process has mapped this executable, whether or not that comes to be published.
+    pub(crate) fn met(&mut self, index: ExecutableIndex, now: BootNs) {
+        if let Some(table) = self.get_mut(index) {
+            table.unused_since = now;
+        }
     }
 
     /// `sets` more mapping sets show this executable.
@@ -179,20 +224,29 @@ impl ExecutableTables {
         }
     }
 
-    /// The executable whose table is to be made next: that which most mapping sets show.
+    /// The executable whose table is to be made next: one that is wanted, else that which most mapping sets show.
     pub(crate) fn next_to_build(&mut self) -> Option<(ExecutableIndex, ExecutableReader)> {
-        let queued = self.iter().filter(|(_, table)| matches!(table.state, TableState::Queued(_)));
-        let (index, _) = queued.max_by_key(|(index, table)| (table.sets, *index))?;
+        let sets = |index: ExecutableIndex| self.get(index).map_or(0, |table| table.sets);
+        let at = if self.wanted > 0 {
+            0
+        } else {
+            // Of equals max_by_key takes the last.
+            self.queued.iter().enumerate().rev().max_by_key(|(_, index)| sets(**index))?.0
+        };
+        self.wanted = self.wanted.saturating_sub(1);
+        let index = self.queued.remove(at);
         match std::mem::replace(&mut self.get_mut(index)?.state, TableState::Building) {
             TableState::Queued(reader) => Some((index, reader)),
             _ => None,
         }
     }
 
-    /// The executable that no process has mapped for longest, out of those that `choose` takes.
-    pub(crate) fn least_used(&self, choose: impl Fn(&Table) -> bool) -> Option<ExecutableIndex> {
-        let evictable = self.iter().filter(|(_, table)| table.is_evictable() && choose(table));
-        evictable.min_by_key(|(_, table)| table.unused_since).map(|(index, _)| index)
+    /// The executables that no process maps, out of those that `choose` takes; the one that was not met for longest first.
+    pub(crate) fn unused(&self, choose: impl Fn(&Table) -> bool) -> Vec<(ExecutableIndex, &Table)> {
+        let mut unused: Vec<_> =
+            self.iter().filter(|(_, table)| table.is_evictable() && choose(table)).collect();
+        unused.sort_by_key(|(_, table)| table.unused_since);
+        unused
     }
 
     /// Takes an executable out. Its index waits until no program can hold it.

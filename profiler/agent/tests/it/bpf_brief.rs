@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use pyrite::sampler::SamplerConfig;
+use pyrite::sampler::{SamplerConfig, SamplerStats};
+use pyrite_bpf::StackOutcome;
 use pyrite_sampling::{CountedStack, UserFrame};
 use tempfile::TempDir;
 
@@ -19,83 +20,160 @@ const LIVES: u64 = 100;
 const WARM_UP: Duration = Duration::from_mins(1);
 /// By then the sampler has met what runs.
 const SETTLED: Duration = Duration::from_secs(3);
-/// From the leaf to main, and libc's two frames below it.
-const FRAMES: usize = 14;
+/// From the leaf to main, and libc's two frames and _start below it.
+const FRAMES: usize = 17;
+/// What the processes are called, whatever their files are.
+const NAME: &str = "brief";
 
-/// Runs `LIVES` processes, 50 a second, each the program that `program` names for it; returns the share of their CPU time
-/// that is found with whole stacks.
-fn share_found(mut program: impl FnMut(u64) -> PathBuf) -> f64 {
-    let recording =
-        Recording::start(SamplerConfig { frequency_hz: FREQUENCY_HZ, ..SamplerConfig::default() });
+/// Where the program of each process comes from, and what becomes of it when the process has ended.
+trait Programs {
+    fn of(&mut self, life: u64) -> PathBuf;
+    fn ended(&mut self, _program: &Path) {}
+}
+
+/// One for all.
+struct One(Workload);
+
+impl Programs for One {
+    fn of(&mut self, _life: u64) -> PathBuf {
+        self.0.path()
+    }
+}
+
+/// Each another one, written just before.
+struct Fresh {
+    original: Workload,
+    directory: TempDir,
+    stays: bool,
+}
+
+impl Fresh {
+    fn new(stays: bool) -> Self {
+        // Without a build id the content tells programs apart, and no two of them have the same.
+        let original = Workload::build_with(NAME, &["-fomit-frame-pointer", "-Wl,--build-id=none"]);
+        Self { original, directory: TempDir::new().unwrap(), stays }
+    }
+}
+
+impl Programs for Fresh {
+    fn of(&mut self, life: u64) -> PathBuf {
+        let path = self.directory.path().join(format!("{NAME}-{life}"));
+        fs::copy(self.original.path(), &path).unwrap();
+        fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(&life.to_le_bytes()).unwrap();
+        path
+    }
+
+    fn ended(&mut self, program: &Path) {
+        if !self.stays {
+            fs::remove_file(program).unwrap();
+        }
+    }
+}
+
+/// What was found of all these processes.
+struct Found {
+    /// Ticks, those of their start and end included.
+    all: u64,
+    /// Those with a stack from the leaf to the root, as deep as it is.
+    whole: u64,
+    /// Those without one that do not lie in the start or the end either.
+    cut: u64,
+}
+
+/// Runs `LIVES` processes, 50 a second.
+fn find(mut programs: impl Programs) -> Found {
+    let config = SamplerConfig { frequency_hz: FREQUENCY_HZ, ..SamplerConfig::default() };
+    let recording = Recording::start(config);
     // What runs on the node already gets its tables first.
     let begun = Instant::now();
     while begun.elapsed() < WARM_UP && (begun.elapsed() < SETTLED || tables_in_the_making(&recording) > 0) {
         std::thread::sleep(Duration::from_millis(100));
     }
-    let mut paths = Vec::new();
+    let before = recording.sampler().stats();
     for life in 0..LIVES {
         let begun = Instant::now();
-        let path = program(life);
+        let path = programs.of(life);
         let status = Command::new(&path).arg(LIFE_MS.to_string()).status().unwrap();
         assert!(status.success());
-        paths.push(path);
+        programs.ended(&path);
         std::thread::sleep(Duration::from_millis(20).saturating_sub(begun.elapsed()));
     }
     let (events, stats) = recording.stop();
-    let is_ours = |counted: &CountedStack| runs_one_of(counted, &paths);
-    let whole = |counted: &CountedStack| {
-        is_ours(counted)
-            && counted.stack.user_outcome.is_known_end()
-            && counted.stack.user.len() + counted.stack.kernel.len() >= FRAMES
+    let count = |matches: &dyn Fn(&CountedStack) -> bool| {
+        ticks(stacks(&events), |counted| is_ours(counted) && matches(counted))
     };
-    let (all, found) = (ticks(stacks(&events), is_ours), ticks(stacks(&events), whole));
-    let owed = LIVES * LIFE_MS * FREQUENCY_HZ / 1000;
-    for counted in stacks(&events).filter(|counted| is_ours(counted) && !whole(counted)).take(10) {
-        println!("not whole: {:?} {:?}", counted.stack.user_outcome, counted.stack.user);
+    let found =
+        Found { all: count(&|_| true), whole: count(&is_whole), cut: count(&|one| !is_whole(one) && !is_edge(one)) };
+    for counted in stacks(&events).filter(|one| is_ours(one) && !is_whole(one) && !is_edge(one)).take(10) {
+        println!("cut: {:?} {:?} {:?}", counted.stack.user_outcome, counted.stack.user, counted.stack.kernel);
     }
-    let notes: Vec<_> = stats.notes.iter().filter(|(_, count)| *count > 0).collect();
-    println!("{found} of {all} ticks with whole stacks, {owed} owed, {notes:?}");
+    report(&found, &before, &stats);
     // What the kernel does not deliver is the ledger's business.
-    assert!(all * 4 >= owed, "{all} of {owed} ticks were delivered at all");
-    found as f64 / all.max(1) as f64
+    let owed = LIVES * LIFE_MS * FREQUENCY_HZ / 1000;
+    assert!(found.all * 4 >= owed, "{} of {owed} ticks were delivered at all", found.all);
+    found
+}
+
+fn report(found: &Found, before: &SamplerStats, after: &SamplerStats) {
+    let Found { all, whole, cut } = found;
+    let notes: Vec<_> = after.notes.iter().filter(|(_, count)| *count > 0).collect();
+    println!("{whole} of {all} ticks with whole stacks, {cut} cut, {notes:?}");
+    let per_life = |of: fn(&SamplerStats) -> Duration| (of(after) - of(before)) / LIVES as u32;
+    println!(
+        "CPU time of a process's life: sampler {:?}, opener {:?}, tables {:?}",
+        per_life(|stats| stats.drain_cpu),
+        per_life(|stats| stats.unwind.opener_cpu),
+        per_life(|stats| stats.unwind.builder_cpu),
+    );
 }
 
 fn tables_in_the_making(recording: &Recording) -> usize {
     recording.sampler().stats().unwind.tables.pending
 }
 
-/// Whether a frame lies in one of these files: the kernel runs a new process for a while in the program before.
-fn runs_one_of(counted: &CountedStack, paths: &[PathBuf]) -> bool {
-    counted.stack.user.iter().any(|frame| match frame {
-        UserFrame::File { file, .. } => {
-            let path = file.path.strip_suffix(" (deleted)").unwrap_or(&file.path);
-            paths.iter().any(|one| one == Path::new(path))
-        }
-        _ => false,
-    })
+/// Of such a process, from the moment on that the kernel runs its program.
+fn is_ours(counted: &CountedStack) -> bool {
+    counted.stack.comm.to_string().starts_with(NAME)
+}
+
+fn is_whole(counted: &CountedStack) -> bool {
+    counted.stack.user_outcome.is_known_end() && counted.stack.user.len() >= FRAMES
+}
+
+/// Whether a stack lies in the start of a process or in its end: whole, but none of its frames is the program's own, save
+/// for _start at the root; or there is no user stack yet or any more.
+fn is_edge(counted: &CountedStack) -> bool {
+    let is_own = |frame: &UserFrame| {
+        matches!(frame, UserFrame::File { file, .. } if file.base_name().starts_with(NAME))
+    };
+    let called = match counted.stack.user.split_last() {
+        None => return counted.stack.user_outcome == StackOutcome::Absent,
+        Some((_root, called)) => called,
+    };
+    counted.stack.user_outcome.is_known_end() && !called.is_empty() && !called.iter().any(is_own)
+}
+
+fn check(found: &Found) {
+    let Found { all, whole, cut } = *found;
+    assert!(cut * 20 <= whole + cut, "{cut} of {} stacks are cut", whole + cut);
+    // The rest is the kernel's work and the dynamic linker's at the start and the end, which is not so deep.
+    assert!(whole * 10 >= all * 9, "{whole} of {all} ticks with whole stacks");
 }
 
 #[test]
-#[ignore = "their stacks are finished by a frame pointer that is none; run it with --ignored"]
 fn bpf_brief_lives_of_one_program_have_whole_stacks() {
     let Some(_guard) = privileged("bpf_brief_lives_of_one_program") else { return };
-    let brief = Workload::build_with("brief", &["-fomit-frame-pointer"]);
-    let share = share_found(|_| brief.path());
-    assert!(share >= 0.95, "{share}");
+    check(&find(One(Workload::build_with(NAME, &["-fomit-frame-pointer"]))));
 }
 
 #[test]
-#[ignore = "their stacks are finished by a frame pointer that is none; run it with --ignored"]
 fn bpf_brief_lives_of_programs_never_seen_before_have_whole_stacks() {
     let Some(_guard) = privileged("bpf_brief_lives_of_programs_never_seen_before") else { return };
-    // Without a build id the content tells programs apart, and no two of them have the same.
-    let brief = Workload::build_with("brief", &["-fomit-frame-pointer", "-Wl,--build-id=none"]);
-    let directory = TempDir::new().unwrap();
-    let share = share_found(|life| {
-        let path = directory.path().join(format!("brief-{life}"));
-        fs::copy(brief.path(), &path).unwrap();
-        fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(&life.to_le_bytes()).unwrap();
-        path
-    });
-    assert!(share >= 0.95, "{share}");
+    check(&find(Fresh::new(true)));
+}
+
+#[test]
+fn bpf_brief_lives_of_programs_that_are_removed_at_once_have_whole_stacks() {
+    let Some(_guard) = privileged("bpf_brief_lives_of_programs_that_are_removed") else { return };
+    check(&find(Fresh::new(false)));
 }

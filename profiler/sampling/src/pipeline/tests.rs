@@ -2,7 +2,6 @@
 
 use super::*;
 use pyrite_bpf::StackOutcome;
-use std::cell::RefCell;
 
 use crate::record::tests::{encode as encode_sample, sample, stack_copy_at};
 use crate::sideband::tests::{encode as encode_change, range};
@@ -28,12 +27,12 @@ pub(super) struct Tables {
     pub(super) callers: Vec<u64>,
     pub(super) outcome: StackOutcome,
     pub(super) are_ready: bool,
-    pub(super) walks: RefCell<usize>,
+    pub(super) walks: usize,
 }
 
 impl Unwinder for Tables {
-    fn walk(&self, copy: &StackCopy, _: &Mappings, frames: &mut Vec<Avma>, limit: usize) -> Walked {
-        *self.walks.borrow_mut() += 1;
+    fn walk(&mut self, copy: &StackCopy, _: &Mappings, frames: &mut Vec<Avma>, limit: usize) -> Walked {
+        self.walks += 1;
         frames.push(copy.ip);
         let callers = if self.are_ready { self.callers.as_slice() } else { &[] };
         frames.extend(callers.iter().map(|avma| Avma(*avma)));
@@ -55,7 +54,7 @@ impl Story {
                 callers: vec![0x2001, 0x3001],
                 outcome: StackOutcome::Complete,
                 are_ready: true,
-                walks: RefCell::new(0),
+                walks: 0,
             },
         }
     }
@@ -106,7 +105,7 @@ impl Story {
         let until = BootNs(ms * 1_000_000);
         self.asked.extend(self.sampling.advance(until, CLOCK));
         self.commands.extend(self.sampling.take_commands());
-        self.sampling.finish_copies(&self.tables, until);
+        self.sampling.finish_copies(&mut self.tables, until);
         self.events.extend(self.sampling.take_events(until));
         self
     }

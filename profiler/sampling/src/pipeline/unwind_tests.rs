@@ -44,7 +44,7 @@ fn the_mappings_of_a_program_start_are_published_as_one_set() {
     assert_eq!(story.told().len(), 1);
     // The same code again is no change, other code is.
     story.at(400).map(9, "/bin/a").until(500);
-    assert_eq!(story.told(), Vec::<String>::new());
+    assert_eq!(story.told(), ["open 9 /bin/a"]);
     library(&mut story, 9, 0x10_0000, 99, "/new");
     story.until(600);
     assert_eq!(story.told().len(), 2, "the new file to open, the new set to publish");
@@ -59,9 +59,9 @@ fn a_set_is_withdrawn_when_the_program_goes() {
     assert_eq!(story.told(), ["withdraw 9"]);
     story.at(302).map(9, "/bin/b").until(400).at(500).exit(9).until(600).until(9000);
     assert_eq!(story.told(), ["open 9 /bin/b", "publish 9 /bin/b", "withdraw 9"]);
-    // It was there and gone between two rounds: nobody needs to hear of its mappings.
+    // It was there and gone between two rounds: nobody needs to hear of its mappings, but its samples need its file.
     story.at(9100).fork(1, 10).at(9101).exec(10, "/bin/b").at(9102).exit(10).until(9200);
-    assert_eq!(story.told(), Vec::<String>::new());
+    assert_eq!(story.told(), ["open 10 /bin/b"]);
 }
 
 #[test]
@@ -69,15 +69,16 @@ fn an_evicted_process_is_withdrawn() {
     let mut story = Story::new(Filter::default(), Limits { processes: 1, ..Limits::default() });
     story.at(100).fork(1, 9).at(101).exec(9, "/bin/a").until(200).told();
     story.at(300).fork(1, 10).at(301).exec(10, "/bin/a").until(400);
-    assert_eq!(story.told(), ["withdraw 9", "publish 10 /bin/a"]);
+    assert_eq!(story.told(), ["open 10 /bin/a", "withdraw 9", "publish 10 /bin/a"]);
 }
 
 #[test]
 fn only_what_may_be_sampled_is_published() {
     let mut story = Story::new(Filter { roots: [9].into(), ..Filter::default() }, Limits::default());
     story.sampling.process_loaded(1, Ok(LoadedProcess { parent_tgid: 0, ..loaded(1, 1, "/init") }));
-    story.at(100).fork(1, 9).at(101).exec(9, "/bin/a").fork(1, 10).at(102).exec(10, "/bin/b").until(200);
-    assert_eq!(story.told(), ["publish 9 /bin/a"]);
+    story.at(100).fork(1, 9).at(101).exec(9, "/bin/a").fork(1, 10).until(110);
+    story.at(120).exec(10, "/bin/b").until(200);
+    assert_eq!(story.told(), ["open 9 /bin/a", "publish 9 /bin/a"]);
 }
 
 #[test]
@@ -177,7 +178,7 @@ fn what_proc_says_after_lost_events_is_published_only_where_it_is_new() {
     answer.ranges.push(range(0x10_0000, 0x10_1000, 20, "/lib"));
     story.sampling.process_loaded(9, Ok(answer));
     story.until(3000);
-    assert_eq!(story.told(), ["open 9 /lib", "publish 9 /bin/a /lib"]);
+    assert_eq!(story.told(), ["publish 9 /bin/a /lib"]);
     assert_eq!(story.outcomes(), [StackOutcome::ChainEnd], "what did not change can still be trusted");
 }
 
@@ -196,7 +197,7 @@ fn a_copied_stack_waits_for_its_table_and_is_then_finished() {
     story.tables.are_ready = false;
     story.at(110).tick(9, 100, copied(&[], 0)).until(120).until(121);
     assert_eq!((story.sampling.held(), story.sampling.copy_bytes()), (1, 32));
-    assert_eq!(*story.tables.walks.borrow(), 1, "it is not tried again at once");
+    assert_eq!(story.tables.walks, 1, "it is not tried again at once");
     story.tables.are_ready = true;
     story.until(2500);
     assert_eq!(story.rows(), ["1000 9 /bin/a+1030 /bin/a+2000 /bin/a+3000 x1"]);
@@ -253,12 +254,27 @@ fn a_chain_that_ends_in_no_code_is_no_known_end() {
 }
 
 #[test]
-fn a_copy_of_a_stack_that_is_complete_is_not_needed() {
+fn an_end_that_was_reached_without_tables_is_not_believed() {
     let mut story = started();
-    let complete = Sample { user_outcome: StackOutcome::Complete, ..copied(&[0x1010], 0) };
-    story.at(110).tick(9, 100, complete).until(2000);
-    assert_eq!(story.rows(), ["1000 9 /bin/a+1010 x1"]);
-    assert_eq!(*story.tables.walks.borrow(), 0);
+    for (ms, user_outcome) in [(110, StackOutcome::ChainEnd), (111, StackOutcome::Complete)] {
+        story.at(ms).tick(9, 100, Sample { user_outcome, ..copied(&[0x1030, 0x1050], 0) });
+    }
+    story.until(2000);
+    assert_eq!(story.rows(), ["1000 9 /bin/a+1030 /bin/a+2000 /bin/a+3000 x2"]);
+}
+
+#[test]
+fn a_longer_stack_that_is_no_code_does_not_stand_against_a_copy_that_ended() {
+    let check = |third: u64, expect: &str, outcome: StackOutcome| {
+        let mut story = started();
+        story.tables.outcome = StackOutcome::CopyEnded;
+        let led = Sample { user_outcome: StackOutcome::ChainEnd, ..copied(&[0x1030, 0x1050, 0x1060, third], 0) };
+        story.at(110).tick(9, 100, led).until(2000);
+        assert_eq!((story.rows(), story.outcomes()), (vec![expect.to_owned()], vec![outcome]));
+    };
+    let by_frame_pointer = "1000 9 /bin/a+1030 /bin/a+104f /bin/a+105f /bin/a+106f x1";
+    check(0x1070, by_frame_pointer, StackOutcome::ChainEnd);
+    check(0x72_0403, "1000 9 /bin/a+1030 /bin/a+2000 /bin/a+3000 x1", StackOutcome::CopyEnded);
 }
 
 #[test]

@@ -67,8 +67,8 @@ pub struct Walked {
     pub outcome: StackOutcome,
     /// How many of the frames were found by the frame pointer for want of unwind information.
     pub frame_pointer_frames: u16,
-    /// Whether the walk met code whose table is still being made, so that the same walk may do better later.
-    pub met_pending_table: bool,
+    /// The first executable it met whose table is still being made: the same walk may do better later.
+    pub pending: Option<u32>,
 }
 
 /// Why a frame cannot be left by its rule.
@@ -83,7 +83,8 @@ enum Stuck {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Missing {
     Mapping,
-    PendingTable,
+    /// Of this executable.
+    PendingTable(u32),
     TableOverBudget,
     Rule,
     ExpressibleRule,
@@ -94,7 +95,7 @@ impl Missing {
     fn outcome(self) -> StackOutcome {
         match self {
             Self::Mapping => StackOutcome::NoMapping,
-            Self::PendingTable | Self::Rule => StackOutcome::NoUnwindInfo,
+            Self::PendingTable(_) | Self::Rule => StackOutcome::NoUnwindInfo,
             Self::TableOverBudget => StackOutcome::OverBudget,
             Self::ExpressibleRule => StackOutcome::Unsupported,
         }
@@ -112,7 +113,7 @@ where
     pub fn walk(&self, start: &Start, frames: &mut Vec<Avma>) -> Walked {
         let mut cursor = Cursor::new(start, self.machine);
         let mut walked =
-            Walked { outcome: StackOutcome::TooDeep, frame_pointer_frames: 0, met_pending_table: false };
+            Walked { outcome: StackOutcome::TooDeep, frame_pointer_frames: 0, pending: None };
         while frames.len() < self.limit {
             let (ip, is_exact) = (cursor.registers.ip, cursor.exact);
             let left = self.by_rule(&mut cursor);
@@ -121,7 +122,9 @@ where
             frames.push(Avma(if frames.is_empty() || follows_call { ip } else { ip.wrapping_add(1) }));
             let left = match left {
                 Err(Stuck::FramePointer(missing)) => {
-                    walked.met_pending_table |= missing == Missing::PendingTable;
+                    if let Missing::PendingTable(executable) = missing {
+                        walked.pending.get_or_insert(executable);
+                    }
                     let left = self.by_frame_pointer(&mut cursor, missing.outcome());
                     walked.frame_pointer_frames =
                         walked.frame_pointer_frames.saturating_add(left.is_ok().into());
@@ -164,7 +167,7 @@ where
         }
         let position = lookup(self.tables, mapped.executable, pc.wrapping_sub(mapped.bias));
         let position = position.map_err(|missing| match missing {
-            NoTable::Pending => Missing::PendingTable,
+            NoTable::Pending => Missing::PendingTable(mapped.executable),
             NoTable::OverBudget => Missing::TableOverBudget,
             NoTable::Absent | NoTable::Broken => Missing::Rule,
         })?;

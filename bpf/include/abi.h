@@ -72,7 +72,9 @@ struct pyrite_stack_copy {
 	/* How many of the record's user frames were found before this state: its own frame is the next one. */
 	__u16 frames_before;
 	__u8 all_registers;
-	__u8 reserved[5];
+	/* The stack pointer is no more than a lower bound, as behind a step by the frame pointer on aarch64. */
+	__u8 sp_lost;
+	__u8 reserved[4];
 	__u64 bytes;
 };
 

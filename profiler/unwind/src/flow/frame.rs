@@ -47,9 +47,10 @@ impl Frame {
 
     /// How the caller is found from here.
     pub(super) fn rule(&self) -> Rule {
+        // Functions that take arguments off the stack when they return, as V8's do, move their caller's SP, not its FP.
         let cfa = match (self.sp, self.fp) {
-            (Some(sp), _) => Cfa::Sp(sp),
-            (None, Some(fp)) => Cfa::Fp(fp),
+            (_, Some(fp)) => Cfa::Fp(fp),
+            (Some(sp), None) => Cfa::Sp(sp),
             (None, None) => return Rule::UNSUPPORTED,
         };
         let slot = self.saved_fp.and_then(|slot| i16::try_from(-slot).ok());

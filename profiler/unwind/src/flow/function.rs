@@ -184,8 +184,9 @@ impl Explorer {
         }
         let goes_on = match entry.end {
             Some(end) => (entry.svma..end).contains(&next),
-            // Behind a last call that does not return comes padding, or another function.
-            None => gap.instruction(next).is_some_and(|next| !is_padding(&next)),
+            // Behind a last call that does not return comes padding, or another function. Parts of functions that were
+            // put before all others are too many and too short to be told apart by that.
+            None => next > entry.svma && gap.instruction(next).is_some_and(|next| !is_padding(&next)),
         };
         if goes_on {
             self.behind_calls.push((next, frame));

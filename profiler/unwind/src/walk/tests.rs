@@ -238,8 +238,9 @@ fn a_signal_frame_gives_back_all_registers_wherever_the_stack_was() {
             .chain([(uc + 168, CODE + 0x110), (uc + 160, 0x2000), (uc + 120, 0x2100), (uc + 48, 0x2020)])
             .collect::<Vec<_>>(),
     );
-    // 0x110 is the first byte of its row: were it taken for a return address, the trampoline's rule would hold.
-    check(&rows, &leaf(CODE, 0), &memory, (&[0, 0x100, 0x110, 0x201, 0x301], Complete, 0));
+    // 0x110 is the first byte of its row: were it taken for a return address, the trampoline's rule would hold. No call
+    // comes before the trampoline nor before it, so both are told one byte further.
+    check(&rows, &leaf(CODE, 0), &memory, (&[0, 0x101, 0x111, 0x201, 0x301], Complete, 0));
 }
 
 #[test]
@@ -320,15 +321,24 @@ fn without_a_rule_the_frame_pointer_goes_on_and_is_counted() {
         (SP + 0x20, SP + 0x40),
         (SP + 0x28, JIT + 8),
         (SP + 0x40, SP + 0x60),
-        (SP + 0x48, 0x66_6666), // in no mapping
-        (SP + 0x60, SP + 0x80),
-        (SP + 0x68, CODE + 0x201),
-        (SP + 0x80, 0x55), // a caller that uses FP for something else
-        (SP + 0x88, CODE + 0x301),
-        (SP + 0x90, CODE + 0x401),
+        (SP + 0x48, CODE + 0x201),
+        (SP + 0x60, 0x55), // a caller that uses FP for something else
+        (SP + 0x68, CODE + 0x301),
+        (SP + 0x70, CODE + 0x401),
     ]);
-    let frames = [0, 0x101, JIT + 8 - CODE, 0x66_6666 - CODE, 0x201, 0x301, 0x401];
-    check(&rows, &leaf(CODE, SP), &memory, (&frames, Complete, 5));
+    let frames = [0, 0x101, JIT + 8 - CODE, 0x201, 0x301, 0x401];
+    check(&rows, &leaf(CODE, SP), &memory, (&frames, Complete, 4));
+}
+
+#[test]
+fn what_lies_behind_no_code_is_no_return_address() {
+    let none = [(0, Rule::NONE)];
+    for (number, is_code) in [(0x66_6666, false), (CODE, false), (CODE + 1, true), (JIT + CODE_BYTES, true)] {
+        let memory = words(&[(SP, 0x55), (SP + 8, number)]);
+        let frames = [0, number.wrapping_sub(CODE)];
+        let frames = if is_code { &frames[..] } else { &frames[..1] };
+        check(&none, &leaf(CODE, SP), &memory, (frames, NoUnwindInfo, u16::from(is_code)));
+    }
 }
 
 #[test]
@@ -437,7 +447,31 @@ fn aarch64_signal_frames_give_the_link_register_back() {
     memory.0.insert(SP + 312 + 8 * 30, CODE + 0x201);
     memory.0.insert(SP + 312 + 8 * 31, 0x1000);
     memory.0.insert(SP + 312 + 8 * 32, CODE + 0x100);
-    check_on(ARM, &rows, &leaf(CODE, 0), &memory, (&[0, 0x100, 0x201], Complete, 0));
+    check_on(ARM, &rows, &leaf(CODE, 0), &memory, (&[0, 0x101, 0x201], Complete, 0));
+}
+
+#[test]
+fn aarch64_frame_pointers_do_not_tell_where_a_frame_ends() {
+    let saves = Rule::new(Cfa::Sp(64), Saved::AtCfa(-64), Saved::AtCfa(-56));
+    let lost = Rule::new(Cfa::Sp(32), Saved::Same, Saved::AtCfa(-8));
+    let rows = [(0, Rule::NONE), (0x100, saves), (0x200, saves), (0x300, lost), (0x400, Rule::END)];
+    // Frames are larger than FP and return address at their lower end. Behind 0x100 SP is known again, for that function
+    // has saved FP: so that 0x300, which has not, is left by SP.
+    let memory = words(&[
+        (SP, SP + 0x30),
+        (SP + 8, CODE + 0x101),
+        (SP + 0x30, SP + 0x70),
+        (SP + 0x38, CODE + 0x201),
+        (SP + 0x70, 1),
+        (SP + 0x78, CODE + 0x301),
+        (SP + 0xc8, CODE + 0x401),
+    ]);
+    check_on(ARM, &rows, &leaf(CODE, SP), &memory, (&[0, 0x101, 0x201, 0x301, 0x401], Complete, 1));
+    // Behind a step by FP no rule leads by SP, save where the caller's FP is in memory.
+    let none = [(0, Rule::NONE), (0x100, lost), (0x200, Rule::END)];
+    let chain = words(&[(SP, SP + 0x30), (SP + 8, CODE + 0x101), (SP + 0x30, 0), (SP + 0x38, CODE + 0x201)]);
+    check_on(ARM, &none, &leaf(CODE, SP), &chain, (&[0, 0x101, 0x201], Complete, 2));
+    check_on(ARM, &none, &leaf(CODE, SP), &words(&[(SP, 1), (SP + 8, CODE + 0x101)]), (&[0, 0x101], Unsupported, 1));
 }
 
 /// Answers every read with something that depends on the address alone.
@@ -466,11 +500,12 @@ proptest! {
         lr: u64,
         all in any::<Option<[u64; 32]>>(),
         exact: bool,
+        sp_lost: bool,
         arm: bool,
         limit in 0..1100_usize,
     ) {
         let rows: Vec<(u16, Rule)> = rules.iter().enumerate().map(|(at, rule)| (at as u16 * 1500, *rule)).collect();
-        let start = Start { registers: Registers { ip, sp, fp, lr }, all, exact };
+        let start = Start { registers: Registers { ip, sp, fp, lr }, all, exact, sp_lost };
         let machine = if arm { ARM } else { Machine::X86_64 };
         let tables = Picture::new(&rows);
         let unwinder = Walker { machine, tables: &tables, mappings: &mapping, memory: &Noise(seed), limit };

@@ -65,8 +65,8 @@ pub fn compare(observed: Option<&ObservedStack>, judgement: &Judgement, allowanc
     if frames.get(1).is_some_and(is_passed_over) {
         frames.remove(1);
     }
-    let begins_alike = truth.len() <= frames.len()
-        && truth.iter().zip(&frames).all(|(truth, frame)| truth.avma == *frame);
+    let begins_alike =
+        truth.len() <= frames.len() && truth.iter().zip(&frames).all(|(truth, frame)| truth.avma == *frame);
     match begins_alike {
         true if frames.len() == truth.len() && observed.is_complete => Verdict::Identical,
         true if frames.len() > truth.len() && allowance.may_go_on && observed.is_complete => {

@@ -9,7 +9,8 @@ use crate::{Mappings, StackCopy};
 pub trait Unwinder {
     /// Walks on from the state that `copy` holds and appends to `frames`, the frame of that state first, up to `limit`
     /// frames in all. `mappings` are those of the process at the time of the sample.
-    fn walk(&mut self, copy: &StackCopy, mappings: &Mappings, frames: &mut Vec<Avma>, limit: usize) -> Walked;
+    fn walk(&mut self, copy: &StackCopy, mappings: &Mappings, frames: &mut Vec<Avma>, limit: usize)
+    -> Walked;
 }
 
 /// How a walk went.

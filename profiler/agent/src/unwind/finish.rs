@@ -41,7 +41,13 @@ impl<K: Kernel> Tables for Publisher<K> {
 }
 
 impl Unwinder for Unwind {
-    fn walk(&mut self, copy: &StackCopy, mappings: &Mappings, frames: &mut Vec<Avma>, limit: usize) -> Walked {
+    fn walk(
+        &mut self,
+        copy: &StackCopy,
+        mappings: &Mappings,
+        frames: &mut Vec<Avma>,
+        limit: usize,
+    ) -> Walked {
         let code_at = |avma| {
             let code = self.publisher.code_of(mappings.find(avma)?);
             Some(MappedCode { executable: code.executable.0, bias: code.bias })

@@ -102,8 +102,11 @@ fn find(mut programs: impl Programs) -> Found {
     let count = |matches: &dyn Fn(&CountedStack) -> bool| {
         ticks(stacks(&events), |counted| is_ours(counted) && matches(counted))
     };
-    let found =
-        Found { all: count(&|_| true), whole: count(&is_whole), cut: count(&|one| !is_whole(one) && !is_edge(one)) };
+    let found = Found {
+        all: count(&|_| true),
+        whole: count(&is_whole),
+        cut: count(&|one| !is_whole(one) && !is_edge(one)),
+    };
     for counted in stacks(&events).filter(|one| is_ours(one) && !is_whole(one) && !is_edge(one)).take(10) {
         println!("cut: {:?} {:?} {:?}", counted.stack.user_outcome, counted.stack.user, counted.stack.kernel);
     }
@@ -143,9 +146,7 @@ fn is_whole(counted: &CountedStack) -> bool {
 /// Whether a stack lies in the start of a process or in its end: whole, but none of its frames is the program's own, save
 /// for _start at the root; or there is no user stack yet or any more.
 fn is_edge(counted: &CountedStack) -> bool {
-    let is_own = |frame: &UserFrame| {
-        matches!(frame, UserFrame::File { file, .. } if file.base_name().starts_with(NAME))
-    };
+    let is_own = |frame: &UserFrame| matches!(frame, UserFrame::File { file, .. } if file.base_name().starts_with(NAME));
     let called = match counted.stack.user.split_last() {
         None => return counted.stack.user_outcome == StackOutcome::Absent,
         Some((_root, called)) => called,

@@ -268,7 +268,8 @@ fn a_longer_stack_that_is_no_code_does_not_stand_against_a_copy_that_ended() {
     let check = |third: u64, expect: &str, outcome: StackOutcome| {
         let mut story = started();
         story.tables.outcome = StackOutcome::CopyEnded;
-        let led = Sample { user_outcome: StackOutcome::ChainEnd, ..copied(&[0x1030, 0x1050, 0x1060, third], 0) };
+        let led =
+            Sample { user_outcome: StackOutcome::ChainEnd, ..copied(&[0x1030, 0x1050, 0x1060, third], 0) };
         story.at(110).tick(9, 100, led).until(2000);
         assert_eq!((story.rows(), story.outcomes()), (vec![expect.to_owned()], vec![outcome]));
     };

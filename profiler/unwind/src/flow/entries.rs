@@ -26,7 +26,8 @@ pub(super) fn find<F: ReadAt + ?Sized>(elf: &Elf<'_, F>, draft: &mut Draft) -> R
     let mut functions = by_symbol(elf, draft)?;
     let start = read_start(elf)?;
     let is_bare = |draft: &mut Draft, svma| draft.gap_at(svma).is_some();
-    functions.extend(start.main.map(|svma| Entry { svma, end: None }).filter(|main| is_bare(draft, main.svma)));
+    functions
+        .extend(start.main.map(|svma| Entry { svma, end: None }).filter(|main| is_bare(draft, main.svma)));
     let entry_point = Some(start.code).filter(|code| !code.is_empty() && is_bare(draft, code.start));
     if let Some(entry_point) = &entry_point {
         functions.retain(|entry| !entry_point.contains(&entry.svma));
@@ -41,17 +42,19 @@ pub(super) fn find<F: ReadAt + ?Sized>(elf: &Elf<'_, F>, draft: &mut Draft) -> R
 fn by_symbol<F: ReadAt + ?Sized>(elf: &Elf<'_, F>, draft: &mut Draft) -> Result<Vec<Entry>, Unreadable> {
     let mut entries = Vec::new();
     let mut symbols = elf.function_symbols()?;
-    symbols.sort_unstable_by_key(|symbol| symbol.svma);
+    // Of several names of one function one that says its size is kept.
+    symbols.sort_unstable_by_key(|symbol| (symbol.svma, symbol.bytes == 0));
+    symbols.dedup_by_key(|symbol| symbol.svma);
+    let mut bare: Vec<_> = Vec::new();
     for (index, symbol) in symbols.iter().enumerate() {
-        let Some(gap) = draft.gap_at(symbol.svma) else { continue };
-        if entries.len() == MAX_ENTRIES {
-            break;
-        }
+        bare.extend(draft.gap_at(symbol.svma).map(|gap| (index, symbol, gap)));
+    }
+    for (index, symbol, gap) in bare.into_iter().take(MAX_ENTRIES) {
         // Parts of functions that were put elsewhere begin with whatever frame the jump to them had.
         if elf.symbol_name(*symbol)?.windows(COLD.len()).any(|part| part == COLD) {
             continue;
         }
-        let next = symbols[index..].iter().map(|next| next.svma).find(|next| *next > symbol.svma);
+        let next = symbols.get(index + 1).map(|next| next.svma);
         let end = match symbol.bytes {
             // Functions written in assembly may come without a size.
             0 => next.map_or(gap.end, |next| next.min(gap.end)),

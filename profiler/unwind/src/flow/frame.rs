@@ -1,6 +1,8 @@
 //! What an instruction does to the frame it runs in: how far SP and FP lie below the CFA, and where the caller's FP is.
 
-use iced_x86::{Instruction, InstructionInfoFactory, InstructionInfoOptions, Mnemonic, OpAccess, OpKind, Register};
+use iced_x86::{
+    Instruction, InstructionInfoFactory, InstructionInfoOptions, Mnemonic, OpAccess, OpKind, Register,
+};
 
 use crate::rule::{Cfa, Rule, Saved};
 
@@ -141,7 +143,11 @@ impl Frame {
     }
 
     /// `mov`, `lea`, `add` and `sub`, of which those of SP and FP can be followed.
-    fn assign(&mut self, instruction: &Instruction, info: &mut InstructionInfoFactory) -> Result<(), Refused> {
+    fn assign(
+        &mut self,
+        instruction: &Instruction,
+        info: &mut InstructionInfoFactory,
+    ) -> Result<(), Refused> {
         if instruction.mnemonic() == Mnemonic::Mov
             && instruction.op0_kind() == OpKind::Memory
             && instruction.op1_kind() == OpKind::Register
@@ -155,13 +161,13 @@ impl Frame {
             _ => return Ok(()),
         };
         match target {
-            Register::RSP => match self.value(instruction) {
-                value @ Some(_) => self.set_sp(value),
-                None => {
-                    self.sp = None;
-                    Ok(())
+            Register::RSP => {
+                if let value @ Some(_) = self.value(instruction) {
+                    return self.set_sp(value);
                 }
-            },
+                self.sp = None;
+                Ok(())
+            }
             Register::RBP if is_load(instruction) => {
                 self.load_fp(self.place(instruction));
                 Ok(())
@@ -211,7 +217,11 @@ impl Frame {
     }
 
     /// Any other instruction: what it writes is not known any more.
-    fn clobber(&mut self, instruction: &Instruction, info: &mut InstructionInfoFactory) -> Result<(), Refused> {
+    fn clobber(
+        &mut self,
+        instruction: &Instruction,
+        info: &mut InstructionInfoFactory,
+    ) -> Result<(), Refused> {
         if instruction.is_stack_instruction() {
             return self.move_sp(instruction.stack_pointer_increment());
         }

@@ -8,6 +8,9 @@ use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction, Instruct
 use super::frame::{Frame, Refused};
 use crate::rule::Rule;
 
+/// A quarter of a megabyte of code; compilers make no such functions.
+const MAX_FUNCTION_INSTRUCTIONS: usize = 1 << 16;
+
 /// Code that one rule holds for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Piece {
@@ -139,6 +142,9 @@ impl Explorer {
                 frame = met;
             }
             self.budget = self.budget.checked_sub(1).ok_or(Refused)?;
+            if self.seen.len() >= MAX_FUNCTION_INSTRUCTIONS {
+                return Err(Refused);
+            }
             let instruction = gap.instruction(at).ok_or(Refused)?;
             let next = instruction.next_ip();
             self.seen.insert(at, Seen { frame, end: next });
@@ -159,7 +165,9 @@ impl Explorer {
                     self.call(gap, entry, &instruction, frame);
                     return Ok(());
                 }
-                FlowControl::Return if instruction.code() == Code::Retnq && frame.may_leave() => return Ok(()),
+                FlowControl::Return if instruction.code() == Code::Retnq && frame.may_leave() => {
+                    return Ok(());
+                }
                 FlowControl::Return | FlowControl::XbeginXabortXend => return Err(Refused),
                 FlowControl::Interrupt | FlowControl::Exception => return Ok(()),
             }
@@ -194,13 +202,15 @@ impl Explorer {
     }
 
     /// Code that only a jump out of a table leads to is what nothing else has led to; it begins with the frame of that jump.
-    fn behind_switch(&self, gap: &Gap, entry: Entry, unseen_from: &mut u64) -> Option<(u64, Frame)> {
-        let frame = *self.switches.first().filter(|first| self.switches.iter().all(|other| other == *first))?;
+    fn behind_switch(&mut self, gap: &Gap, entry: Entry, unseen_from: &mut u64) -> Option<(u64, Frame)> {
+        let frame =
+            *self.switches.first().filter(|first| self.switches.iter().all(|other| other == *first))?;
         while *unseen_from < entry.end? {
             if let Some(seen) = self.seen.get(unseen_from) {
                 *unseen_from = seen.end;
                 continue;
             }
+            self.budget = self.budget.checked_sub(1)?;
             let instruction = gap.instruction(*unseen_from)?;
             if !is_padding(&instruction) {
                 return Some((*unseen_from, frame));

@@ -23,10 +23,12 @@ use crate::read::{ReadAt, Unreadable};
 use crate::rule::Rule;
 use crate::table::Arch;
 
-/// How many instructions of a file are looked at: some four megabytes of code.
-const MAX_INSTRUCTIONS: usize = 1 << 20;
+/// How many instructions of a file are looked at: some two megabytes of code. V8's own functions have half as many.
+const MAX_INSTRUCTIONS: usize = 1 << 19;
 /// Larger pieces of code without information are left alone.
-const MAX_GAP_BYTES: u64 = 64 << 20;
+const MAX_GAP_BYTES: u64 = 16 << 20;
+/// How much code is read; a piece is read again where functions of another call into it.
+const MAX_READ_BYTES: u64 = 64 << 20;
 
 /// Adds the functions that no source before has described.
 pub(crate) fn add_functions<F: ReadAt + ?Sized>(
@@ -61,11 +63,12 @@ fn explore<F: ReadAt + ?Sized>(
     let mut known: HashSet<u64> = found.functions.iter().map(|entry| entry.svma).collect();
     let mut explorer = Explorer::new(MAX_INSTRUCTIONS);
     let mut gap: Option<Gap> = None;
+    let mut readable = MAX_READ_BYTES;
     let mut entries = found.functions;
     while !entries.is_empty() {
         for entry in entries.drain(..) {
             if gap.as_ref().is_none_or(|gap| !gap.holds(entry.svma)) {
-                gap = read_gap(elf, draft, entry.svma)?;
+                gap = read_gap(elf, draft, entry.svma, &mut readable)?;
             }
             if let Some(gap) = &gap {
                 explorer.explore(gap, entry, &mut pieces);
@@ -83,10 +86,13 @@ fn read_gap<F: ReadAt + ?Sized>(
     elf: &Elf<'_, F>,
     draft: &mut Draft,
     svma: u64,
+    readable: &mut u64,
 ) -> Result<Option<Gap>, Unreadable> {
     let Some(code) = draft.gap_at(svma).filter(|gap| gap.end - gap.start <= MAX_GAP_BYTES) else {
         return Ok(None);
     };
+    let Some(rest) = readable.checked_sub(code.end - code.start) else { return Ok(None) };
+    *readable = rest;
     Ok(Some(Gap { start: code.start, bytes: elf.loaded(code.start, code.end - code.start)? }))
 }
 
@@ -128,3 +134,5 @@ fn add_disjoint(disjoint: &mut Vec<Piece>, piece: Piece) {
     }
 }
 
+#[cfg(test)]
+mod tests;

@@ -115,8 +115,7 @@ where
     /// that one is the leaf.
     pub fn walk(&self, start: &Start, frames: &mut Vec<Avma>) -> Walked {
         let mut cursor = Cursor::new(start, self.machine);
-        let mut walked =
-            Walked { outcome: StackOutcome::TooDeep, frame_pointer_frames: 0, pending: None };
+        let mut walked = Walked { outcome: StackOutcome::TooDeep, frame_pointer_frames: 0, pending: None };
         while frames.len() < self.limit {
             let (ip, is_exact) = (cursor.registers.ip, cursor.exact);
             let left = self.by_rule(&mut cursor);

@@ -3,7 +3,9 @@
 use std::ops::RangeInclusive;
 
 use proptest::prelude::{Strategy, prop_assert, prop_assert_eq, prop_oneof, proptest};
-use pyrite_bpf::abi::{PYRITE_MAX_EXECUTABLES, PYRITE_TABLE_OVER_BUDGET, PYRITE_TABLE_PENDING, PYRITE_TABLE_READY};
+use pyrite_bpf::abi::{
+    PYRITE_MAX_EXECUTABLES, PYRITE_TABLE_OVER_BUDGET, PYRITE_TABLE_PENDING, PYRITE_TABLE_READY,
+};
 use pyrite_model::{Avma, FileOffset};
 use pyrite_sampling::{BootNs, LoadedProcess, MappedRange, Sampling};
 use pyrite_unwind::{
@@ -350,7 +352,11 @@ fn tables_are_made_for_processes_that_were_never_published_what_a_stack_waits_fo
     // The first two were on their way before anything was wanted.
     assert_eq!(order, [1, 2, 6, 4, 3, 5]);
     let stats = world.publisher.stats();
-    assert_eq!((stats.tables.ready, stats.tables.pending, stats.processes), (7, 0, 0), "those and the vDSO's");
+    assert_eq!(
+        (stats.tables.ready, stats.tables.pending, stats.processes),
+        (7, 0, 0),
+        "those and the vDSO's"
+    );
 }
 
 #[test]

@@ -10,8 +10,9 @@
  *   ID END FRAME FRAME …
  *
  * Frames are leaf first: the address in hex, then how the step to its caller was found: `c` by call frame information,
- * `p` by the frame pointer for want of it, `-` not at all. The first address is that of the instruction, the others are
- * return addresses. END is `complete` where the last frame's rule says that it has no caller, or where it lies at the entry
+ * `p` by the frame pointer for want of it, `-` not at all. The first address is that of the instruction; one byte before
+ * each of the others lies the instruction: they are return addresses or, where a signal interrupted the frame and in the
+ * signal's trampoline, one more than the instruction's. END is `complete` where the last frame's rule says that it has no caller, or where it lies at the entry
  * point of its file and has no rule, as the dynamic loader's does; else why it could not go on:
  *
  *   no_memory      needs stack beyond what was captured
@@ -119,10 +120,13 @@ static int on_frame(Dwfl_Frame *frame, void *arg)
 	if (!dwfl_frame_pc(frame, &pc, &is_activation))
 		return DWARF_CB_ABORT;
 	int sp_number = trial->stack->architecture == ARCHITECTURE_AARCH64 ? AARCH64_SP : X86_64_SP;
+	/* Neither an interrupted frame behind the leaf nor the trampoline that its handler returns to has a call before its
+	 * address. */
+	uint64_t shown = pc + (is_activation && trial->count > 0);
 	if (dwfl_frame_reg(frame, sp_number, &sp) == 0) {
 		/* A leaf without a frame has its caller's SP on aarch64; a second step without progress is a loop. A
 		 * signal handler on its own stack may lie above or below the one that it interrupted. */
-		if (trial->count > 1 && sp == trial->last_sp && pc == trial->frames[trial->count - 1]) {
+		if (trial->count > 1 && sp == trial->last_sp && shown == trial->frames[trial->count - 1]) {
 			trial->no_progress = true;
 			return DWARF_CB_ABORT;
 		}
@@ -134,7 +138,7 @@ static int on_frame(Dwfl_Frame *frame, void *arg)
 	}
 	uint64_t code = trial->last_code = is_activation ? pc : pc - 1;
 	trial->how[trial->count] = modules_have_cfi(trial->modules, code) ? 'c' : 'p';
-	trial->frames[trial->count++] = pc;
+	trial->frames[trial->count++] = shown;
 	trial->at_entry = trial->how[trial->count - 1] == 'p' && modules_enter_at(trial->modules, code);
 	if (trial->at_entry)
 		return DWARF_CB_ABORT;

@@ -4,7 +4,8 @@
  *
  *   struct pyrite_sample_header
  *   kernel_frames x u64, leaf first
- *   user_frames x u64, leaf first
+ *   user_frames x u64, leaf first: the leaf's instruction, then addresses one byte before which the frame's instruction
+ *   lies: return addresses or, of a frame that a signal interrupted and of the signal's trampoline, one more than theirs
  *   where flag PYRITE_SAMPLE_STACK_COPY is set: struct pyrite_stack_copy, then its `bytes` bytes of stack from `sp` on
  *
  * A user stack that the program could not finish carries a copy of the registers and of the top of the stack as they were
@@ -73,7 +74,9 @@ struct pyrite_stack_copy {
 	/* How many of the record's user frames were found before this state: its own frame is the next one. */
 	__u16 frames_before;
 	__u8 all_registers;
-	__u8 reserved[5];
+	/* The stack pointer is no more than a lower bound, as behind a step by the frame pointer on aarch64. */
+	__u8 sp_lost;
+	__u8 reserved[4];
 	__u64 bytes;
 };
 

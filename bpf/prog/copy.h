@@ -42,6 +42,7 @@ VERIFIED_ONCE int want_copy(__u32 slot, __u32 at_leaf)
 	if (walk->exact && !walk->registers_read)
 		read_task_registers(slot);
 	copy->all_registers = walk->exact && walk->registers_read;
+	copy->sp_lost = walk->sp_lost;
 	__builtin_memcpy(copy->registers, walk->registers, sizeof(copy->registers));
 	copy->registers[DWARF_SP] = walk->sp;
 	copy->registers[DWARF_FP] = walk->fp;

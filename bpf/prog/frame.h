@@ -26,6 +26,7 @@ static __always_inline int enter_caller(struct walk *walk, __u64 cfa, __u64 fp, 
 	walk->sp = cfa;
 	walk->fp = fp;
 	walk->exact = 0;
+	walk->sp_lost = 0;
 	return 0;
 }
 
@@ -35,20 +36,11 @@ static __always_inline _Bool is_behind(const struct walk *walk, __u64 cfa)
 	return (cfa > walk->sp || (LEAF_WITHOUT_STACK && walk->exact && cfa == walk->sp)) && cfa % WORD == 0;
 }
 
-static __always_inline int step_plainly(struct walk *walk, __u32 slot, __u32 action)
+/* Whether a number read from the stack can be a return address: a call comes before it, and calls lie in code. Of a process
+ * that is not known any number can. */
+static __always_inline _Bool is_behind_code(struct walk *walk, __u32 slot, __u64 return_address)
 {
-	__u64 cfa = (action & ACTION_FROM_FP ? walk->fp : walk->sp) + plain_cfa_offset(action);
-	__u64 fp_below = plain_fp_below(action), fp = walk->fp, return_address;
-	_Bool fp_read = 1;
-
-	if (!is_behind(walk, cfa))
-		return PYRITE_STACK_BAD_FRAME;
-	/* FP first: it lies lower, and the window reaches upwards. */
-	if (fp_below)
-		fp_read = read_stack(walk, slot, cfa - fp_below, &fp);
-	if (!read_stack(walk, slot, cfa - plain_ra_below(action), &return_address))
-		return PYRITE_STACK_FAULT;
-	return enter_caller(walk, cfa, fp, fp_read, return_address);
+	return return_address == 0 || !walk->generation || find_mapping(slot, return_address - 1) == 0;
 }
 
 /* By the frame pointer chain, where the tables have no row or none that helps; `action` says why. */
@@ -69,10 +61,39 @@ VERIFIED_ONCE int step_by_frame_pointer(__u32 slot, __u32 action)
 		return reason;
 	if (!read_stack(walk, slot, fp, &caller_fp) || !read_stack(walk, slot, fp + WORD, &return_address))
 		return reason;
+	if (!is_behind_code(walk, slot, code_address(return_address))) {
+		/* Unless it lies in code that has just been made, of which user space knows first. */
+		want_copy(slot, 0);
+		return reason;
+	}
 	int outcome = enter_caller(walk, fp + 2 * WORD, caller_fp, 1, return_address);
-	if (outcome == 0)
+	if (outcome == 0) {
+		walk->sp_lost = !FP_TELLS_SP;
 		walk->header.frame_pointer_frames++;
+	}
 	return outcome;
+}
+
+static __always_inline int step_plainly(struct walk *walk, __u32 slot, __u32 action)
+{
+	__u64 cfa = (action & ACTION_FROM_FP ? walk->fp : walk->sp) + plain_cfa_offset(action);
+	__u64 fp_below = plain_fp_below(action), fp = walk->fp, return_address;
+	_Bool fp_read = 1;
+
+	if (!FP_TELLS_SP && walk->sp_lost && !(action & ACTION_FROM_FP)) {
+		if (!fp_below)
+			return step_by_frame_pointer(slot, no_row(PYRITE_STACK_UNSUPPORTED));
+		/* A function that has saved FP points it to where it did. */
+		cfa = walk->fp + fp_below;
+	}
+	if (!is_behind(walk, cfa))
+		return PYRITE_STACK_BAD_FRAME;
+	/* FP first: it lies lower, and the window reaches upwards. */
+	if (fp_below)
+		fp_read = read_stack(walk, slot, cfa - fp_below, &fp);
+	if (!read_stack(walk, slot, cfa - plain_ra_below(action), &return_address))
+		return PYRITE_STACK_FAULT;
+	return enter_caller(walk, cfa, fp, fp_read, return_address);
 }
 
 /* The register that a rule names, which is known at an exact frame alone. */
@@ -90,13 +111,20 @@ static __always_inline enum cfa_result find_cfa(struct walk *walk, __u32 slot, c
 						__u64 *cfa)
 {
 	__u64 base = walk->sp;
+	_Bool by_fp = rule->cfa == PYRITE_CFA_FP || rule->cfa == PYRITE_CFA_FP_DEREF || rule->cfa == PYRITE_CFA_FP_SWITCH;
 
+	if (!FP_TELLS_SP && walk->sp_lost && !by_fp) {
+		if (rule->cfa != PYRITE_CFA_SP || fp_saved(rule, behind) != PYRITE_SAVED_AT_CFA)
+			return CFA_UNKNOWN;
+		*cfa = walk->fp - rule->fp_offset;
+		return CFA_FOUND;
+	}
 	if (rule->cfa == PYRITE_CFA_PLT) {
 		/* Of avma and svma the last bits are the same, for files are mapped by the page. */
 		*cfa = base + 8 + ((__s64)((walk->ip - !walk->exact) & 15) >= rule->cfa_add ? 8 : 0);
 		return CFA_FOUND;
 	}
-	if (rule->cfa == PYRITE_CFA_FP || rule->cfa == PYRITE_CFA_FP_DEREF || rule->cfa == PYRITE_CFA_FP_SWITCH)
+	if (by_fp)
 		base = walk->fp;
 	if (rule->cfa == PYRITE_CFA_REGISTER || rule->cfa == PYRITE_CFA_REGISTER_DEREF)
 		if (!read_register(walk, slot, rule->reg, &base))
@@ -148,6 +176,8 @@ VERIFIED_ONCE int step_by_rule(__u32 slot, __u32 action)
 	case PYRITE_CFA_END:
 		return PYRITE_STACK_COMPLETE;
 	case PYRITE_CFA_SIGNAL:
+		if (!FP_TELLS_SP && walk->sp_lost)
+			return step_by_frame_pointer(slot, no_row(PYRITE_STACK_UNSUPPORTED));
 		return take_signal_registers(slot);
 	case PYRITE_CFA_NONE:
 	case PYRITE_CFA_FRAME_POINTER:
@@ -177,7 +207,8 @@ VERIFIED_ONCE int step(__u32 slot)
 	at = walk->next_frame;
 	if (at >= walk->frame_limit || at >= MAX_FRAMES)
 		return PYRITE_STACK_TOO_DEEP;
-	walk->frames[at] = walk->ip;
+	/* A byte before the address lies the frame's instruction, also where a signal interrupted it and no call. */
+	walk->frames[at] = walk->ip + (walk->exact && at > walk->header.kernel_frames);
 	walk->next_frame = at + 1;
 	/* A return address lies behind its call, which may be the last instruction of a function. */
 	action = action_at(walk, slot, walk->ip - !walk->exact);

@@ -24,6 +24,7 @@ enum {
 	SIGNAL_REGISTERS = 17,
 	SIGNAL_IP = 16,
 	LEAF_WITHOUT_STACK = 0,
+	FP_TELLS_SP = 1, /* the caller's SP lies behind the return address, and that behind the caller's FP */
 	KERNEL_STACK_BYTES = 16384, /* before 5.15, in distributions' kernels */
 };
 /* The index of each DWARF register among the words of struct pt_regs, and of struct sigcontext. */
@@ -45,6 +46,7 @@ enum {
 	SIGNAL_REGISTERS = 33,
 	SIGNAL_IP = 32,
 	LEAF_WITHOUT_STACK = 1,
+	FP_TELLS_SP = 0, /* FP and return address lie at the lower end of the frame */
 	KERNEL_STACK_BYTES = 16384, /* before 5.15, in distributions' kernels */
 };
 static const __u8 task_order[DWARF_REGISTERS] = { 0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15,
@@ -143,16 +145,24 @@ VERIFIED_ONCE int take_signal_registers(__u32 slot)
 {
 	struct walk *walk = walk_at(slot);
 	__u64 at;
+	__u32 trampoline;
 
 	if (!walk)
 		return PYRITE_STACK_FAULT;
+	trampoline = walk->next_frame - 1;
 	at = walk->sp + SIGNAL_REGISTERS_AT;
 	if (bpf_probe_read_user(walk->raw_registers, SIGNAL_REGISTERS * sizeof(__u64), (void *)at) != 0)
 		return PYRITE_STACK_FAULT;
 	sort_registers(walk, signal_order);
 	take_sorted_registers(walk, SIGNAL_IP);
+	if (!walk->ip)
+		return PYRITE_STACK_CHAIN_END;
+	/* No call comes before the trampoline, and none before the interrupted instruction: see `step`. */
+	if (!walk->exact && trampoline < MAX_FRAMES)
+		walk->frames[trampoline]++;
 	walk->exact = 1;
-	return walk->ip ? 0 : PYRITE_STACK_CHAIN_END;
+	walk->sp_lost = 0;
+	return 0;
 }
 
 #endif

@@ -56,6 +56,7 @@ static __always_inline void walk_user_stack(struct tick_context *ctx, struct wal
 	walk->copy_wanted = 0;
 	walk->window_reach = 0;
 	walk->exact = 1;
+	walk->sp_lost = 0;
 	if (header->flags & PYRITE_SAMPLE_KERNEL_THREAD)
 		return;
 	if (header->flags & PYRITE_SAMPLE_USER_MODE)

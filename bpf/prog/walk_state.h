@@ -52,7 +52,9 @@ struct walk {
 	__u8 registers_read;
 	/* Whether `copy` says where a copy of the stack is to start. */
 	__u8 copy_wanted;
-	__u8 reserved[5];
+	/* `sp` is no more than a lower bound of SP. */
+	__u8 sp_lost;
+	__u8 reserved[4];
 	/* The mapping that was found last. */
 	struct pyrite_mapping mapping;
 	/* The seconds of the budget of copies: when this one began, and what it has used. */

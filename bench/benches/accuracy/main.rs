@@ -89,7 +89,7 @@ fn choose(names: &[String]) -> Result<Vec<&'static Workload>> {
 fn measure(args: &Args, tools: &Tools, workload: &'static Workload, directory: &Path) -> Result<Row> {
     let built = workload.build(directory)?;
     let cases = built.join("cases");
-    let profiler = (!args.judge_only).then(Profiler::start).transpose()?;
+    let profiler = (!args.judge_only).then(|| Profiler::start(args.frequency)).transpose()?;
     let what = Capture {
         frequency_hz: args.frequency,
         seconds: args.seconds + 10,
@@ -112,7 +112,7 @@ fn measure(args: &Args, tools: &Tools, workload: &'static Workload, directory: &
             Some(observed) => observed.find(stack).cloned(),
             None => Some(truth.clone()),
         };
-        let verdict = compare(stack_seen.as_ref(), &reference.judgement, reference.allowance);
+        let verdict = compare(stack_seen.as_ref(), &reference.judgement, &reference.allowance);
         let planted = stack_seen.as_ref().filter(|seen| seen.is_complete);
         let planted = planted.and_then(|seen| trial.is_as_planted(set, &seen.frames));
         if shown < args.show

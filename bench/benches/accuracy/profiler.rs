@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use aya::programs::loaded_programs;
-use pyrite::sampler::{Delivery, Sampler, SamplerConfig, SamplerStats};
+use pyrite::sampler::{Delivery, Sampler, SamplerConfig, SamplerStats, Witness};
 use pyrite_bench::accuracy::{CapturedStack, ObservedStack};
 use pyrite_bpf::StackOutcome;
 use pyrite_sampling::Sample;
@@ -36,11 +36,12 @@ pub(crate) struct Observed {
 }
 
 impl Profiler {
-    /// Starts the sampler and waits until it knows the node.
-    pub(crate) fn start() -> Result<Self> {
+    /// Starts the sampler and waits until it knows the node. `capture_hz` more ticks a second are to run its program.
+    pub(crate) fn start(capture_hz: u32) -> Result<Self> {
         let before = programs();
-        let (witness, witnessed) = sync_channel(ROOM);
-        let config = SamplerConfig { witness: Some(witness), ..SamplerConfig::default() };
+        let (samples, witnessed) = sync_channel(ROOM);
+        let witness = Some(Witness { samples, frequency_hz: capture_hz.into() });
+        let config = SamplerConfig { witness, ..SamplerConfig::default() };
         let sampler = Sampler::start(config, |_| Delivery::Taken).context("Pyrite does not sample")?;
         let mut new = programs().into_iter().filter(|id| !before.contains(id));
         let program = new.next().context("the sampler's program is not among those loaded")?;

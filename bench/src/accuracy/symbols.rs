@@ -23,8 +23,6 @@ pub struct Place<'a> {
     pub path: &'a Path,
     /// The function, where the file names one there.
     pub name: Option<&'a str>,
-    /// Whether the address is that of the function's first instruction.
-    pub is_first: bool,
 }
 
 #[derive(Debug, Default)]
@@ -51,6 +49,11 @@ pub(crate) fn mapped_code(set: &MappingSet) -> Vec<MappedCode> {
     set.maps.lines().filter_map(parse_line).filter(|code| code.path.is_absolute()).collect()
 }
 
+/// All executable mappings of a set, with a file or without.
+pub(crate) fn mapped_ranges(set: &MappingSet) -> Vec<Range<u64>> {
+    set.maps.lines().filter_map(parse_line).map(|code| code.range).collect()
+}
+
 impl Symbols {
     /// Where `avma` lies in the mappings of `set`.
     pub fn place(&mut self, set: &MappingSet, avma: u64) -> Option<Place<'_>> {
@@ -61,16 +64,13 @@ impl Symbols {
         let function = file.function_at(offset);
         // The key lives as long as `self`, the local path does not.
         let (path, file) = self.files.get_key_value(&path)?;
-        let name = function.and_then(|(at, _)| file.functions.get(at)).map(|(_, name)| &**name);
-        Some(Place { path, name, is_first: function.is_some_and(|(_, is_first)| is_first) })
+        let name = function.and_then(|at| file.functions.get(at)).map(|(_, name)| &**name);
+        Some(Place { path, name })
     }
 
-    /// Where a frame's code lies: a caller's call is the instruction before its return address. A frame that a signal
-    /// interrupted has no return address, but the interrupted instruction's; that shows where it is the first of a
-    /// function, which no call of these programs returns to.
+    /// Where a frame's code lies: the instruction of a frame behind the leaf lies before the frame's address.
     pub fn place_of_frame(&mut self, set: &MappingSet, avma: u64, is_leaf: bool) -> Option<Place<'_>> {
-        let is_exact = is_leaf || self.place(set, avma).is_some_and(|place| place.is_first);
-        self.place(set, if is_exact { avma } else { avma.wrapping_sub(1) })
+        self.place(set, if is_leaf { avma } else { avma.wrapping_sub(1) })
     }
 }
 
@@ -99,14 +99,13 @@ impl File {
         Self { functions, segments }
     }
 
-    /// Index of the function at a file offset, and whether that is its first byte.
-    fn function_at(&self, offset: u64) -> Option<(usize, bool)> {
+    /// Index of the function at a file offset.
+    fn function_at(&self, offset: u64) -> Option<usize> {
         let (range, svma) = self.segments.iter().find(|(range, _)| range.contains(&offset))?;
         let svma = offset - range.start + svma;
         let behind = self.functions.partition_point(|(range, _)| range.start <= svma);
         let at = behind.checked_sub(1)?;
-        let function = &self.functions[at].0;
-        function.contains(&svma).then_some((at, function.start == svma))
+        self.functions[at].0.contains(&svma).then_some(at)
     }
 }
 

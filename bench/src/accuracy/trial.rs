@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use regex::Regex;
 
+use crate::accuracy::symbols::mapped_ranges;
 use crate::accuracy::{
     Allowance, CapturedStack, Ending, Judge, Judgement, Language, MappingSet, ObservedStack, Root,
-    SecondJudge, Symbols, Workload,
+    SecondJudge, Step, Symbols, Workload,
 };
 
 /// A workload's stacks before the judges.
@@ -88,6 +89,7 @@ impl<'a> Trial<'a> {
             frame_pointers: self.workload.language == Language::Jit,
             root_at: root.map(|(at, _)| at),
             may_go_on: root.is_some_and(|(_, root)| root == Root::Open),
+            leaf_callers: self.leaf_callers(set, stack, &judgement),
         };
         Ok(Reference { judgement, allowance, second_agrees })
     }
@@ -129,6 +131,22 @@ impl<'a> Trial<'a> {
             }
         }
         names
+    }
+
+    /// The code addresses at the top of the stack, where the leaf has no call frame information.
+    fn leaf_callers(&self, set: &MappingSet, stack: &CapturedStack, judgement: &Judgement) -> Vec<u64> {
+        /// A leaf without a frame may have pushed every register.
+        const TOP_BYTES: usize = 16 * 8;
+
+        let is_by_frame_pointer =
+            judgement.frames.first().is_some_and(|leaf| leaf.step == Step::FramePointer);
+        if self.workload.language != Language::Jit || !is_by_frame_pointer {
+            return Vec::new();
+        }
+        let top = &stack.stack[..stack.stack.len().min(TOP_BYTES)];
+        let words = top.as_chunks::<8>().0.iter().map(|word| u64::from_ne_bytes(*word));
+        let code = mapped_ranges(set);
+        words.filter(|word| code.iter().any(|range| range.contains(word))).collect()
     }
 
     /// How many frames the truth has where a function's name says so, and what kind of root that is.

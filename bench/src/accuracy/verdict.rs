@@ -32,7 +32,7 @@ pub enum Verdict {
 }
 
 /// What a workload's stacks may look like beyond plain call frame information.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Allowance {
     /// Code without call frame information keeps a chain of frame pointers.
     pub frame_pointers: bool,
@@ -40,10 +40,13 @@ pub struct Allowance {
     pub root_at: Option<usize>,
     /// Behind that frame another stack begins, which only a profiler that knows the language's own stacks can follow.
     pub may_go_on: bool,
+    /// Where the judge left the leaf by the frame pointer: the code addresses at the top of the stack. A leaf that has not
+    /// made its frame yet, or makes none, was called from one of them, and the frame pointer leads past that.
+    pub leaf_callers: Vec<u64>,
 }
 
 /// Compares a stack with what the judge says.
-pub fn compare(observed: Option<&ObservedStack>, judgement: &Judgement, allowance: Allowance) -> Verdict {
+pub fn compare(observed: Option<&ObservedStack>, judgement: &Judgement, allowance: &Allowance) -> Verdict {
     let root_at = allowance.root_at;
     let truth = &judgement.frames[..root_at.unwrap_or(judgement.frames.len()).min(judgement.frames.len())];
     if let (Ending::Stopped(reason), None) = (&judgement.ending, root_at) {
@@ -55,11 +58,18 @@ pub fn compare(observed: Option<&ObservedStack>, judgement: &Judgement, allowanc
         return Verdict::NotJudged("frame_pointer".to_owned());
     }
     let Some(observed) = observed else { return Verdict::Missing };
-    let begins_alike = truth.len() <= observed.frames.len()
-        && truth.iter().zip(&observed.frames).all(|(truth, frame)| truth.avma == *frame);
+    let mut frames = observed.frames.clone();
+    let is_passed_over = |caller| {
+        allowance.leaf_callers.contains(caller) && truth.get(1).is_none_or(|frame| frame.avma != *caller)
+    };
+    if frames.get(1).is_some_and(is_passed_over) {
+        frames.remove(1);
+    }
+    let begins_alike =
+        truth.len() <= frames.len() && truth.iter().zip(&frames).all(|(truth, frame)| truth.avma == *frame);
     match begins_alike {
-        true if observed.frames.len() == truth.len() && observed.is_complete => Verdict::Identical,
-        true if observed.frames.len() > truth.len() && allowance.may_go_on && observed.is_complete => {
+        true if frames.len() == truth.len() && observed.is_complete => Verdict::Identical,
+        true if frames.len() > truth.len() && allowance.may_go_on && observed.is_complete => {
             Verdict::Identical
         }
         _ if !observed.is_complete => Verdict::Truncated(observed.outcome.clone()),
@@ -148,7 +158,7 @@ mod tests {
     #[test]
     fn only_the_whole_stack_is_identical() {
         let truth = judgement(Ending::Complete, &[(1, C), (2, C), (3, C)]);
-        let check = |observed: ObservedStack| compare(Some(&observed), &truth, Allowance::default());
+        let check = |observed: ObservedStack| compare(Some(&observed), &truth, &Allowance::default());
         assert_eq!(check(complete(&[1, 2, 3])), Verdict::Identical);
         assert_eq!(check(complete(&[1, 2])), Verdict::Different);
         assert_eq!(check(complete(&[1, 2, 4])), Verdict::Different);
@@ -157,7 +167,7 @@ mod tests {
             |frames| ObservedStack { is_complete: false, outcome: "fault".into(), ..complete(frames) };
         assert_eq!(check(truncated(&[1, 2])), Verdict::Truncated("fault".into()));
         assert_eq!(check(truncated(&[1, 2, 3])), Verdict::Truncated("fault".into()));
-        assert_eq!(compare(None, &truth, Allowance::default()), Verdict::Missing);
+        assert_eq!(compare(None, &truth, &Allowance::default()), Verdict::Missing);
     }
 
     #[test]
@@ -165,23 +175,36 @@ mod tests {
         let stopped = judgement(Ending::Stopped("no_memory".into()), &[(1, C), (2, Step::Failed)]);
         let observed = complete(&[1, 2]);
         let not_judged = Verdict::NotJudged("no_memory".into());
-        assert_eq!(compare(Some(&observed), &stopped, Allowance::default()), not_judged);
+        assert_eq!(compare(Some(&observed), &stopped, &Allowance::default()), not_judged);
         // Unless the last frame is known to be one.
         let rooted = Allowance { root_at: Some(2), ..Allowance::default() };
-        assert_eq!(compare(Some(&observed), &stopped, rooted), Verdict::Identical);
-        assert_eq!(compare(Some(&complete(&[1, 2, 3])), &stopped, rooted), Verdict::Different);
-        let onwards = Allowance { may_go_on: true, ..rooted };
-        assert_eq!(compare(Some(&complete(&[1, 2, 3])), &stopped, onwards), Verdict::Identical);
+        assert_eq!(compare(Some(&observed), &stopped, &rooted), Verdict::Identical);
+        assert_eq!(compare(Some(&complete(&[1, 2, 3])), &stopped, &rooted), Verdict::Different);
+        let onwards = Allowance { may_go_on: true, ..rooted.clone() };
+        assert_eq!(compare(Some(&complete(&[1, 2, 3])), &stopped, &onwards), Verdict::Identical);
     }
 
     #[test]
     fn frame_pointer_steps_count_only_where_there_is_a_chain() {
         let truth = judgement(Ending::Complete, &[(1, C), (2, P), (3, C)]);
         let observed = complete(&[1, 2, 3]);
-        let strict = compare(Some(&observed), &truth, Allowance::default());
+        let strict = compare(Some(&observed), &truth, &Allowance::default());
         assert_eq!(strict, Verdict::NotJudged("frame_pointer".into()));
         let chain = Allowance { frame_pointers: true, ..Allowance::default() };
-        assert_eq!(compare(Some(&observed), &truth, chain), Verdict::Identical);
+        assert_eq!(compare(Some(&observed), &truth, &chain), Verdict::Identical);
+    }
+
+    #[test]
+    fn the_frame_pointer_passes_over_the_caller_of_a_leaf_without_a_frame() {
+        let truth = judgement(Ending::Complete, &[(1, P), (3, C), (4, C)]);
+        let leaf_callers = vec![2, 9];
+        let passed = Allowance { frame_pointers: true, leaf_callers, ..Allowance::default() };
+        let check = |frames: &[u64]| compare(Some(&complete(frames)), &truth, &passed);
+        assert_eq!(check(&[1, 3, 4]), Verdict::Identical);
+        assert_eq!(check(&[1, 2, 3, 4]), Verdict::Identical);
+        assert_eq!(check(&[1, 5, 3, 4]), Verdict::Different);
+        assert_eq!(check(&[1, 2, 9, 3, 4]), Verdict::Different);
+        assert_eq!(check(&[1, 2, 4]), Verdict::Different);
     }
 
     #[test]

@@ -66,7 +66,7 @@ pub const WORKLOADS: &[Workload] = &[
         without_information: &["libc_start_main_stage2", "start"],
         ..native(
             "musl",
-            Some(r"^(mix )?(sort_numbers )?(nest ){0,11}work (main )?(libc_start_main_stage2 |start )$"),
+            Some(r"^(mix )?(sort_numbers )?(nest ){0,11}work (main libc_start_main_stage2|start) \? $"),
         )
     },
     native("python", None),

@@ -73,6 +73,8 @@ pub struct StackCopy {
     pub frames_before: u16,
     /// Whether every register is valid, as at the leaf.
     pub all_registers: bool,
+    /// Whether the stack pointer is no more than a lower bound.
+    pub sp_lost: bool,
     /// The stack from the stack pointer on.
     pub stack: Vec<u8>,
 }
@@ -180,6 +182,7 @@ fn stack_copy(bytes: &[u8], at: usize, user_frames: usize) -> Result<Box<StackCo
         ip: Avma(u64_at(fixed, offset_of!(Copied, ip))?),
         frames_before,
         all_registers: fixed[offset_of!(Copied, all_registers)] != 0,
+        sp_lost: fixed[offset_of!(Copied, sp_lost)] != 0,
         stack,
     }))
 }
@@ -278,6 +281,7 @@ pub(crate) mod tests {
         put(offset_of!(Copied, ip), &copy.ip.0.to_ne_bytes());
         put(offset_of!(Copied, frames_before), &copy.frames_before.to_ne_bytes());
         put(offset_of!(Copied, all_registers), &[u8::from(copy.all_registers)]);
+        put(offset_of!(Copied, sp_lost), &[u8::from(copy.sp_lost)]);
         put(offset_of!(Copied, bytes), &(copy.stack.len() as u64).to_ne_bytes());
         bytes.extend(&copy.stack);
         bytes
@@ -314,6 +318,7 @@ pub(crate) mod tests {
             ip: Avma(ip),
             frames_before,
             all_registers: true,
+            sp_lost: false,
             stack: words.iter().flat_map(|word| word.to_ne_bytes()).collect(),
         }
     }

@@ -4,6 +4,8 @@
 //! cannot change. Within a source the function with the highest start at or below an address wins, which is what
 //! the runtime's own search through `.eh_frame_hdr` does.
 
+use std::ops::Range;
+
 use crate::fold::Folder;
 use crate::intern::Interner;
 use crate::read::Unreadable;
@@ -11,7 +13,7 @@ use crate::rule::Rule;
 use crate::table::{Arch, Layout, RawRow, RawTable, Report, Unsupported};
 
 /// Smaller gaps between functions are padding that nothing runs in: the row before simply goes on.
-const SMALLEST_GAP: u32 = 64;
+const SMALLEST_GAP: u32 = 16;
 
 /// The function that rows are being added to.
 #[derive(Clone, Copy, Debug)]
@@ -120,7 +122,27 @@ impl Draft {
 
     /// Whether an earlier source has code between these positions.
     fn is_covered(&mut self, start: u32, end: u32) -> bool {
-        let covered = self.covered.get_or_insert_with(|| {
+        let covered = self.covered();
+        let next = covered.partition_point(|(_, covered_end)| *covered_end <= start);
+        covered.get(next).is_some_and(|(covered_start, _)| *covered_start < end)
+    }
+
+    /// The code around `svma` that no source before the current one has. To be asked before the current one adds any.
+    pub(crate) fn gap_at(&mut self, svma: u64) -> Option<Range<u64>> {
+        let pc = self.position(svma)?;
+        let segment = self.layout.code_segment(svma)?;
+        let lowest = self.layout.lowest_svma;
+        let covered = self.covered();
+        let next = covered.partition_point(|(_, end)| *end <= pc);
+        let svma_of = |pc: u32| lowest + u64::from(pc);
+        let before = next.checked_sub(1).and_then(|before| covered.get(before));
+        let start = before.map_or(segment.start, |(_, end)| svma_of(*end).max(segment.start));
+        let end = covered.get(next).map_or(segment.end, |(start, _)| svma_of(*start).min(segment.end));
+        (start..end).contains(&svma).then_some(start..end)
+    }
+
+    fn covered(&mut self) -> &[(u32, u32)] {
+        self.covered.get_or_insert_with(|| {
             let mut covered: Vec<(u32, u32)> = Vec::new();
             for function in &self.functions {
                 match covered.last_mut() {
@@ -129,9 +151,7 @@ impl Draft {
                 }
             }
             covered
-        });
-        let next = covered.partition_point(|(_, covered_end)| *covered_end <= start);
-        covered.get(next).is_some_and(|(covered_start, _)| *covered_start < end)
+        })
     }
 
     /// The finished table.

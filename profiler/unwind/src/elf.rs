@@ -7,7 +7,8 @@ use std::io::Read;
 
 use gimli::{BaseAddresses, EhFrameHdr, LittleEndian};
 use object::elf::{self, FileHeader64};
-use object::read::elf::{Dyn, FileHeader, ProgramHeader, SectionHeader};
+use object::pod;
+use object::read::elf::{Dyn, FileHeader, ProgramHeader, SectionHeader, Sym};
 use object::read::{ReadCache, ReadCacheOps, ReadRef};
 use pyrite_model::FileOffset;
 
@@ -15,6 +16,7 @@ use crate::read::{ReadAt, Unreadable, read_exact, read_range};
 use crate::table::{Arch, Layout, Segment};
 
 type Header = FileHeader64<object::LittleEndian>;
+type Symbol = elf::Sym64<object::LittleEndian>;
 const ENDIAN: object::LittleEndian = object::LittleEndian;
 
 /// Program headers, section headers and section names together.
@@ -23,6 +25,8 @@ const MAX_HEADER_BYTES: u64 = 4 << 20;
 const MAX_SECTION_BYTES: u64 = 64 << 20;
 /// Where the size of `.eh_frame` is not known, `.eh_frame_hdr` is read up to its pointer to it.
 const EH_FRAME_HDR_BYTES: u64 = 16;
+/// How much of a symbol's name is looked at.
+const NAME_BYTES: u64 = 512;
 
 /// An ELF file whose headers were read.
 pub(crate) struct Elf<'f, F: ?Sized> {
@@ -34,6 +38,18 @@ pub(crate) struct Elf<'f, F: ?Sized> {
     eh_frame_hdr: Option<(u64, FileOffset)>,
     /// It names a loader or a library, so its libc is another file.
     pub(crate) needs_libraries: bool,
+    /// svma of the first instruction that runs; 0 where there is none.
+    pub(crate) entry: u64,
+}
+
+/// A function that the symbol table names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FunctionSymbol {
+    pub(crate) svma: u64,
+    /// 0 where it is not stated.
+    pub(crate) bytes: u64,
+    /// Where its name is in the file.
+    name: u64,
 }
 
 /// What the section header says.
@@ -91,6 +107,7 @@ impl<'f, F: ReadAt + ?Sized> Elf<'f, F> {
             layout: Layout { lowest_svma, segments },
             sections: sections.unwrap_or_default(),
             needs_libraries: programs.iter().any(|program| needs_libraries(program, &cache)),
+            entry: header.e_entry(ENDIAN),
             eh_frame_hdr: hdr.map(|hdr| (hdr.p_vaddr(ENDIAN), FileOffset(hdr.p_offset(ENDIAN)))),
         })
     }
@@ -138,6 +155,36 @@ impl<'f, F: ReadAt + ?Sized> Elf<'f, F> {
         // Its size is not stated; a terminator ends it.
         let bytes = read_range(self.file, offset.0, rest.min(MAX_SECTION_BYTES))?;
         Ok(Some(Section { svma, bytes }))
+    }
+
+    /// The functions of `.symtab`, or of `.dynsym` in files without it.
+    pub(crate) fn function_symbols(&self) -> Result<Vec<FunctionSymbol>, Unreadable> {
+        let tables: [(&[u8], &[u8]); 2] = [(b".symtab", b".strtab"), (b".dynsym", b".dynstr")];
+        for (table, names) in tables {
+            let Some(section) = self.section(table)? else { continue };
+            let names = self.sections.iter().find(|head| head.name == names).ok_or(Unreadable::Malformed)?;
+            let (symbols, _rest) =
+                pod::slice_from_bytes::<Symbol>(&section.bytes, section.bytes.len() / size_of::<Symbol>())
+                    .map_err(|()| Unreadable::Malformed)?;
+            let defined = symbols.iter().filter(|symbol| {
+                symbol.st_type() == elf::STT_FUNC && symbol.st_shndx(ENDIAN) != elf::SHN_UNDEF
+            });
+            let functions = defined.map(|symbol| FunctionSymbol {
+                svma: symbol.st_value(ENDIAN),
+                bytes: symbol.st_size(ENDIAN),
+                name: names.offset.0.saturating_add(symbol.st_name(ENDIAN).into()),
+            });
+            return Ok(functions.collect());
+        }
+        Ok(Vec::new())
+    }
+
+    /// The first bytes of a function's name.
+    pub(crate) fn symbol_name(&self, symbol: FunctionSymbol) -> Result<Vec<u8>, Unreadable> {
+        let rest = self.file.byte_count().saturating_sub(symbol.name);
+        let mut name = read_range(self.file, symbol.name, rest.min(NAME_BYTES))?;
+        name.truncate(name.iter().position(|byte| *byte == 0).unwrap_or(name.len()));
+        Ok(name)
     }
 
     /// At most `bytes` bytes of the file that are loaded at `svma`.

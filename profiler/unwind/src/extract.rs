@@ -5,6 +5,7 @@ use gimli::{BaseAddresses, DebugFrame, EhFrame, LittleEndian};
 use crate::cfi;
 use crate::draft::Draft;
 use crate::elf::Elf;
+use crate::flow;
 use crate::go::{GoRefusal, go_functions};
 use crate::read::{ReadAt, Unreadable};
 use crate::synthetic;
@@ -25,6 +26,7 @@ pub fn extract(file: &(impl ReadAt + ?Sized), arch: Arch) -> Result<RawTable, Un
     add_debug_frame(&elf, &mut draft)?;
     synthetic::add_linkage_tables(&elf, &mut draft)?;
     synthetic::add_signal_trampoline(&elf, &mut draft)?;
+    flow::add_functions(&elf, &mut draft)?;
     draft.finish()
 }
 

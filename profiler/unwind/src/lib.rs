@@ -14,6 +14,7 @@ mod draft;
 mod elf;
 mod expression;
 mod extract;
+mod flow;
 mod fold;
 mod go;
 mod image;

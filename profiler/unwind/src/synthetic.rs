@@ -119,15 +119,22 @@ pub(crate) fn add_signal_trampoline<F: ReadAt + ?Sized>(
     if elf.needs_libraries || draft.has_signal_frame() {
         return Ok(());
     }
+    let mut trampolines = Vec::new();
     for head in
         elf.section_heads().iter().filter(|head| head.name == b".text" && head.bytes <= MAX_SEARCHED_BYTES)
     {
         let text = elf.loaded(head.svma, head.bytes)?;
         for at in (0..text.len()).step_by(step).filter(|at| text[*at..].starts_with(code)) {
             let start = head.svma + at as u64;
-            if draft.begin(start, start + code.len() as u64) {
-                draft.row(start, Rule::SIGNAL)?;
-            }
+            // The address that a handler returns to is looked up as return addresses are, one byte before; libcs put a
+            // byte there that nothing runs.
+            let from = if at > 0 && draft.gap_at(start - 1).is_some() { start - 1 } else { start };
+            trampolines.push(from..start + code.len() as u64);
+        }
+    }
+    for code in trampolines {
+        if draft.begin(code.start, code.end) {
+            draft.row(code.start, Rule::SIGNAL)?;
         }
     }
     draft.end_source();

@@ -1,5 +1,7 @@
 //! The unwind table of one executable before its rules have host-wide ids. This is what the disk cache keeps.
 
+use std::ops::Range;
+
 use pyrite_model::{Avma, FileOffset};
 
 use crate::rule::Rule;
@@ -69,10 +71,15 @@ impl Layout {
 
     /// Whether code lies at this svma.
     pub(crate) fn is_code(&self, svma: u64) -> bool {
-        self.segments.iter().any(|segment| {
-            segment.executable
-                && svma.checked_sub(segment.svma).is_some_and(|within| within < segment.file_bytes)
-        })
+        self.code_segment(svma).is_some()
+    }
+
+    /// The svmas of the segment in which the code at `svma` lies.
+    pub(crate) fn code_segment(&self, svma: u64) -> Option<Range<u64>> {
+        let executable = self.segments.iter().filter(|segment| segment.executable);
+        let mut ranges =
+            executable.map(|segment| segment.svma..segment.svma.saturating_add(segment.file_bytes));
+        ranges.find(|range| range.contains(&svma))
     }
 }
 

@@ -52,14 +52,23 @@ pub struct SamplerConfig {
     pub source: Option<TickSource>,
     /// Whether to sample on a kernel that this can freeze; see [`crate::freeze`].
     pub allow_freezing_kernel: bool,
-    /// Where each sample goes as it is counted, for a harness that compares it with what the kernel's own perf saw at the
-    /// same tick. What finds no room is dropped.
-    pub witness: Option<SyncSender<Sample>>,
+    /// Who sees each sample as it is counted.
+    pub witness: Option<Witness>,
     /// Where everything goes that sampling is fed with, to be played again by [`pyrite_sampling::play`]. Ends where a part of
     /// it finds no room.
     pub tape: Option<SyncSender<Vec<u8>>>,
     /// How user stacks are unwound.
     pub unwind: UnwindConfig,
+}
+
+/// A harness that compares samples with what the kernel's own perf saw at the same tick.
+#[derive(Clone, Debug)]
+pub struct Witness {
+    /// Takes the samples. What finds no room is dropped.
+    pub samples: SyncSender<Sample>,
+    /// How often a second and CPU the harness runs the program by an event of its own. So many more stacks may be copied,
+    /// or every tick of the harness would take a copy from one of the sampler.
+    pub frequency_hz: u64,
 }
 
 impl Default for SamplerConfig {
@@ -145,7 +154,7 @@ impl Sampler {
             ring_wakeup_bytes,
             period_ns,
             address_tag_mask: unwind::ADDRESS_TAG_MASK,
-            copies_per_second: config.frequency_hz.min(MOST_COPIES_PER_SECOND) as u32,
+            copies_per_second: copies_per_second(&config),
             perf_samples: u32::from(config.witness.is_some()),
         };
         let loaded = load::load(&bpf_config, ring_bytes)?;
@@ -170,7 +179,7 @@ impl Sampler {
         let drain = Drain {
             sampling,
             _on_exec: loaded.on_exec,
-            witness: config.witness,
+            witness: config.witness.map(|witness| witness.samples),
             tape: config.tape,
             unwind: Unwind::start(loaded.unwind, config.unwind).map_err(os("set up unwind tables"))?,
             ring: loaded.ring,
@@ -233,6 +242,11 @@ impl SamplerStats {
             unwind: UnwindStats::default(),
         }
     }
+}
+
+fn copies_per_second(config: &SamplerConfig) -> u32 {
+    let harness_hz = config.witness.as_ref().map_or(0, |witness| witness.frequency_hz);
+    config.frequency_hz.saturating_add(harness_hz).min(MOST_COPIES_PER_SECOND) as u32
 }
 
 fn refuse_to_freeze(config: &SamplerConfig) -> Result<(), SamplerError> {

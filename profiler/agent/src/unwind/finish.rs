@@ -77,6 +77,7 @@ fn start_of(copy: &StackCopy) -> Start {
         ip: copy.ip.0,
         frames_before: copy.frames_before,
         all_registers: u8::from(copy.all_registers),
+        sp_lost: u8::from(copy.sp_lost),
         ..pyrite_stack_copy::default()
     };
     Start::from_copy(&state, MACHINE)

@@ -42,7 +42,10 @@ impl Role {
             b"runtime.sigtramp" => Self::Plain,
             // The flags came with Go 1.17.
             b"runtime.goexit" | b"runtime.mstart" | b"runtime.rt0_go" => Self::Outermost,
-            b"runtime.systemstack" | b"runtime.asmcgocall" | b"runtime.cgocallback" => Self::Switches,
+            // `time.now` belongs to the runtime, whatever its name says.
+            b"runtime.systemstack" | b"runtime.asmcgocall" | b"runtime.cgocallback" | b"time.now" => {
+                Self::Switches
+            }
             _ if name.starts_with(b"_rt0_") || flags & FLAG_TOP_FRAME != 0 => Self::Outermost,
             // Elsewhere such functions align the stack for vector code and may use the frame pointer for their data.
             _ if name.starts_with(b"runtime.") && flags & FLAG_SP_WRITE != 0 => Self::Switches,
@@ -139,6 +142,7 @@ mod tests {
             ("runtime.sigreturn__sigaction", 4, Role::SignalReturn),
             ("runtime.nanotime1", switches, Role::Switches),
             ("runtime.systemstack", 0, Role::Switches),
+            ("time.now", switches, Role::Switches),
             ("crypto/internal/vectors", switches, Role::Plain),
             ("runtime.mcall", switches, Role::Leaves(Rule::END)),
             ("runtime.morestack", switches, Role::Leaves(Rule::FRAME_POINTER)),

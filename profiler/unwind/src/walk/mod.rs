@@ -11,8 +11,15 @@
 //!    above SP, or at SP in an exact frame of aarch64, whose leaf functions need no stack. `FP_SWITCH` may lie anywhere.
 //! 5. The return address lies at CFA + `ra_offset`, or, in an exact frame of aarch64, in the link register; any other rule
 //!    of it is `BAD_FRAME`. The caller's FP is in memory, or is FP itself, or is lost.
-//! 6. The frame pointer step: FP is a multiple of 8, not below SP, and points to the caller's FP and the return address;
-//!    the caller's SP lies behind both. Where that does not hold, the reason that led here is the outcome.
+//! 6. The frame pointer step: FP is a multiple of 8, not below SP, and points to the caller's FP and the return address,
+//!    which lies in code. Where that does not hold, the reason that led here is the outcome. On `x86_64` the caller's SP lies
+//!    behind both; on aarch64 they are at the lower end of the frame, so that the caller's SP is lost.
+//! 7. Where SP is lost, a rule by SP that has the caller's FP in memory holds nevertheless, for a function that has saved FP
+//!    points FP to where it did. Any other rule that needs SP leads to 6.
+//!
+//! The leaf is given as the address of its instruction, every other frame as an address one byte before which its
+//! instruction lies: a return address or, in frames that a signal interrupted and in its trampoline, one more than the
+//! instruction's.
 //!
 //! A return address of zero, and an FP of zero at 6 in a frame that is not exact, end the chain. One frame more than the
 //! limit ends the walk as `TOO_DEEP`. So every walk is finite, whatever registers, memory and tables say.
@@ -104,13 +111,18 @@ where
     M: Fn(Avma) -> Option<MappedCode>,
     S: StackMemory,
 {
-    /// Appends the frame that `start` stands in and all its callers to `frames`, leaf first.
+    /// Appends the frame that `start` stands in and all its callers to `frames`, leaf first. Where there is no frame yet,
+    /// that one is the leaf.
     pub fn walk(&self, start: &Start, frames: &mut Vec<Avma>) -> Walked {
         let mut cursor = Cursor::new(start, self.machine);
         let mut walked = Walked { outcome: StackOutcome::TooDeep, frame_pointer_frames: 0, pending: None };
         while frames.len() < self.limit {
-            frames.push(Avma(cursor.registers.ip));
-            let left = match self.by_rule(&mut cursor) {
+            let (ip, is_exact) = (cursor.registers.ip, cursor.exact);
+            let left = self.by_rule(&mut cursor);
+            // Only a signal's trampoline leads to an exact frame.
+            let follows_call = !is_exact && !cursor.exact;
+            frames.push(Avma(if frames.is_empty() || follows_call { ip } else { ip.wrapping_add(1) }));
+            let left = match left {
                 Err(Stuck::FramePointer(missing)) => {
                     if let Missing::PendingTable(executable) = missing {
                         walked.pending.get_or_insert(executable);
@@ -137,6 +149,7 @@ where
         let rule = self.rule(pc).map_err(Stuck::FramePointer)?;
         match rule.cfa {
             Cfa::End => Err(Stuck::Ended(StackOutcome::Complete)),
+            Cfa::Signal if cursor.sp_lost => Err(Stuck::FramePointer(Missing::ExpressibleRule)),
             Cfa::Signal => self.behind_signal(cursor),
             _ => {
                 let cfa = self.cfa(cursor, rule, pc)?;
@@ -174,6 +187,12 @@ where
             Ok(self.read(base.wrapping_add_signed(i64::from(offset)))?.wrapping_add_signed(i64::from(add)))
         };
         match rule.cfa {
+            Cfa::Sp(_) if let (true, Saved::AtCfa(offset)) = (cursor.sp_lost, rule.fp) => {
+                Ok(fp.wrapping_sub(offset as u64))
+            }
+            Cfa::Sp(_) | Cfa::SpDeref { .. } | Cfa::Plt { .. } if cursor.sp_lost => {
+                Err(Stuck::FramePointer(Missing::ExpressibleRule))
+            }
             Cfa::Sp(offset) => Ok(sp.wrapping_add_signed(offset.into())),
             Cfa::Fp(offset) | Cfa::FpSwitch(offset) => Ok(fp.wrapping_add_signed(offset.into())),
             Cfa::SpDeref { offset, add } => load(sp, offset, add),
@@ -260,7 +279,11 @@ where
         if ip == 0 {
             return Err(StackOutcome::ChainEnd);
         }
+        if (self.mappings)(Avma(ip.wrapping_sub(1))).is_none() {
+            return Err(reason);
+        }
         cursor.enter_caller(ip, fp.wrapping_add(16), caller_fp);
+        cursor.sp_lost = matches!(self.machine, Machine::Aarch64 { .. });
         Ok(())
     }
 

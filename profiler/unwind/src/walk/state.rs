@@ -44,12 +44,14 @@ pub struct Start {
     pub all: Option<[u64; Registers::COUNT]>,
     /// Whether `ip` is the instruction to be executed next, at a leaf or behind a signal, and no return address.
     pub exact: bool,
+    /// Whether `registers.sp` is no more than a lower bound.
+    pub sp_lost: bool,
 }
 
 impl Start {
     /// A leaf of which ip, sp, fp and lr are known.
     pub fn leaf(registers: Registers) -> Self {
-        Self { registers, all: None, exact: true }
+        Self { registers, all: None, exact: true, sp_lost: false }
     }
 
     /// Where the BPF walker stopped and copied. All registers are known in exact frames only, so they tell those apart.
@@ -65,6 +67,7 @@ impl Start {
             },
             all: all_known.then_some(copy.registers),
             exact: all_known || copy.frames_before == 0,
+            sp_lost: copy.sp_lost != 0,
         }
     }
 }
@@ -73,6 +76,8 @@ impl Start {
 pub(super) struct Cursor {
     pub(super) registers: Registers,
     pub(super) exact: bool,
+    /// `registers.sp` is no more than a lower bound of SP.
+    pub(super) sp_lost: bool,
     all: Option<[u64; Registers::COUNT]>,
 }
 
@@ -80,7 +85,7 @@ impl Cursor {
     pub(super) fn new(start: &Start, machine: Machine) -> Self {
         let mut registers = start.registers;
         registers.ip = machine.strip(registers.ip);
-        Self { registers, exact: start.exact, all: start.all }
+        Self { registers, exact: start.exact, sp_lost: start.sp_lost, all: start.all }
     }
 
     /// The position whose rule holds: a return address belongs to the call before it.
@@ -96,6 +101,7 @@ impl Cursor {
     pub(super) fn enter_caller(&mut self, ip: u64, sp: u64, fp: u64) {
         self.registers = Registers { ip, sp, fp, lr: 0 };
         self.exact = false;
+        self.sp_lost = false;
         self.all = None;
     }
 
@@ -103,6 +109,7 @@ impl Cursor {
         self.registers =
             Registers { ip, sp: all[machine.sp()], fp: all[machine.fp()], lr: all[machine.lr()] };
         self.exact = true;
+        self.sp_lost = false;
         self.all = Some(all);
     }
 }

@@ -149,8 +149,8 @@ fn check(arch: Arch, path: &Path) {
         counts.push(raw.report.rows);
     }
     assert!(parsed.symbols().any(|symbol| symbol.name() == Ok("main.main")));
-    // Sections show some rows more, such as those of the procedure linkage table.
-    assert!(counts[0].abs_diff(counts[1]) < 16, "the table is found without sections: {counts:?}");
+    // Sections show some rows more, such as those of the procedure linkage table and of the compiler's own functions.
+    assert!(counts[0].abs_diff(counts[1]) < 64, "the table is found without sections: {counts:?}");
 }
 
 /// Compares at each row's start, at its last byte and at one in between. Says how many functions there were.

@@ -43,14 +43,15 @@ int main(void) {
 }
 ";
 
-fn compile(name: &str, source: &str, flags: &[&str]) -> Option<PathBuf> {
+fn compile(name: &str, compiler: &str, source: &str, flags: &[&str]) -> Option<PathBuf> {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     fs::create_dir_all(&directory).expect("the directory can be made");
     fs::write(directory.join("main.c"), source).expect("the source can be written");
     let output = directory.join("program");
-    let run = Command::new("cc").args(flags).arg("-o").arg(&output).arg(directory.join("main.c")).output();
+    let run =
+        Command::new(compiler).args(flags).arg("-o").arg(&output).arg(directory.join("main.c")).output();
     let Ok(run) = run else {
-        eprintln!("SKIPPED: no C compiler, so no running C program is looked at");
+        eprintln!("SKIPPED: no {compiler}, so {name} is not looked at");
         return None;
     };
     assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
@@ -76,13 +77,37 @@ fn names_are(names: &[String], wanted: &[&str]) -> bool {
     names.iter().map(String::as_str).eq(wanted.iter().copied())
 }
 
+/// How the stacks of a C library's programs end.
+#[derive(Clone, Copy)]
+enum Libc {
+    Glibc,
+    /// Whose `_start` has no size.
+    Musl,
+}
+
+impl Libc {
+    fn compiler(self) -> &'static str {
+        match self {
+            Self::Glibc => "cc",
+            Self::Musl => "musl-gcc",
+        }
+    }
+
+    fn is_root(self, behind_main: &[String]) -> bool {
+        match self {
+            Self::Glibc => behind_main.last().is_some_and(|name| name == "_start"),
+            Self::Musl => behind_main.len() == 2 && behind_main[0] == "libc_start_main_stage2",
+        }
+    }
+}
+
 /// What the root end of a stack must look like that came through `main`.
-fn check_c_stack(names: &[String], walked: Walked) {
+fn check_c_stack(libc: Libc, names: &[String], walked: Walked) {
     let context = || format!("{walked:?} {names:#?}");
     assert_eq!(walked.outcome, Complete, "{}", context());
     assert_eq!(walked.frame_pointer_frames, 0, "{}", context());
-    assert_eq!(names.last().map(String::as_str), Some("_start"), "{}", context());
     let main = names.iter().position(|name| name == "main").unwrap_or_else(|| panic!("{}", context()));
+    assert!(libc.is_root(&names[main + 1..]), "{}", context());
     let recursions = names.iter().filter(|name| *name == "recurse").count();
     if let Some(variable) = names.iter().position(|name| name == "variable") {
         assert_eq!(recursions, 41, "{}", context());
@@ -98,8 +123,9 @@ fn check_c_stack(names: &[String], walked: Walked) {
     }
 }
 
-fn check_c_program(name: &str, flags: &[&str]) {
-    let Some(program) = compile(name, C_PROGRAM, flags) else { return };
+fn check_c_program(name: &str, libc: Libc, flags: &[&str]) {
+    let flags = [&["-O2", "-fomit-frame-pointer"], flags].concat();
+    let Some(program) = compile(name, libc.compiler(), C_PROGRAM, &flags) else { return };
     let running = Running::start(&mut Command::new(program));
     sleep(Duration::from_millis(200));
     let code = Code::of(&running);
@@ -109,7 +135,7 @@ fn check_c_program(name: &str, flags: &[&str]) {
         let tid = running.threads()[0];
         let stack = running.stopped(tid, |start, memory| code.walk(start, memory));
         let (names, walked) = stack.expect("the program runs on");
-        check_c_stack(&names, walked);
+        check_c_stack(libc, &names, walked);
         for wanted in asked.into_iter().chain(["clocks"]) {
             *seen.entry(wanted).or_default() += u32::from(names.iter().any(|name| name == wanted));
         }
@@ -124,12 +150,23 @@ fn check_c_program(name: &str, flags: &[&str]) {
 
 #[test]
 fn stacks_of_a_running_c_program_are_whole() {
-    check_c_program("c-live", &["-O2", "-fomit-frame-pointer"]);
+    check_c_program("c-live", Libc::Glibc, &[]);
 }
 
 #[test]
 fn stacks_of_a_running_static_c_program_are_whole() {
-    check_c_program("c-live-static", &["-O2", "-fomit-frame-pointer", "-static"]);
+    check_c_program("c-live-static", Libc::Glibc, &["-static"]);
+}
+
+#[test]
+fn stacks_of_a_running_program_built_without_tables_are_whole() {
+    let none = ["-fno-asynchronous-unwind-tables", "-fno-unwind-tables"];
+    check_c_program("c-live-bare", Libc::Glibc, &none);
+}
+
+#[test]
+fn stacks_of_a_running_program_whose_c_library_was_built_without_tables_are_whole() {
+    check_c_program("c-live-musl", Libc::Musl, &["-static"]);
 }
 
 /// Much garbage, so that collection, stack growth and the scheduler are met; with C code also calls to C and back.

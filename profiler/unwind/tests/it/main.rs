@@ -6,6 +6,7 @@
 mod assembler;
 mod differential;
 mod files;
+mod flow;
 mod go;
 mod golden;
 mod hostile;

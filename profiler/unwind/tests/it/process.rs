@@ -48,7 +48,7 @@ impl Running {
             ];
             all[..16].copy_from_slice(&by_number);
             let registers = Registers { ip: r.rip, sp: r.rsp, fp: r.rbp, lr: 0 };
-            look(&Start { registers, all: Some(all), exact: true }, self)
+            look(&Start { all: Some(all), ..Start::leaf(registers) }, self)
         });
         ptrace::detach(tid, None).ok()?;
         seen

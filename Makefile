@@ -77,6 +77,7 @@ deps-kernels:
 .PHONY: deps-fuzz
 deps-fuzz:
 	@bench/dev/packages.sh build fuzz
+
 .PHONY: deps-accuracy
 deps-accuracy:
 	@bench/dev/packages.sh accuracy

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Prints the path of the newest cloud kernel of a Debian suite, after fetching it where it is not there yet.
 #
-# Which one is the newest is asked of the archive each time, through apt with a configuration of its own: the machine's
-# sources are neither read nor changed. Where the archive cannot be reached, the newest one fetched before does.
+# Which one is the newest is asked of the archive each time, through apt with a configuration of its own: of the machine's
+# sources only the mirror is taken. Where the archive cannot be reached, the newest one fetched before does.
 #
 # usage: fetch.sh SUITE DIRECTORY
 set -euo pipefail
+here=$(dirname "$0")
 suite=$1
 directory=$(realpath -m "$2")
 apt=$directory/apt/$suite
@@ -24,13 +25,16 @@ APT::Sandbox::User "root";
 APT::Update::Error-Mode "any";
 Acquire::Languages "none";
 CONF
+mirrors=$("$here/mirror.sh" 2>"$apt/update.log") || mirrors=
 export APT_CONFIG=$apt/apt.conf
 
-# A suite moves from the first to the second when its support ends.
+# A suite moves to the folder of the archived ones when its support ends. Not every mirror has that folder.
 update() {
-  local signed='[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]'
-  for mirror in http://deb.debian.org http://archive.debian.org; do
-    printf "deb $signed $mirror/%s main\n" "debian $suite" "debian-security $suite-security" >"$apt/sources.list"
+  local signed='[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]' main security folder
+  read -r main security <<<"$mirrors" && [ -n "$main" ] || return 1
+  for folder in "" /debian-archive; do
+    printf '%s\n' "deb $signed ${main%/*}$folder/${main##*/} $suite main" \
+      "deb $signed ${security%/*}$folder/${security##*/} $suite-security main" >"$apt/sources.list"
     if apt-get update -qq 2>"$apt/update.log"; then return 0; fi
   done
   return 1

@@ -44,11 +44,12 @@ stage_small() {
 
 # Fetched once: a hundred megabytes.
 stage_debian() {
-  local root=$directory/debian
+  local root=$directory/debian mirror
   [ -s "$directory/debian.base.cpio" ] && return
   rm -rf "$root"
-  debootstrap --variant=minbase --include=systemd,systemd-sysv bookworm "$root" >"$directory/debootstrap.log" 2>&1 ||
-    { tail "$directory/debootstrap.log" >&2; exit 1; }
+  read -r mirror _ < <("$here/mirror.sh")
+  debootstrap --variant=minbase --include=systemd,systemd-sysv bookworm "$root" "$mirror" \
+    >"$directory/debootstrap.log" 2>&1 || { tail "$directory/debootstrap.log" >&2; exit 1; }
   rm -rf "$root"/{usr/share/{doc,locale,man,info},var/cache/apt,var/lib/apt/lists,usr/lib/python3}
   pack "$root" >"$directory/debian.base.cpio.partial"
   mv "$directory/debian.base.cpio.partial" "$directory/debian.base.cpio"

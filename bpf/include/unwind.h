@@ -108,6 +108,8 @@ enum pyrite_cfa {
 	PYRITE_CFA_UNSUPPORTED,
 	/* FP + cfa_offset, where the code has left its caller's stack for another one: the CFA may lie below SP. */
 	PYRITE_CFA_FP_SWITCH,
+	/* SP + cfa_offset, which may be SP itself; the return address is in register `reg`: at the leaf alone, as in vfork. */
+	PYRITE_CFA_RETURN_REGISTER,
 	PYRITE_CFA_COUNT
 };
 
@@ -128,7 +130,7 @@ enum pyrite_saved {
  */
 struct pyrite_rule {
 	__u8 cfa; /* enum pyrite_cfa */
-	__u8 reg; /* DWARF register number for PYRITE_CFA_REGISTER and _DEREF */
+	__u8 reg; /* DWARF register number for PYRITE_CFA_REGISTER, _REGISTER_DEREF and _RETURN_REGISTER */
 	__u8 saved; /* enum pyrite_saved of FP | that of the return address << 2 | pop << 4 */
 	__u8 fp_from;
 	__s32 cfa_offset;

@@ -30,7 +30,7 @@ static __always_inline int enter_caller(struct walk *walk, __u64 cfa, __u64 fp, 
 	return 0;
 }
 
-/* Whether the CFA lies behind the frame that was called. A leaf of aarch64 may need no stack. */
+/* Whether the CFA lies behind the frame that was called. A leaf of aarch64 may need no stack; see also step_to_cfa. */
 static __always_inline _Bool is_behind(const struct walk *walk, __u64 cfa)
 {
 	return (cfa > walk->sp || (LEAF_WITHOUT_STACK && walk->exact && cfa == walk->sp)) && cfa % WORD == 0;
@@ -129,6 +129,8 @@ static __always_inline enum cfa_result find_cfa(struct walk *walk, __u32 slot, c
 	if (rule->cfa == PYRITE_CFA_REGISTER || rule->cfa == PYRITE_CFA_REGISTER_DEREF)
 		if (!read_register(walk, slot, rule->reg, &base))
 			return CFA_UNKNOWN;
+	if (rule->cfa == PYRITE_CFA_RETURN_REGISTER && !read_register(walk, slot, rule->reg, &walk->lr))
+		return CFA_UNKNOWN;
 	*cfa = base + cfa_offset_behind(rule, behind);
 	if (rule->cfa != PYRITE_CFA_SP_DEREF && rule->cfa != PYRITE_CFA_FP_DEREF && rule->cfa != PYRITE_CFA_REGISTER_DEREF)
 		return CFA_FOUND;
@@ -142,15 +144,18 @@ static __always_inline enum cfa_result find_cfa(struct walk *walk, __u32 slot, c
 static __always_inline int step_to_cfa(struct walk *walk, __u32 slot, const struct pyrite_rule *rule, __u32 saved, __u64 cfa)
 {
 	__u64 fp = walk->fp, return_address = walk->lr;
-	_Bool fp_read = 1;
+	_Bool fp_read = 1, in_register = rule->cfa == PYRITE_CFA_RETURN_REGISTER;
+	_Bool anywhere = rule->cfa == PYRITE_CFA_FP_SWITCH || (in_register && cfa == walk->sp);
 
-	if (rule->cfa == PYRITE_CFA_FP_SWITCH ? cfa % WORD != 0 : !is_behind(walk, cfa))
+	if (anywhere ? cfa % WORD != 0 : !is_behind(walk, cfa))
 		return PYRITE_STACK_BAD_FRAME;
 	if (saved == PYRITE_SAVED_UNKNOWN)
 		fp = LOST_FP;
 	else if (saved != PYRITE_SAVED_SAME)
 		fp_read = read_stack(walk, slot, (saved == PYRITE_SAVED_AT_FP ? fp : cfa) + rule->fp_offset, &fp);
-	if (ra_saved(rule) == PYRITE_SAVED_AT_CFA) {
+	if (in_register) {
+		/* find_cfa has put it into `lr`. */
+	} else if (ra_saved(rule) == PYRITE_SAVED_AT_CFA) {
 		if (!read_stack(walk, slot, cfa + rule->ra_offset, &return_address))
 			return PYRITE_STACK_FAULT;
 	} else if (!LEAF_WITHOUT_STACK || !walk->exact || ra_saved(rule) != PYRITE_SAVED_SAME) {

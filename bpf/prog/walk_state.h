@@ -32,7 +32,7 @@ struct walk {
 	__u64 ip;
 	__u64 sp;
 	__u64 fp;
-	__u64 lr; /* aarch64 alone */
+	__u64 lr; /* on x86_64 only what a rule puts there */
 	/* Where `window` was read from, and how many of its bytes can start a word. */
 	__u64 window_start;
 	__u32 window_reach;

@@ -5,6 +5,7 @@
 
 #![no_main]
 
+mod elf_file;
 mod seeds;
 mod targets;
 
@@ -20,7 +21,7 @@ struct Target {
     seeds: fn() -> Vec<Vec<u8>>,
 }
 
-const TARGETS: [Target; 15] = [
+const TARGETS: [Target; 18] = [
     Target { name: "elf", run: targets::elf, seeds: seeds::elf },
     Target { name: "ingest", run: targets::ingest, seeds: seeds::ingest },
     Target { name: "maps", run: targets::maps, seeds: seeds::maps },
@@ -32,8 +33,11 @@ const TARGETS: [Target; 15] = [
     Target { name: "sideband", run: targets::sideband, seeds: seeds::sideband },
     Target { name: "stat", run: targets::stat, seeds: seeds::stat },
     Target { name: "unwind_cache", run: targets::unwind_cache, seeds: seeds::unwind_cache },
+    Target { name: "unwind_cfi", run: targets::unwind_cfi, seeds: seeds::unwind_cfi },
     Target { name: "unwind_elf", run: targets::unwind_elf, seeds: seeds::elf },
+    Target { name: "unwind_go", run: targets::unwind_go, seeds: seeds::unwind_go },
     Target { name: "unwind_lookup", run: targets::unwind_lookup, seeds: seeds::unwind_lookup },
+    Target { name: "unwind_walk", run: targets::unwind_walk, seeds: seeds::unwind_walk },
     Target { name: "wal_file", run: targets::wal_file, seeds: seeds::wal_file },
     Target { name: "wal_record", run: targets::wal_record, seeds: seeds::wal_record },
 ];

@@ -17,6 +17,8 @@ use pyrite_store::{Store, StoreConfig, fuzzing};
 use pyrite_unwind::{Arch, CHUNK_BYTES, encode, extract};
 use tempfile::TempDir;
 
+use crate::elf_file::{LOWEST_SVMA, put};
+
 /// Little programs: with symbols, stripped, of position-dependent code, and an object file.
 pub(crate) fn elf() -> Vec<Vec<u8>> {
     let directory = tempfile::tempdir().expect("a directory");
@@ -43,6 +45,108 @@ pub(crate) fn elf() -> Vec<Vec<u8>> {
 pub(crate) fn unwind_cache() -> Vec<Vec<u8>> {
     let tables = elf().into_iter().filter_map(|file| extract(&file, Arch::X86_64).ok());
     tables.map(|table| encode(&table, "id")).collect()
+}
+
+/// A CIE and functions with most of the instructions there are, for both sections and machines.
+pub(crate) fn unwind_cfi() -> Vec<Vec<u8>> {
+    // def_cfa sp, 8; offset ra, -8
+    const X86_64: ([u8; 3], &[u8]) = ([1, 0x78, 16], &[0x0c, 7, 8, 0x90, 1]);
+    const AARCH64: ([u8; 3], &[u8]) = ([4, 0x78, 30], &[0x0c, 31, 0]);
+    let programs: [&[u8]; 4] = [
+        // A push, a frame pointer, an epilogue within.
+        &[0x41, 0x0e, 16, 0x86, 2, 0x43, 0x0d, 6, 0x0a, 0x48, 0x0c, 7, 8, 0xc6, 0x41, 0x0b],
+        // Expressions: the CFA loaded, FP at an address, FP by value.
+        &[0x0f, 5, 0x77, 0x38, 0x06, 0x23, 0x08, 0x41, 0x10, 6, 2, 0x76, 0, 0x41, 0x16, 6, 2, 0x76, 0],
+        // The return address nowhere, in a register, signed; SP at the CFA.
+        &[0x07, 16, 0x41, 0x09, 16, 5, 0x41, 0x2d, 0x14, 7, 0, 0x41, 0x08, 6],
+        // Long advances, signed and extended operands.
+        &[
+            0x02, 9, 0x13, 0x7e, 0x03, 1, 1, 0x12, 6, 0x7c, 0x04, 1, 0, 1, 0, 0x11, 6, 0x7e, 0x05, 6, 2,
+            0x2e, 16,
+        ],
+    ];
+    let mut seeds = Vec::new();
+    for (choice, ((factors, initial), debug)) in
+        [(X86_64, false), (AARCH64, false), (X86_64, true), (AARCH64, true)].into_iter().enumerate()
+    {
+        let mut bytes = vec![choice as u8];
+        let head: &[u8] = if debug { &[0xff, 0xff, 0xff, 0xff, 4, 0, 8, 0] } else { b"\0\0\0\0\x01zR\0" };
+        // Pointers of .eh_frame are absolute words here.
+        let augmentation: &[u8] = if debug { &[] } else { &[1, 0] };
+        bytes.extend(cfi_entry(&[head, &factors, augmentation, initial]));
+        for (number, program) in programs.into_iter().enumerate() {
+            // How far back the CIE is, or where it is in its section.
+            let cie = if debug { 0 } else { bytes.len() as u32 - 1 + 4 };
+            let code = [LOWEST_SVMA + 0x1000 + 0x100 * number as u64, 0x80].map(u64::to_le_bytes).concat();
+            bytes.extend(cfi_entry(&[&cie.to_le_bytes(), &code, if debug { &[] } else { &[0] }, program]));
+        }
+        seeds.push(bytes);
+    }
+    seeds
+}
+
+fn cfi_entry(parts: &[&[u8]]) -> Vec<u8> {
+    let mut body = parts.concat();
+    body.resize(body.len().next_multiple_of(4), 0);
+    [&(body.len() as u32).to_le_bytes()[..], &body].concat()
+}
+
+/// Three functions of Go: one that pushes and pops, one that ends stacks, one in assembly.
+pub(crate) fn unwind_go() -> Vec<Vec<u8>> {
+    const NAMES: usize = 0x60;
+    const PCSP: usize = 0x80;
+    const FUNCTAB: usize = 0xa0;
+    const BYTES: usize = 0x180;
+    let table = |magic: u32| {
+        let absolute = magic == 0xffff_fffa;
+        let text = LOWEST_SVMA + 0x1000;
+        let mut bytes = Vec::new();
+        put(&mut bytes, 4, &[magic.into(), 0x0801_0000]);
+        put(&mut bytes, 8, &[3, 0]);
+        if !absolute {
+            put(&mut bytes, 8, &[text]);
+        }
+        put(&mut bytes, 8, &[NAMES as u64, 0, 0, PCSP as u64, FUNCTAB as u64]);
+        bytes.resize(NAMES, 0);
+        bytes.extend_from_slice(b"main.f\0runtime.goexit\0");
+        bytes.resize(PCSP, 0);
+        // The delta is 0 for 5 bytes, 8 for 27, 0 for the rest.
+        bytes.extend_from_slice(&[0, 2, 5, 16, 0x1b, 15, 0x20, 0]);
+        bytes.resize(FUNCTAB, 0);
+        let (width, base) = if absolute { (8, text) } else { (4, 0) };
+        let records = [(0, 1), (7, 1), (0, 0)].map(|(name, pcsp)| [name, 0, 0, pcsp, 0, 0, 0, 0, 0, 0]);
+        for number in 0..3 {
+            put(&mut bytes, width, &[base + 0x40 * number, 0x40 + 0x30 * number]);
+        }
+        put(&mut bytes, width, &[base + 0xc0]);
+        for (number, record) in records.iter().enumerate() {
+            bytes.resize(FUNCTAB + 0x40 + 0x30 * number, 0);
+            put(&mut bytes, width, &[base + 0x40 * number as u64]);
+            put(&mut bytes, 4, record);
+        }
+        bytes.resize(BYTES, 0);
+        bytes
+    };
+    let machines = [0, 1].into_iter();
+    machines
+        .flat_map(|machine| {
+            [0xffff_fffa, 0xffff_fff0, 0xffff_fff1].map(|magic| [vec![machine], table(magic)].concat())
+        })
+        .collect()
+}
+
+/// Registers within the program's code and at its stack, which is full of return addresses and of places in itself.
+pub(crate) fn unwind_walk() -> Vec<Vec<u8>> {
+    let (code, sp) = (0x5000_0200_u64, 0x7fff_0000_u64);
+    let seed = |step: u64| {
+        let mut words = vec![sp + 64; 16];
+        (words[7], words[6]) = (sp, sp + 16);
+        words.push(code + step);
+        words
+            .extend((0..32).map(|at| if (at + step) % 2 == 0 { sp + 8 * at + 16 } else { code + step * at }));
+        words.into_iter().flat_map(u64::to_le_bytes).collect()
+    };
+    [0, 3, 17, 64, 100].map(seed).into()
 }
 
 /// A leaf by itself, and a node above it.

@@ -9,18 +9,18 @@ use axum::http::Request;
 use pyrite_bpf::abi::{PYRITE_TABLE_READY, pyrite_executable};
 use pyrite_model::pprof::{PushContext, PushLimits, append};
 use pyrite_model::{
-    Batch, Exposition, LabelSet, ProfileType, Selector, SeriesKey, StackProfile, TimeRange, UnixMs,
+    Avma, Batch, Exposition, LabelSet, ProfileType, Selector, SeriesKey, StackProfile, TimeRange, UnixMs,
 };
 use pyrite_sampling::{decode_change, decode_sample, parse_maps, parse_stat};
 use pyrite_server::{ApiError, Appending, ProfileStore, ServerLimits, ServerState, app};
 use pyrite_store::{GroupSeries, SeriesQuery, StackQuery, fuzzing};
 use pyrite_unwind::{
-    Arch, CHUNK_BYTES, Chunk, NoTable, PlacedTable, RawTable, Rule, RuleBook, Tables, build, decode, encode,
-    extract, lookup,
+    Arch, CHUNK_BYTES, Chunk, Machine, MappedCode, NoTable, PlacedTable, RawTable, Registers, Rule, RuleBook,
+    RuleId, StackCopy, Start, Tables, Walker, build, decode, encode, extract, lookup,
 };
 use tower::ServiceExt;
 
-use crate::seeds;
+use crate::{elf_file, seeds};
 
 /// A moment in 2025; profiles far from it are refused.
 const NOW: UnixMs = UnixMs(1_750_000_000_000);
@@ -33,10 +33,61 @@ pub(crate) fn elf(data: &[u8]) {
 
 /// An executable's unwind information, and what becomes of it: the cached bytes, the chunks, a search in them.
 pub(crate) fn unwind_elf(data: &[u8]) {
-    let Ok(table) = extract(data, Arch::X86_64) else { return };
-    let again = decode(&encode(&table, "id"), "id", Arch::X86_64).expect("what was written can be read");
-    assert_eq!(again.rows.len(), table.rows.len());
+    [Arch::X86_64, Arch::Aarch64].into_iter().for_each(|arch| make_table(data, arch));
+}
+
+/// Call frame information in an executable that has nothing else; the first byte chooses section and machine.
+pub(crate) fn unwind_cfi(data: &[u8]) {
+    let Some((choice, bytes)) = data.split_first() else { return };
+    let arch = if choice & 1 == 0 { Arch::X86_64 } else { Arch::Aarch64 };
+    let name = if choice & 2 == 0 { ".eh_frame" } else { ".debug_frame" };
+    make_table(&elf_file::with_section(arch, name, bytes), arch);
+}
+
+/// A table of Go's functions in an executable that has nothing else; the first byte chooses the machine.
+pub(crate) fn unwind_go(data: &[u8]) {
+    let Some((choice, bytes)) = data.split_first() else { return };
+    let arch = if choice & 1 == 0 { Arch::X86_64 } else { Arch::Aarch64 };
+    make_table(&elf_file::with_section(arch, ".gopclntab", bytes), arch);
+}
+
+fn make_table(file: &[u8], arch: Arch) {
+    let Ok(table) = extract(file, arch) else { return };
+    assert!(table.rows.is_sorted_by(|one, next| one.pc < next.pc && one.rule != next.rule));
+    assert_eq!(decode(&encode(&table, "id"), "id", arch).expect("what was written can be read"), table);
     search_all(&table);
+}
+
+/// A walk from any registers over any stack, with the tables of a little program: it ends, and within its bound.
+pub(crate) fn unwind_walk(data: &[u8]) {
+    const LIMIT: usize = 100;
+    const BIAS: u64 = 0x5000_0000;
+    static TABLE: LazyLock<(Placed, RuleBook)> = LazyLock::new(|| {
+        let mut book = RuleBook::new();
+        let program = seeds::elf().swap_remove(0);
+        let table = extract(program.as_slice(), Arch::X86_64).expect("compilers write unwind information");
+        (Placed::new(&table, &mut book).expect("a small table"), book)
+    });
+    let (table, book) = &*TABLE;
+    let Some((head, stack)) = data.split_first_chunk::<{ 8 * 17 }>() else { return };
+    let word = |at: usize| u64::from_le_bytes(head[8 * at..8 * at + 8].try_into().expect("eight bytes"));
+    let mut all = [0; Registers::COUNT];
+    all[..16].iter_mut().enumerate().for_each(|(number, register)| *register = word(number));
+    let registers = Registers { ip: word(16), sp: all[7], fp: all[6], lr: 0 };
+    let memory = StackCopy::new(Avma(registers.sp), stack);
+    let mappings =
+        |avma: Avma| (avma.0 >> 28 == BIAS >> 28).then_some(MappedCode { executable: 1, bias: BIAS });
+    let tables = WithRules { placed: table, book };
+    let walker = Walker {
+        machine: Machine::X86_64,
+        tables: &tables,
+        mappings: &mappings,
+        memory: &memory,
+        limit: LIMIT,
+    };
+    let mut frames = Vec::new();
+    walker.walk(&Start { registers, all: Some(all), exact: true }, &mut frames);
+    assert!((1..=LIMIT).contains(&frames.len()));
 }
 
 /// A cached table; its checksum is made right first.
@@ -76,11 +127,7 @@ pub(crate) fn unwind_lookup(data: &[u8]) {
 /// Places a table and looks up every row's start and end.
 fn search_all(table: &RawTable) {
     const MAX_ROWS: usize = 4096;
-    let mut book = RuleBook::new();
-    let Ok(image) = build(table, &mut book) else { return };
-    let ids: Vec<u32> = (0..image.chunk_count() as u32).collect();
-    let Some(PlacedTable { chunks, executable }) = image.place(&ids) else { return };
-    let placed = Placed { chunks, executable };
+    let Some(placed) = Placed::new(table, &mut RuleBook::new()) else { return };
     for row in table.rows.iter().take(MAX_ROWS) {
         for pc in [row.pc, row.pc.wrapping_sub(1)] {
             assert_ne!(lookup(&placed, 0, u64::from(pc)), Err(NoTable::Broken), "{pc:#x}");
@@ -94,6 +141,16 @@ struct Placed {
     executable: pyrite_executable,
 }
 
+impl Placed {
+    /// `None` where the table is too wide, or empty.
+    fn new(table: &RawTable, book: &mut RuleBook) -> Option<Self> {
+        let image = build(table, book).ok()?;
+        let ids: Vec<u32> = (0..image.chunk_count() as u32).collect();
+        let PlacedTable { chunks, executable } = image.place(&ids)?;
+        Some(Self { chunks, executable })
+    }
+}
+
 impl Tables for Placed {
     fn chunk(&self, id: u32) -> Option<&Chunk> {
         self.chunks.get(id as usize)
@@ -105,6 +162,26 @@ impl Tables for Placed {
 
     fn rule(&self, _: u16) -> Option<Rule> {
         None
+    }
+}
+
+/// A placed table with what its rows mean. The executable at index 0 is taken for code without a file, so it has 1 here.
+struct WithRules<'a> {
+    placed: &'a Placed,
+    book: &'a RuleBook,
+}
+
+impl Tables for WithRules<'_> {
+    fn chunk(&self, id: u32) -> Option<&Chunk> {
+        self.placed.chunk(id)
+    }
+
+    fn executable(&self, index: u32) -> Option<pyrite_executable> {
+        self.placed.executable(index.checked_sub(1)?)
+    }
+
+    fn rule(&self, id: u16) -> Option<Rule> {
+        self.book.get(RuleId(id))
     }
 }
 

@@ -13,6 +13,9 @@ use pyrite_bench::accuracy::{
 };
 use tempfile::TempDir;
 
+/// Of fewer stacks a handful that begin or end a process would be too many.
+const ENOUGH: usize = 100;
+
 /// Stacks of a workload, and what it takes to judge them.
 struct Captured {
     _scratch: TempDir,
@@ -39,17 +42,24 @@ impl Captured {
         let built = workload.build(scratch.path()).unwrap();
         let file = scratch.path().join("cases");
         let what = Capture { frequency_hz: 199, seconds: 10, program: 0 };
-        tools.capture(what, &mut workload.command(&built, 2), &file).unwrap();
-        let mut last = None;
         let mut cases = Vec::new();
-        for message in open_cases(&file).unwrap() {
-            match message.unwrap() {
-                Message::Mappings(set) => last = Some(set),
-                // One process alone runs at a time, so the set told last is the stack's.
-                Message::Stack(stack) => cases.push((last.clone().unwrap(), *stack)),
+        // Once will do, unless others want the CPUs too. Each capture counts its mapping sets anew.
+        for _ in 0..5 {
+            cases.clear();
+            tools.capture(what, &mut workload.command(&built, 2), &file).unwrap();
+            let mut last = None;
+            for message in open_cases(&file).unwrap() {
+                match message.unwrap() {
+                    Message::Mappings(set) => last = Some(set),
+                    // One process alone runs at a time, so the set told last is the stack's.
+                    Message::Stack(stack) => cases.push((last.clone().unwrap(), *stack)),
+                }
+            }
+            if cases.len() >= ENOUGH {
+                break;
             }
         }
-        assert!(cases.len() >= 10, "{} stacks", cases.len());
+        assert!(cases.len() >= ENOUGH, "{} stacks", cases.len());
         Some(Self { _scratch: scratch, workload, built, tools, cases })
     }
 

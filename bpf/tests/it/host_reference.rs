@@ -67,7 +67,7 @@ impl Random {
         // Those that both machines have, and one that neither has.
         let register = if self.chance(95) { self.below(16) as u8 } else { 33 };
         let (offset, add) = (self.offset(), self.small_offset());
-        let cfa = match self.below(40) {
+        let cfa = match self.below(41) {
             0 => Cfa::None,
             1 => Cfa::End,
             2 => Cfa::Plt { pushed_from: 1 + self.below(15) as u8 },
@@ -79,7 +79,8 @@ impl Random {
             9 => Cfa::FpDeref { offset, add },
             10 | 11 => Cfa::Register { register, offset },
             12 => Cfa::RegisterDeref { register, offset, add },
-            13..18 => Cfa::Fp(offset),
+            13 => Cfa::ReturnRegister { register, offset },
+            14..19 => Cfa::Fp(offset),
             _ => Cfa::Sp(offset),
         };
         let ra = if self.chance(85) { Saved::AtCfa(-8) } else { self.saved(50) };

@@ -82,7 +82,7 @@ where
 
 impl<'s, S: UnwindSection<Slice<'s>>> Source<'_, S> {
     fn followed(&self, cie: &CommonInformationEntry<Slice<'s>>) -> Followed {
-        Followed { fp: self.arch.fp(), ra: cie.return_address_register() }
+        Followed { fp: self.arch.fp(), ra: cie.return_address_register(), sp: self.arch.sp() }
     }
 
     fn common(&self, cie: CommonInformationEntry<Slice<'s>>) -> Common<'s> {

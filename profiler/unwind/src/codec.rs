@@ -8,7 +8,7 @@
 //! u16, bytes        the executable's id
 //! u64, u32          lowest svma, number of segments
 //!   u64 u64 u64 u8    each: file offset, svma, bytes in the file, 1 if executable
-//! u32 × 12          the report, in the order of its fields
+//! u32 × 13          the report, in the order of its fields
 //! u32               number of rules
 //!   16 bytes          each: struct pyrite_rule
 //! u32               number of rows
@@ -346,7 +346,7 @@ mod tests {
         assert_eq!(&bytes[12..22], b"\x08\x005f2c91aa");
         // Behind id, layout and report: one rule, one row whose pc is a varint of two bytes.
         assert_eq!(
-            &bytes[22 + 12 + 12 * 4..],
+            &bytes[22 + 12 + 13 * 4..],
             [&[1, 0, 0, 0, 1], [0; 15].as_slice(), &[1, 0, 0, 0, 0x80, 0x20, 0]].concat()
         );
     }
@@ -358,7 +358,7 @@ mod tests {
         assert_eq!(decode(&bytes, "5f2c91ab", Arch::X86_64), Err(BadCache::OtherExecutable));
         assert_eq!(decode(&bytes, ID, Arch::Aarch64), Err(BadCache::OtherExecutable));
         let mut newer = bytes.clone();
-        newer[4] = 3;
+        newer[4] = VERSION as u8 + 1;
         assert_eq!(decode(&newer, ID, Arch::X86_64), Err(BadCache::OtherVersion));
         assert_eq!(decode(b"", ID, Arch::X86_64), Err(BadCache::OtherVersion));
         assert_eq!(decode(&bytes[..11], ID, Arch::X86_64), Err(BadCache::Damaged));

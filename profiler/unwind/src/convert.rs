@@ -25,7 +25,7 @@ pub(crate) struct Converter<'a, G> {
 }
 
 impl Arch {
-    const fn sp(self) -> Register {
+    pub(crate) const fn sp(self) -> Register {
         match self {
             Self::X86_64 => Register(7),
             Self::Aarch64 => Register(31),
@@ -72,8 +72,10 @@ where
         if self.signal && self.is_kernel_frame(cfa) {
             return Ok(Converted { rule: Rule::SIGNAL, fp_lost: false });
         }
-        let cfa = self.cfa(cfa)?;
-        let ra = self.return_address(state.ra.as_ref(), cfa)?;
+        if state.sp.as_ref().is_some_and(|rule| *rule != RegisterRule::ValOffset(0)) {
+            return Err(Unsupported::StackPointer);
+        }
+        let (cfa, ra) = self.return_address(state.ra.as_ref(), self.cfa(cfa)?)?;
         let (fp, fp_lost) = match self.saved(state.fp.as_ref(), cfa) {
             Some(saved) => (saved, false),
             None => (Saved::Unknown, true),
@@ -121,10 +123,20 @@ where
         }
     }
 
-    fn return_address(&self, rule: Option<&RegisterRule<usize>>, cfa: Cfa) -> Result<Saved, Unsupported> {
-        match self.saved(rule, cfa) {
-            Some(Saved::AtCfa(offset)) => Ok(Saved::AtCfa(offset)),
-            Some(Saved::Same) if self.arch == Arch::Aarch64 => Ok(Saved::Same),
+    /// Where the return address is; that it is in a register is said together with the CFA.
+    fn return_address(
+        &self,
+        rule: Option<&RegisterRule<usize>>,
+        cfa: Cfa,
+    ) -> Result<(Cfa, Saved), Unsupported> {
+        match (self.saved(rule, cfa), rule, cfa) {
+            (Some(Saved::AtCfa(offset)), _, _) => Ok((cfa, Saved::AtCfa(offset))),
+            (Some(Saved::Same), _, _) if self.arch == Arch::Aarch64 => Ok((cfa, Saved::Same)),
+            (None, Some(RegisterRule::Register(Register(number))), Cfa::Sp(offset))
+                if *number < self.arch.registers() =>
+            {
+                Ok((Cfa::ReturnRegister { register: *number as u8, offset }, Saved::Same))
+            }
             _ => Err(Unsupported::ReturnAddress),
         }
     }

@@ -23,6 +23,10 @@ const ENDIAN: object::LittleEndian = object::LittleEndian;
 const MAX_HEADER_BYTES: u64 = 4 << 20;
 /// The largest `.eh_frame` known, of a browser with all its symbols, has some 30 MiB.
 const MAX_SECTION_BYTES: u64 = 64 << 20;
+/// Longer names are none that anybody asks for, and a file may give all its sections one long name.
+const MAX_NAME_BYTES: usize = 32;
+/// What unpacking may take beside its result: the window of zstd's levels up to 19. Others are not met.
+const MAX_WINDOW_LOG: u32 = 23;
 /// Where the size of `.eh_frame` is not known, `.eh_frame_hdr` is read up to its pointer to it.
 const EH_FRAME_HDR_BYTES: u64 = 16;
 /// How much of a symbol's name is looked at.
@@ -97,8 +101,10 @@ impl<'f, F: ReadAt + ?Sized> Elf<'f, F> {
         // Section headers are not needed to run a program, so a file whose own are missing or broken is still of use.
         let sections = header.sections(ENDIAN, &cache).map(|table| {
             let used = table.iter().filter(|head| head.sh_type(ENDIAN) != elf::SHT_NOBITS);
-            let named =
-                used.filter_map(|head| Some(section_head(head, table.section_name(ENDIAN, head).ok()?)));
+            let named = used.filter_map(|head| {
+                let name = table.section_name(ENDIAN, head).ok()?;
+                (name.len() <= MAX_NAME_BYTES).then(|| section_head(head, name))
+            });
             named.collect()
         });
         Ok(Self {
@@ -235,7 +241,10 @@ fn unpack(raw: &[u8]) -> Result<Vec<u8>, Unreadable> {
     if kind == elf::ELFCOMPRESS_ZLIB.0 {
         read_all(flate2::read::ZlibDecoder::new(packed), bytes)
     } else if kind == elf::ELFCOMPRESS_ZSTD.0 {
-        let decoder = zstd::stream::read::Decoder::with_buffer(packed);
+        let decoder = zstd::stream::read::Decoder::with_buffer(packed).and_then(|mut decoder| {
+            decoder.window_log_max(MAX_WINDOW_LOG)?;
+            Ok(decoder)
+        });
         read_all(decoder.map_err(|_malformed| Unreadable::Malformed)?, bytes)
     } else {
         Err(Unreadable::Malformed)

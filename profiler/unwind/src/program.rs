@@ -1,4 +1,5 @@
-//! Runs call frame programs for the three things that rules are about: the CFA, FP and the return address.
+//! Runs call frame programs for the three things that rules are about, the CFA, FP and the return address; and for SP, which
+//! is the CFA unless a program says otherwise.
 //!
 //! gimli decodes the instructions. Its own evaluation keeps every register and copies a row of all of them for each
 //! function; this one does less, and leaves gimli's to the tests as a second opinion.
@@ -20,6 +21,7 @@ pub(crate) struct State {
     pub(crate) cfa: Option<CfaRule<usize>>,
     pub(crate) fp: Option<RegisterRule<usize>>,
     pub(crate) ra: Option<RegisterRule<usize>>,
+    pub(crate) sp: Option<RegisterRule<usize>>,
 }
 
 /// The program says what makes no sense, or cannot be decoded.
@@ -31,6 +33,7 @@ pub(crate) struct Broken;
 pub(crate) struct Followed {
     pub(crate) fp: Register,
     pub(crate) ra: Register,
+    pub(crate) sp: Register,
 }
 
 /// The state that every function of a CIE begins with.
@@ -45,7 +48,7 @@ pub(crate) fn initial<'s, S: UnwindSection<Slice<'s>>>(
         followed,
         code_factor: 0,
         data_factor: cie.data_alignment_factor(),
-        state: State { cfa: None, fp: None, ra: None },
+        state: State { cfa: None, fp: None, ra: None, sp: None },
         initial: None,
         remembered: Vec::new(),
         at: 0,
@@ -207,6 +210,8 @@ impl<'a, 's> Program<'a, 's> {
             self.state.fp = rule;
         } else if register == self.followed.ra {
             self.state.ra = rule;
+        } else if register == self.followed.sp {
+            self.state.sp = rule;
         }
     }
 
@@ -216,6 +221,8 @@ impl<'a, 's> Program<'a, 's> {
             self.state.fp = initial.fp.clone();
         } else if register == self.followed.ra {
             self.state.ra = initial.ra.clone();
+        } else if register == self.followed.sp {
+            self.state.sp = initial.sp.clone();
         }
         Ok(())
     }

@@ -70,6 +70,13 @@ pub enum Cfa {
     Unsupported,
     /// FP + offset, where the code has left its caller's stack for another one: the CFA may lie below SP.
     FpSwitch(i32),
+    /// SP + offset, which may be SP itself; the return address is in the register, so this can be at the leaf alone.
+    ReturnRegister {
+        /// DWARF number.
+        register: u8,
+        /// From SP.
+        offset: i32,
+    },
 }
 
 /// Where the caller's value of a register is.
@@ -166,6 +173,9 @@ impl Rule {
             Cfa::FramePointer => (abi::PYRITE_CFA_FRAME_POINTER, 0, 0, 0),
             Cfa::Unsupported => (abi::PYRITE_CFA_UNSUPPORTED, 0, 0, 0),
             Cfa::FpSwitch(offset) => (abi::PYRITE_CFA_FP_SWITCH, 0, offset, 0),
+            Cfa::ReturnRegister { register, offset } => {
+                (abi::PYRITE_CFA_RETURN_REGISTER, register, offset, 0)
+            }
         };
         let (fp, fp_offset) = saved_to_abi(self.fp);
         let (ra, ra_offset) = saved_to_abi(self.ra);
@@ -199,6 +209,7 @@ impl Rule {
             abi::PYRITE_CFA_FRAME_POINTER => Cfa::FramePointer,
             abi::PYRITE_CFA_UNSUPPORTED => Cfa::Unsupported,
             abi::PYRITE_CFA_FP_SWITCH => Cfa::FpSwitch(offset),
+            abi::PYRITE_CFA_RETURN_REGISTER => Cfa::ReturnRegister { register, offset },
             _ => return None,
         };
         let rule = Self {
@@ -302,6 +313,7 @@ pub(crate) mod tests {
             Just(Cfa::FramePointer),
             Just(Cfa::Unsupported),
             any::<i32>().prop_map(Cfa::FpSwitch),
+            any::<(u8, i32)>().prop_map(|(register, offset)| Cfa::ReturnRegister { register, offset }),
         ]
     }
 

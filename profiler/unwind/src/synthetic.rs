@@ -9,7 +9,9 @@ use crate::table::Arch;
 
 /// Larger linkage tables are not looked at; a hundred thousand functions fit.
 const MAX_PLT_BYTES: u64 = 2 << 20;
-/// How much code is searched for a trampoline.
+/// Header and first entry, by which the kind of a table is known.
+const LOOKED_AT_BYTES: u64 = 64;
+/// How much code is searched for a trampoline, in all.
 const MAX_SEARCHED_BYTES: u64 = 32 << 20;
 
 /// push GOT+8 (%rip)
@@ -35,7 +37,7 @@ pub(crate) fn add_linkage_tables<F: ReadAt + ?Sized>(
         if !(eager || lazy) || head.bytes > MAX_PLT_BYTES {
             continue;
         }
-        let bytes = if lazy { elf.loaded(head.svma, head.bytes)? } else { Vec::new() };
+        let bytes = if lazy { elf.loaded(head.svma, head.bytes.min(LOOKED_AT_BYTES))? } else { Vec::new() };
         let rows = match elf.arch {
             Arch::X86_64 => x86_64_rows(&bytes),
             Arch::Aarch64 => aarch64_rows(&bytes),
@@ -120,9 +122,10 @@ pub(crate) fn add_signal_trampoline<F: ReadAt + ?Sized>(
         return Ok(());
     }
     let mut trampolines = Vec::new();
-    for head in
-        elf.section_heads().iter().filter(|head| head.name == b".text" && head.bytes <= MAX_SEARCHED_BYTES)
-    {
+    let mut left = MAX_SEARCHED_BYTES;
+    for head in elf.section_heads().iter().filter(|head| head.name == b".text") {
+        let Some(rest) = left.checked_sub(head.bytes) else { continue };
+        left = rest;
         let text = elf.loaded(head.svma, head.bytes)?;
         for at in (0..text.len()).step_by(step).filter(|at| text[*at..].starts_with(code)) {
             let start = head.svma + at as u64;

@@ -92,18 +92,26 @@ pub enum Unsupported {
     CfaRegister,
     /// A CFA offset beyond the rule's field.
     CfaRange,
-    /// A return address that is neither in memory at the CFA nor in the link register.
+    /// A return address that is neither in memory at the CFA nor in a register while the CFA is by SP.
     ReturnAddress,
+    /// A stack pointer of the caller that is not the CFA.
+    StackPointer,
     /// Malformed CFI: what holds from here on is not known.
     Malformed,
 }
 
 impl Unsupported {
     /// How many there are.
-    pub const COUNT: usize = 5;
+    pub const COUNT: usize = 6;
     /// All of them.
-    pub const ALL: [Self; Self::COUNT] =
-        [Self::CfaExpression, Self::CfaRegister, Self::CfaRange, Self::ReturnAddress, Self::Malformed];
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::CfaExpression,
+        Self::CfaRegister,
+        Self::CfaRange,
+        Self::ReturnAddress,
+        Self::StackPointer,
+        Self::Malformed,
+    ];
 
     /// The stable short name, used as the metric label.
     pub fn name(self) -> &'static str {
@@ -112,6 +120,7 @@ impl Unsupported {
             Self::CfaRegister => "cfa_register",
             Self::CfaRange => "cfa_range",
             Self::ReturnAddress => "return_address",
+            Self::StackPointer => "stack_pointer",
             Self::Malformed => "malformed",
         }
     }

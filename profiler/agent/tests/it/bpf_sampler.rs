@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use pyrite::sampler::SamplerConfig;
 use pyrite_bpf::Note;
-use pyrite_sampling::{Event, Filter, UserFrame};
+use pyrite_sampling::{CountedStack, Event, Filter, UserFrame};
 
 use crate::support::{Recording, Workload, leaf_offset, privileged, stacks, ticks};
 
@@ -16,53 +16,76 @@ fn at_hz(frequency_hz: u64) -> SamplerConfig {
     SamplerConfig { frequency_hz, ..SamplerConfig::default() }
 }
 
-#[test]
-fn bpf_shares_agree_with_the_time_measured_inside_the_program() {
-    let Some(_guard) = privileged("bpf_shares") else { return };
-    let shares = Workload::build("shares");
+/// One of the functions of `shares`: its name, the CPU time that the program measured, the ticks that were sampled.
+struct Share {
+    name: String,
+    ns: f64,
+    ticks: u64,
+}
+
+/// Samples one run of `shares`.
+fn sample_shares(shares: &Workload) -> Vec<Share> {
     let recording = Recording::start(at_hz(2999));
     let child = shares.command().arg("3000").stdout(std::process::Stdio::piped()).spawn().unwrap();
     let tgid = child.id();
     let output = child.wait_with_output().unwrap();
     let (events, stats) = recording.stop();
 
-    let said = String::from_utf8(output.stdout).unwrap();
-    let words: Vec<&str> = said.split_whitespace().collect();
-    let measured: Vec<(&str, f64)> =
-        words.chunks(2).map(|pair| (pair[0], pair[1].parse().unwrap())).collect();
-    let whole_ns: f64 = measured.iter().map(|(_, ns)| ns).sum();
-
     let path = shares.path();
     let of_process = || stacks(&events).filter(|counted| counted.stack.process.tgid == tgid);
-    let burners: Vec<_> = measured.iter().map(|(name, _)| shares.function(name)).collect();
-    let in_burners = ticks(of_process(), |counted| {
-        leaf_offset(counted, &path).is_some_and(|at| burners.iter().any(|burner| burner.contains(&at)))
-    });
-    assert!(in_burners >= 5_000, "{in_burners} samples, {:?}", stats.ledger);
-    for ((name, ns), burner) in measured.iter().zip(&burners) {
-        let found =
-            ticks(of_process(), |counted| leaf_offset(counted, &path).is_some_and(|at| burner.contains(&at)));
-        let (expect, found) = (ns / whole_ns, found as f64 / in_burners as f64);
-        let standard_error = (expect * (1.0 - expect) / in_burners as f64).sqrt();
-        println!("{name}: measured {expect:.4}, sampled {found:.4}, standard error {standard_error:.4}");
-        assert!((found - expect).abs() <= 3.0 * standard_error, "{name}: {found} is not {expect}");
-    }
+    let said = String::from_utf8(output.stdout).unwrap();
+    let words: Vec<&str> = said.split_whitespace().collect();
+    let share = |pair: &[&str]| {
+        let burner = shares.function(pair[0]);
+        let is_in =
+            |counted: &CountedStack| leaf_offset(counted, &path).is_some_and(|at| burner.contains(&at));
+        Share { name: pair[0].to_owned(), ns: pair[1].parse().unwrap(), ticks: ticks(of_process(), is_in) }
+    };
+    let found: Vec<Share> = words.chunks(2).map(share).collect();
+
     // The ticks of the whole process are its CPU time, less what the kernel did not deliver.
     let all = ticks(of_process(), |_| true) as f64;
     let lost_share =
         1.0 - stats.ledger.fates.total() as f64 / (stats.ledger.owed + stats.ledger.surplus) as f64;
     assert!(lost_share.abs() < 0.01, "{:?}", stats.ledger);
+    let whole_ns: f64 = found.iter().map(|share| share.ns).sum();
     println!("{all} ticks for {:.0} owed by CPU time", whole_ns * 2999.0 / 1e9);
     // Every frame pointer chain leads to main.
     let main = shares.function("main");
-    let from_main = ticks(of_process(), |counted| {
-        counted
-            .stack
-            .user
-            .iter()
-            .any(|frame| matches!(frame, UserFrame::File { offset, .. } if main.contains(&offset.0)))
-    });
+    let is_of_main =
+        |frame: &UserFrame| matches!(frame, UserFrame::File { offset, .. } if main.contains(&offset.0));
+    let from_main = ticks(of_process(), |counted| counted.stack.user.iter().any(is_of_main));
     assert!(from_main as f64 > 0.95 * all, "{from_main} of {all} stacks go through main");
+    found
+}
+
+/// Whether each function's share of the ticks lies within three standard errors of its share of the time.
+fn check_shares(found: &[Share]) -> Result<(), String> {
+    let whole_ns: f64 = found.iter().map(|share| share.ns).sum();
+    let all_ticks: u64 = found.iter().map(|share| share.ticks).sum();
+    assert!(all_ticks >= 5_000, "{all_ticks} samples");
+    for Share { name, ns, ticks } in found {
+        let (expect, found) = (ns / whole_ns, *ticks as f64 / all_ticks as f64);
+        let standard_error = (expect * (1.0 - expect) / all_ticks as f64).sqrt();
+        let seen =
+            format!("{name}: measured {expect:.4}, sampled {found:.4}, standard error {standard_error:.4}");
+        println!("{seen}");
+        if (found - expect).abs() > 3.0 * standard_error {
+            return Err(seen);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn bpf_shares_agree_with_the_time_measured_inside_the_program() {
+    let Some(_guard) = privileged("bpf_shares") else { return };
+    let shares = Workload::build("shares");
+    // Three functions within three standard errors are off by chance in one run of 150; bias is off in the next one too.
+    if let Err(first) = check_shares(&sample_shares(&shares)) {
+        println!("once more: {first}");
+        check_shares(&sample_shares(&shares)).unwrap();
+    }
 }
 
 #[test]
@@ -186,8 +209,11 @@ fn bpf_kernel_threads_are_flagged_and_have_kernel_stacks_only() {
     // Writing back a file is work for kworker or the disk's kernel thread.
     let directory = tempfile::TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let data = vec![7_u8; 64 << 20];
-    for i in 0..4 {
-        fs::write(directory.path().join(i.to_string()), &data).unwrap();
+    let begun = Instant::now();
+    let in_kernel_threads =
+        |events: &[Event]| ticks(stacks(events), |counted| counted.stack.is_kernel_thread);
+    while in_kernel_threads(&recording.events()) == 0 && begun.elapsed() < Duration::from_secs(30) {
+        fs::write(directory.path().join("written"), &data).unwrap();
         assert!(Command::new("sync").status().unwrap().success());
     }
     let (events, _) = recording.stop();

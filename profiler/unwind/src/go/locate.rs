@@ -153,11 +153,16 @@ impl Module {
         pages: &mut Pages<'_, F>,
         layout: &Layout,
     ) -> Result<Option<u64>, GoRefusal> {
+        let mut candidates = 0;
         for offset in places(layout, pages.byte_count(), MODULE_BYTES) {
             if pages.u64(offset)? != self.svma
                 || pages.u64(offset + FTAB_LENGTH)? != self.header.functions + 1
             {
                 continue;
+            }
+            candidates += 1;
+            if candidates > Limits::MODULES {
+                break;
             }
             let [low, high, text] =
                 [pages.u64(offset + MIN_PC)?, pages.u64(offset + MAX_PC)?, pages.u64(offset + TEXT)?];

@@ -79,6 +79,8 @@ impl Limits {
     /// The largest Go program known here has a fifth of a million.
     const FUNCTIONS: u64 = 1 << 22;
     const ROWS: u64 = 1 << 23;
+    /// Of one function; generated ones have some ten thousand.
+    const FUNCTION_SPANS: usize = 1 << 17;
     /// How many words are looked at for a table, and for a `moduledata`: those of 1 GiB.
     const SEARCHED_PLACES: usize = 1 << 27;
     const MODULES: usize = 16;
@@ -108,7 +110,8 @@ pub fn go_functions<F: ReadAt + ?Sized>(
     let mut pages = Pages::new(file);
     let located = locate(&mut pages, layout)?;
     let report = GoReport::default();
-    Reader { pages, located, arch, layout, report, spans: Vec::new(), rows: Vec::new() }.run(each)
+    let (spans, rows) = (Vec::new(), Vec::new());
+    Reader { pages, located, arch, layout, report, spans_read: 0, spans, rows }.run(each)
 }
 
 struct Reader<'a, F: ?Sized> {
@@ -117,6 +120,8 @@ struct Reader<'a, F: ?Sized> {
     arch: Arch,
     layout: &'a Layout,
     report: GoReport,
+    /// What was read of all functions so far, whether it became rows or not: many may share one endless list.
+    spans_read: u64,
     /// Of the function at hand: where which delta holds, and the rows made of that.
     spans: Vec<(u64, i32)>,
     rows: Vec<(u64, Rule)>,
@@ -136,7 +141,12 @@ impl<F: ReadAt + ?Sized> Reader<'_, F> {
                 let end = self.located.header.entry(&mut self.pages, functions)?;
                 self.svma(end)
             };
-            match self.make_rows(&function, role, start..end) {
+            let made = self.make_rows(&function, role, start..end);
+            self.spans_read += self.spans.len() as u64;
+            if self.spans_read > Limits::ROWS {
+                return Err(GoRefusal::TooManyRows);
+            }
+            match made {
                 Ok(()) => {}
                 Err(GoRefusal::Malformed) => {
                     self.report.malformed += 1;
@@ -149,9 +159,6 @@ impl<F: ReadAt + ?Sized> Reader<'_, F> {
             }
             self.report.functions += 1;
             self.report.rows += self.rows.len() as u64;
-            if self.report.rows > Limits::ROWS {
-                return Err(GoRefusal::TooManyRows);
-            }
             each(GoFunction { code: start.saturating_sub(role.bytes_before())..end, rows: &self.rows });
         }
         Ok(self.report)
@@ -173,6 +180,7 @@ impl<F: ReadAt + ?Sized> Reader<'_, F> {
     fn make_rows(&mut self, function: &Function, role: Role, code: Range<u64>) -> Result<(), GoRefusal> {
         let Self { pages, located, spans, rows, .. } = self;
         rows.clear();
+        spans.clear();
         let bytes = code.end.checked_sub(code.start).filter(|bytes| *bytes > 0 && *bytes <= u32::MAX.into());
         let bytes = bytes.ok_or(GoRefusal::Malformed)?;
         let offset = offset_of(self.layout, code.start).ok_or(GoRefusal::Malformed)?;

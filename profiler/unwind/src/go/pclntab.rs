@@ -141,7 +141,7 @@ impl Header {
     }
 
     /// Where in `bytes` bytes of code which delta holds: (from, delta), sorted, into `spans`. Deltas are how many bytes
-    /// the function has put on the stack so far, the return address on `x86_64` not counted.
+    /// the function has put on the stack so far, the return address on `x86_64` not counted. `spans` is empty before.
     pub(super) fn spans<F: ReadAt + ?Sized>(
         &self,
         pages: &mut Pages<'_, F>,
@@ -149,13 +149,15 @@ impl Header {
         bytes: u64,
         spans: &mut Vec<(u64, i32)>,
     ) -> Result<(), GoRefusal> {
-        spans.clear();
         let Some(mut at) = function.pcsp else { return Ok(()) };
         let (mut pc, mut delta) = (0_u64, -1_i32);
         while pc < bytes {
             let change = varint(pages, &mut at)?;
             if change == 0 && pc != 0 {
                 break;
+            }
+            if spans.len() == Limits::FUNCTION_SPANS {
+                return Err(GoRefusal::Malformed);
             }
             let half = (change >> 1) as i32;
             delta = delta.wrapping_add(if change & 1 == 0 { half } else { !half });

@@ -204,6 +204,38 @@ fn a_broken_function_is_left_out_and_counted() {
     assert_eq!((functions.len(), report.malformed), (0, 2));
 }
 
+/// Every other function begins at the first byte of a code that is as large as can be, and all have the same endless list of
+/// deltas. Each by itself is malformed; reading them all would take for ever.
+#[test]
+fn a_list_that_many_functions_share_is_read_a_bounded_number_of_times() {
+    const FUNCTIONS: usize = 4000;
+    const LIST: usize = 1 << 18;
+    let (names, pcsp) = (0x80, 0xc0);
+    let functab = pcsp + LIST;
+    let mut image = Image(vec![0; TABLE + functab + 8 * FUNCTIONS + 64]);
+    image.put_u32(TABLE, 0xffff_fff1);
+    image.put(TABLE + 6, &[1, 8]);
+    for (index, word) in
+        [FUNCTIONS as u64, 0, TEXT, names, 0, 0, pcsp as u64, functab as u64].into_iter().enumerate()
+    {
+        image.put_u64(TABLE + 8 + 8 * index, word);
+    }
+    // One byte of code, then one byte more on the stack, and so on.
+    image.0[TABLE + pcsp..][..LIST].copy_from_slice(&[2, 1].repeat(LIST / 2));
+    let functab = TABLE + functab;
+    let record = 8 * FUNCTIONS + 8;
+    for index in 0..=FUNCTIONS {
+        image.put_u32(functab + 8 * index, if index % 2 == 0 { 0 } else { u32::MAX });
+        image.put_u32(functab + 8 * index + 4, record as u32);
+    }
+    image.put_u32(functab + 8 * FUNCTIONS, u32::MAX);
+    image.put_u32(functab + record + 16, 1);
+    let mut layout = layout();
+    layout.segments[0].file_bytes = 1 << 40;
+    let read = go_functions(&image.0, Arch::X86_64, &layout, &mut |_| {});
+    assert!(matches!(read, Err(GoRefusal::TooManyRows)), "{read:?}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 

@@ -8,9 +8,10 @@
 //! 2. END completes the walk. NONE, UNSUPPORTED, `FRAME_POINTER`, no row, no ready table and no mapping lead to 6.
 //! 3. SIGNAL reads ip, sp, fp and all other registers from the signal frame at SP; the frame behind is exact.
 //! 4. Else the CFA comes from SP, FP, memory or, in an exact frame, from any register. It must be a multiple of 8 and lie
-//!    above SP, or at SP in an exact frame of aarch64, whose leaf functions need no stack. `FP_SWITCH` may lie anywhere.
-//! 5. The return address lies at CFA + `ra_offset`, or, in an exact frame of aarch64, in the link register; any other rule
-//!    of it is `BAD_FRAME`. The caller's FP is in memory, or is FP itself, or is lost.
+//!    above SP, or at SP in an exact frame of aarch64, whose leaf functions need no stack, and by `RETURN_REGISTER`.
+//!    `FP_SWITCH` may lie anywhere.
+//! 5. The return address lies at CFA + `ra_offset`, or in an exact frame in the register of `RETURN_REGISTER` or, on aarch64,
+//!    in the link register; any other rule of it is `BAD_FRAME`. The caller's FP is in memory, or is FP itself, or is lost.
 //! 6. The frame pointer step: FP is a multiple of 8, not below SP, and points to the caller's FP and the return address,
 //!    which lies in code. Where that does not hold, the reason that led here is the outcome. On `x86_64` the caller's SP lies
 //!    behind both; on aarch64 they are at the lower end of the frame, so that the caller's SP is lost.
@@ -198,6 +199,10 @@ where
             Cfa::SpDeref { offset, add } => load(sp, offset, add),
             Cfa::FpDeref { offset, add } => load(fp, offset, add),
             Cfa::Register { register, offset } => Ok(by_number(register)?.wrapping_add_signed(offset.into())),
+            Cfa::ReturnRegister { register, offset } => {
+                by_number(register)?;
+                Ok(sp.wrapping_add_signed(offset.into()))
+            }
             Cfa::RegisterDeref { register, offset, add } => load(by_number(register)?, offset, add),
             Cfa::Plt { pushed_from } => {
                 Ok(sp.wrapping_add(if pc & 15 >= u64::from(pushed_from) { 16 } else { 8 }))
@@ -209,7 +214,8 @@ where
     }
 
     fn check_growth(&self, cursor: &Cursor, rule: Rule, cfa: u64) -> Result<(), Stuck> {
-        let frameless = self.links(cursor) && cfa == cursor.registers.sp;
+        let may_be_frameless = self.links(cursor) || matches!(rule.cfa, Cfa::ReturnRegister { .. });
+        let frameless = may_be_frameless && cfa == cursor.registers.sp;
         let grows = cfa > cursor.registers.sp || frameless || matches!(rule.cfa, Cfa::FpSwitch(_));
         if grows && cfa.is_multiple_of(8) { Ok(()) } else { Err(Stuck::Ended(StackOutcome::BadFrame)) }
     }
@@ -220,10 +226,15 @@ where
     }
 
     fn return_address(&self, cursor: &Cursor, rule: Rule, cfa: u64) -> Result<u64, Stuck> {
-        let raw = match rule.ra {
-            Saved::AtCfa(offset) => self.read(cfa.wrapping_add_signed(offset.into()))?,
-            Saved::Same if self.links(cursor) => cursor.registers.lr,
-            Saved::Same | Saved::AtFp(_) | Saved::Unknown => {
+        let in_register = match rule.cfa {
+            Cfa::ReturnRegister { register, .. } => cursor.register(register, self.machine),
+            _ => None,
+        };
+        let raw = match (in_register, rule.ra) {
+            (Some(raw), _) => raw,
+            (None, Saved::AtCfa(offset)) => self.read(cfa.wrapping_add_signed(offset.into()))?,
+            (None, Saved::Same) if self.links(cursor) => cursor.registers.lr,
+            (None, Saved::Same | Saved::AtFp(_) | Saved::Unknown) => {
                 return Err(Stuck::Ended(StackOutcome::BadFrame));
             }
         };

@@ -117,7 +117,8 @@ impl<'a> Comparison<'a> {
     }
 }
 
-fn check(path: &Path) {
+/// Compares all of a file's `.eh_frame`.
+pub(crate) fn check(path: &Path) {
     let file = OpenFile::open(path).expect("the file opens");
     let contents = fs::read(path).expect("the file is readable");
     let tally = compared(path, &file, &contents);
@@ -226,7 +227,10 @@ fn large_executables_agree_with_gimli() {
         "/usr/lib/chromium/chromium",
     ]);
     if let Some(sysroot) = rust_sysroot() {
-        found.extend(installed(&[&format!("{sysroot}/lib/librustc_driver*.so")]));
+        found.extend(installed(&[
+            &format!("{sysroot}/lib/librustc_driver*.so"),
+            &format!("{sysroot}/lib/libLLVM*"),
+        ]));
     }
     assert!(!found.is_empty(), "none of the large executables is installed");
     for path in &found {

@@ -12,6 +12,7 @@ use gimli::{BaseAddresses, CieOrFde, DebugFrame, LittleEndian, UnwindContext, Un
 use object::{Object, ObjectSection, ObjectSymbol};
 use pyrite_unwind::{Arch, Cfa, Saved, Tables, extract, lookup};
 
+use crate::differential;
 use crate::files::OneTable;
 use crate::truth::{Caller, Machine};
 
@@ -209,6 +210,21 @@ fn rows_of_a_go_program_with_c_code_agree_with_its_debug_frame() {
         if let Some(path) = build(name, &source, &[("CGO_ENABLED", "1")], &flags) {
             check(Arch::X86_64, &path);
         }
+    }
+}
+
+/// Functions of C in it have `.eh_frame`, those of Go have none.
+#[test]
+fn rows_of_a_library_of_go_and_c_agree_with_its_debug_frame_and_its_eh_frame() {
+    let source = PROGRAM
+        .replace("import (", "// static int twice(int n) { return 2 * n; }\nimport \"C\"\n\nimport (")
+        .replace("func main() {", "//export run\nfunc run() {")
+        .replace("n < 100;", "n < int(C.twice(50));")
+        + "\nfunc main() { run() }\n";
+    let flags = ["-ldflags=-compressdwarf=false -linkmode=external", "-buildmode=c-shared"];
+    if let Some(path) = build("go-library", &source, &[("CGO_ENABLED", "1")], &flags) {
+        check(Arch::X86_64, &path);
+        differential::check(&path);
     }
 }
 

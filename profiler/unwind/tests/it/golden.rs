@@ -23,6 +23,7 @@ const DEF_CFA_EXPRESSION: u8 = 0x0f;
 const EXPRESSION: u8 = 0x10;
 const UNDEFINED: u8 = 0x07;
 const IN_REGISTER: u8 = 0x09;
+const VAL_OFFSET: u8 = 0x14;
 const REMEMBER: u8 = 0x0a;
 const RESTORE_STATE: u8 = 0x0b;
 const NEGATE_RA_STATE: u8 = 0x2d;
@@ -168,6 +169,12 @@ fn frame_addresses_that_were_stored_or_are_in_other_registers() {
         )
         // *(rax + 16) + 8
         .fde(0x10c0, 64, &[DEF_CFA_EXPRESSION, 5, 0x70, 0x10, 0x06, 0x23, 0x08])
+        // vfork: the return address is popped into rdi, and pushed again. That SP is the CFA is said once more.
+        .fde(
+            0x1100,
+            64,
+            &[advance(1), DEF_CFA_OFFSET, 0, IN_REGISTER, 16, 5, VAL_OFFSET, 7, 0, advance(8), offset(16), 0],
+        )
     });
     let by_r10 = Rule { cfa: Cfa::Register { register: 10, offset: 0 }, ..sp(0) };
     let realigned = Rule { fp: Saved::AtFp(0), ..by_r10 };
@@ -181,7 +188,10 @@ fn frame_addresses_that_were_stored_or_are_in_other_registers() {
             (0x1040, Rule { cfa: Cfa::SpDeref { offset: 56, add: 8 }, ..sp(0) }),
             (0x1080, Rule { cfa: Cfa::Plt { pushed_from: 9 }, ..sp(0) }),
             (0x10c0, Rule { cfa: Cfa::RegisterDeref { register: 0, offset: 16, add: 8 }, ..sp(0) }),
-            (0x1100, Rule::NONE),
+            (0x1100, sp(8)),
+            (0x1101, Rule { cfa: Cfa::ReturnRegister { register: 5, offset: 0 }, ra: Saved::Same, ..sp(0) }),
+            (0x1109, Rule { ra: Saved::AtCfa(0), ..sp(0) }),
+            (0x1140, Rule::NONE),
         ]
     );
 }
@@ -192,9 +202,10 @@ fn what_cannot_be_expressed_is_counted_by_reason() {
         cfi.fde(0x1000, 64, &[DEF_CFA_EXPRESSION, 3, 0x77, 0x08, 0x20])
             .fde(0x1040, 64, &[DEF_CFA, 17, 8])
             .fde(0x1080, 64, &[DEF_CFA, 7, 0x80, 0x80, 0x80, 0x80, 0x10])
-            .fde(0x10c0, 64, &[IN_REGISTER, 16, 2])
+            .fde(0x10c0, 64, &[DEF_CFA, 5, 0, IN_REGISTER, 16, 2])
             .fde(0x1100, 64, &[IN_REGISTER, 6, 2])
             .fde(0x1140, 64, &[advance(4), RESTORE_STATE])
+            .fde(0x1180, 64, &[IN_REGISTER, 7, 8])
     });
     let table = elf.table();
     let lost = Rule { fp: Saved::Unknown, ..sp(8) };
@@ -205,7 +216,7 @@ fn what_cannot_be_expressed_is_counted_by_reason() {
             (0x1100, lost),
             (0x1140, sp(8)),
             (0x1144, Rule::UNSUPPORTED),
-            (0x1180, Rule::NONE)
+            (0x11c0, Rule::NONE)
         ]
     );
     for reason in Unsupported::ALL {

@@ -1,7 +1,10 @@
 //! Files that were damaged on purpose: an error or a sound table, never a panic.
 
+use std::cell::Cell;
+use std::io;
+
 use proptest::prelude::*;
-use pyrite_unwind::{Arch, RuleBook, build, decode, encode, extract};
+use pyrite_unwind::{Arch, ReadAt, RuleBook, build, decode, encode, extract};
 
 use crate::assembler::{Cfi, Elf, Section};
 
@@ -62,4 +65,38 @@ proptest! {
 fn the_victim_is_healthy() {
     let table = extract(victim().as_slice(), Arch::X86_64).expect("a table");
     assert_eq!((table.report.functions, table.report.malformed), (5, 0));
+}
+
+/// A file that counts what is read of it.
+struct Counted {
+    bytes: Vec<u8>,
+    read: Cell<usize>,
+}
+
+impl ReadAt for Counted {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.bytes.as_slice().read_at(offset, buffer)?;
+        self.read.set(self.read.get() + count);
+        Ok(count)
+    }
+
+    fn byte_count(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+}
+
+/// Sections may lie over each other, so a small file can hold any amount of them.
+#[test]
+fn sections_that_are_searched_are_so_within_a_bound_for_all_of_them() {
+    const SECTIONS: usize = 600;
+    const BYTES: usize = 1 << 16;
+    let eh_frame = Cfi::eh_frame().cie(Arch::X86_64, "", &[0x0c, 7, 8, 0x90, 1]).fde(0x1000, 64, &[]);
+    let mut elf = Elf::new(Arch::X86_64, eh_frame.done());
+    for name in [".text", ".plt"] {
+        let code = || Section { flags: 6, at: Some(0x4000), ..Section::new(name, vec![0x90; BYTES]) };
+        elf.sections.extend((0..SECTIONS).map(|_| code()));
+    }
+    let file = Counted { bytes: elf.bytes(), read: Cell::new(0) };
+    extract(&file, Arch::X86_64).expect("a table");
+    assert!(file.read.get() < 36 << 20, "{} bytes of a file of {}", file.read.get(), file.bytes.len());
 }

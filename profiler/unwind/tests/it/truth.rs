@@ -18,7 +18,7 @@ pub(crate) enum Caller {
     End,
     /// No unwind information.
     NoInfo,
-    /// CFA, return address, frame pointer.
+    /// Stack pointer, which is the CFA but for a few instructions; return address; frame pointer.
     Frame { cfa: Option<u64>, ra: Option<u64>, fp: Option<u64> },
 }
 
@@ -79,7 +79,8 @@ impl Machine {
             Some(RegisterRule::ValExpression(e)) => self.evaluate(e.get(section).ok()?, cfa),
             _ => None,
         };
-        Caller::Frame { cfa, ra: value(ra), fp: value(Register(self.fp())) }
+        let sp = row.register(Register(self.sp())).map_or(cfa, |_| value(Register(self.sp())));
+        Caller::Frame { cfa: sp, ra: value(ra), fp: value(Register(self.fp())) }
     }
 
     fn evaluate(&self, expression: Expression<Slice<'_>>, initial: Option<u64>) -> Option<u64> {
@@ -121,7 +122,7 @@ impl Machine {
             Cfa::FramePointer | Cfa::Unsupported => {
                 return Caller::Frame { cfa: None, ra: None, fp: None };
             }
-            Cfa::Sp(offset) => plus(sp, offset),
+            Cfa::Sp(offset) | Cfa::ReturnRegister { offset, .. } => plus(sp, offset),
             Cfa::Fp(offset) | Cfa::FpSwitch(offset) => plus(fp, offset),
             Cfa::SpDeref { offset, add } => load(plus(sp, offset), add),
             Cfa::FpDeref { offset, add } => load(plus(fp, offset), add),
@@ -135,7 +136,11 @@ impl Machine {
             Saved::AtFp(offset) => Some(Self::memory(plus(fp, i32::from(offset)))),
             Saved::Unknown => None,
         };
-        let ra_register = if self.arch == Arch::X86_64 { 16 } else { 30 };
+        let ra_register = match rule.cfa {
+            Cfa::ReturnRegister { register, .. } => u16::from(register),
+            _ if self.arch == Arch::X86_64 => 16,
+            _ => 30,
+        };
         Caller::Frame { cfa: Some(cfa), ra: value(rule.ra, ra_register), fp: value(rule.fp, fp) }
     }
 

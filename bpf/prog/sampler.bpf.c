@@ -48,10 +48,8 @@ int on_tick(struct tick_context *ctx)
 SEC("tp_btf/sched_process_exec")
 int on_exec(void *ctx)
 {
-	__u32 tgid = bpf_get_current_pid_tgid() >> 32;
-
 	(void)ctx;
-	bpf_map_delete_elem(&processes, &tgid);
+	forget_process(bpf_get_current_pid_tgid() >> 32);
 	return 0;
 }
 

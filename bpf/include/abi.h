@@ -121,9 +121,9 @@ struct pyrite_config {
 
 /* One per CPU. */
 struct pyrite_cpu {
-	__u64 ticks[PYRITE_TICK_COUNT];
 	/* When the last tick came; 0 before the first. */
 	__u64 last_tick_boot_ns;
+	__u64 ticks[PYRITE_TICK_COUNT];
 };
 
 #pragma clang diagnostic pop

@@ -1,11 +1,13 @@
 /* The few kernel structs that the programs read, by CO-RE: only names and types matter, offsets come from the kernel's BTF.
  *
- * task_struct.start_boottime has had this name since 5.5; the oldest supported kernel is 5.10.
+ * task_struct.start_boottime has had this name since 5.5, and kernfs_node.id its type; the oldest supported kernel is 5.10.
  */
 #ifndef PYRITE_KERNEL_H
 #define PYRITE_KERNEL_H
 
 #include <linux/types.h>
+
+#include "abi.h"
 
 #ifndef PYRITE_HOST
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
@@ -18,9 +20,24 @@ struct mm_struct {
 	unsigned long end_code;
 };
 
+struct kernfs_node {
+	__u64 id;
+};
+
+struct cgroup {
+	struct kernfs_node *kn;
+};
+
+struct css_set {
+	/* In the hierarchy of version 2. */
+	struct cgroup *dfl_cgrp;
+};
+
 struct task_struct {
 	unsigned int flags;
 	int tgid;
+	char comm[PYRITE_COMM_BYTES];
+	struct css_set *cgroups;
 	void *stack;
 	struct mm_struct *mm;
 	struct task_struct *group_leader;

@@ -9,6 +9,10 @@
  *                                                                                    │ row.rule
  *                                                                              rules[rule]
  *
+ * Every CPU keeps what it last found in `processes`, for a look into a hash map is a look at four places that no cache
+ * remembers at the next tick. What it kept holds as long as the process's stamp is the same: whoever changes a process
+ * changes its stamp afterwards, user space to (a number it has never used) << 32, a program by adding 1.
+ *
  * A chunk is never changed while a program may read it: user space writes new chunks, then publishes what points to them,
  * and uses the old ones again only after every program that may still see them has ended.
  */
@@ -33,6 +37,8 @@ enum {
 	PYRITE_MAX_EXECUTABLES = 1 << 13,
 	PYRITE_MAX_PROCESSES = 1 << 14,
 	PYRITE_EXEC_SLOTS = 1 << 12,
+	/* A process's stamp is element tgid % PYRITE_STAMPS of `stamps`. */
+	PYRITE_STAMPS = 1 << 11,
 	/* The pc of unused entries at the end of a leaf or node, which sorts behind every real one. */
 	PYRITE_NO_ROW_PC = 0xffff,
 };

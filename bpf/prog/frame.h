@@ -178,8 +178,6 @@ VERIFIED_ONCE int step_by_rule(__u32 slot, __u32 action)
 	if (number == 0)
 		return step_by_frame_pointer(slot, action);
 	switch (rule->cfa) {
-	case PYRITE_CFA_END:
-		return PYRITE_STACK_COMPLETE;
 	case PYRITE_CFA_SIGNAL:
 		if (!FP_TELLS_SP && walk->sp_lost)
 			return step_by_frame_pointer(slot, no_row(PYRITE_STACK_UNSUPPORTED));
@@ -217,7 +215,9 @@ VERIFIED_ONCE int step(__u32 slot)
 	walk->next_frame = at + 1;
 	/* A return address lies behind its call, which may be the last instruction of a function. */
 	action = action_at(walk, slot, walk->ip - !walk->exact);
-	return action & ACTION_PLAIN ? step_plainly(walk, slot, action) : step_by_rule(slot, action);
+	if (action & ACTION_PLAIN)
+		return step_plainly(walk, slot, action);
+	return action == ACTION_END ? PYRITE_STACK_COMPLETE : step_by_rule(slot, action);
 }
 
 #endif

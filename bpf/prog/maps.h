@@ -34,6 +34,14 @@ struct {
 	__type(value, __u64);
 } execs SEC(".maps");
 
+/* Small enough for the kernel to put it where its own data is, whose addresses cost less to translate; so not mappable. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, PYRITE_STAMPS);
+	__type(key, __u32);
+	__type(value, __u64);
+} stamps SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);

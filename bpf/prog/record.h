@@ -8,50 +8,42 @@
 #include "registers.h"
 #include "walk_state.h"
 
-/* What every sample needs to know of its task. */
-struct task_facts {
-	__u32 flags;
-	__u64 leader_start_boot_ns;
-};
-
-/* Where the kernel lets programs follow its pointers (5.11), a field costs a load; else a call. */
-static __always_inline struct task_facts task_facts(void)
+/* Takes over what the header says of the task. Returns the task's flags. */
+static __always_inline __u32 describe_task(struct pyrite_sample_header *header)
 {
-	struct task_facts facts;
-
+	/* Where the kernel lets programs follow its pointers (5.11), a field costs a load; else a call. */
 	if (kernel_has_value(enum bpf_func_id___newer, BPF_FUNC_get_current_task_btf___here)) {
 		struct task_struct *task = bpf_get_current_task_btf();
 
-		facts.flags = task->flags;
-		facts.leader_start_boot_ns = task->group_leader->start_boottime;
-	} else {
-		struct task_struct *task = bpf_get_current_task();
-		struct task_struct *leader = read_field(task, group_leader);
-
-		facts.flags = read_field(task, flags);
-		facts.leader_start_boot_ns = read_field(leader, start_boottime);
+		header->start_boot_ns = task->group_leader->start_boottime;
+		header->cgroup_id = task->cgroups->dfl_cgrp->kn->id;
+		__builtin_memcpy(header->comm, task->comm, sizeof(header->comm));
+		return task->flags;
 	}
-	return facts;
+	struct task_struct *task = bpf_get_current_task();
+	struct task_struct *leader = read_field(task, group_leader);
+
+	header->start_boot_ns = read_field(leader, start_boottime);
+	header->cgroup_id = bpf_get_current_cgroup_id();
+	bpf_get_current_comm(header->comm, sizeof(header->comm));
+	return read_field(task, flags);
 }
 
 /* Whose sample it is. Before: the time, and in the flags whether user mode was interrupted. */
 static __always_inline void identify(struct pyrite_sample_header *header, __u64 pid_tgid)
 {
-	struct task_facts facts = task_facts();
+	__u32 flags = describe_task(header);
 
 	header->kind = PYRITE_RECORD_SAMPLE;
 	header->cpu = bpf_get_smp_processor_id();
-	header->start_boot_ns = facts.leader_start_boot_ns;
-	header->cgroup_id = bpf_get_current_cgroup_id();
 	header->tgid = pid_tgid >> 32;
 	header->tid = (__u32)pid_tgid;
-	if (facts.flags & PF_KTHREAD)
+	if (flags & PF_KTHREAD)
 		header->flags |= PYRITE_SAMPLE_KERNEL_THREAD;
-	if (facts.flags & PF_EXITING)
+	if (flags & PF_EXITING)
 		header->flags |= PYRITE_SAMPLE_EXITING;
 	header->reserved = 0;
 	header->reserved2 = 0;
-	bpf_get_current_comm(header->comm, sizeof(header->comm));
 }
 
 /* The kernel's own unwinder knows its stack best. Nothing of it lies behind a tick in user mode. */
@@ -76,12 +68,24 @@ static __always_inline void walk_kernel_stack(void *ctx, struct walk *walk)
 		header->kernel_stack = frames < PYRITE_MAX_KERNEL_FRAMES ? PYRITE_STACK_COMPLETE : PYRITE_STACK_TOO_DEEP;
 }
 
-/* Returns whether the ring had room. Wakes the reader only when much is waiting: it comes by itself every now and then, and
- * a wakeup per record costs more than the record. */
+/* So much may be sent between two looks at how full the ring is. */
+enum { LOOK_EVERY_BYTES = 4096 };
+
+/* Whether to wake the reader: only when much is waiting, for it comes by itself every now and then, and a wakeup per record
+ * costs more than the record; to look for each costs a twentieth of it. */
+static __always_inline _Bool is_much_waiting(struct walk *walk, __u64 bytes)
+{
+	walk->sent_bytes += bytes;
+	if (walk->sent_bytes < LOOK_EVERY_BYTES)
+		return 0;
+	walk->sent_bytes = 0;
+	return bpf_ringbuf_query(&ring, BPF_RB_AVAIL_DATA) >= config.ring_wakeup_bytes;
+}
+
+/* Returns whether the ring had room. */
 static __always_inline _Bool send(struct walk *walk, __u32 slot)
 {
 	__u64 frames = walk->next_frame, bytes;
-	_Bool wake = bpf_ringbuf_query(&ring, BPF_RB_AVAIL_DATA) >= config.ring_wakeup_bytes;
 
 	if (frames > MAX_FRAMES)
 		return 0;
@@ -95,7 +99,9 @@ static __always_inline _Bool send(struct walk *walk, __u32 slot)
 			walk->header.flags |= PYRITE_SAMPLE_STACK_COPY;
 		bytes += behind;
 	}
-	return bpf_ringbuf_output(&ring, &walk->header, bytes, wake ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP) == 0;
+	__u64 wakeup = is_much_waiting(walk, bytes) ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
+
+	return bpf_ringbuf_output(&ring, &walk->header, bytes, wakeup) == 0;
 }
 
 #endif

@@ -5,7 +5,8 @@
  *   plain:   1 | from FP | ra words - 1 (6) | fp words, 0: FP is unchanged (8) | cfa words (16)
  *   by rule: 0 | worth a copy | behind (16) | rule (14)
  *
- * Where rule is 0, there is no row, and `behind` is the enum pyrite_stack that says why.
+ * Where rule is 0, there is no step by the tables, and `behind` is the enum pyrite_stack that says why: the stack ends here
+ * (PYRITE_STACK_COMPLETE), or there is no row.
  */
 #ifndef PYRITE_RULE_H
 #define PYRITE_RULE_H
@@ -28,6 +29,7 @@ enum {
 
 #define RULE_MASK ((1u << RULE_BITS) - 1)
 #define no_row(reason) ((__u32)(reason) << RULE_BITS)
+#define ACTION_END no_row(PYRITE_STACK_COMPLETE)
 
 static __always_inline __u32 action_rule(__u32 action)
 {
@@ -131,7 +133,9 @@ static __always_inline __u32 search_action(const struct walk *walk, __u64 pc, _B
 	if (!rule || row.rule > RULE_MASK)
 		return no_row(PYRITE_STACK_NO_UNWIND_INFO);
 	*final = 1;
-	return row.rule == 0 || rule->cfa == PYRITE_CFA_NONE ? no_row(PYRITE_STACK_NO_UNWIND_INFO) : action_of(rule, &row);
+	if (row.rule == 0 || rule->cfa == PYRITE_CFA_NONE)
+		return no_row(PYRITE_STACK_NO_UNWIND_INFO);
+	return rule->cfa == PYRITE_CFA_END ? ACTION_END : action_of(rule, &row);
 }
 
 #endif

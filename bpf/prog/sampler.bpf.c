@@ -55,7 +55,7 @@ int on_exec(void *ctx)
 	(void)ctx;
 	if (exec)
 		*exec = bpf_ktime_get_boot_ns();
-	bpf_map_delete_elem(&processes, &tgid);
+	forget_process(tgid);
 	return 0;
 }
 

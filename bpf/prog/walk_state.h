@@ -15,6 +15,7 @@ enum {
 	/* Serves some ten frames of usual size by one read. */
 	WINDOW_BYTES = 512,
 	MAX_RAW_REGISTERS = 34,
+	KNOWN_PROCESSES = 8,
 	TRAIL_LENGTH = 2048,
 	TRAIL_INDEX_BITS = 12,
 };
@@ -25,6 +26,16 @@ struct footprint {
 	__u64 pc;
 	__u32 generation;
 	__u32 action; /* see rule.h */
+};
+
+/* What `processes` said of a process when its stamp was this one; tgid 0: nothing. */
+struct known_process {
+	__u64 stamp;
+	__u64 start_boot_ns;
+	__u32 tgid;
+	__u32 generation;
+	__u32 mappings;
+	__u32 mapping_root;
 };
 
 struct walk {
@@ -55,12 +66,14 @@ struct walk {
 	/* `sp` is no more than a lower bound of SP. */
 	__u8 sp_lost;
 	__u8 reserved[4];
+	struct known_process known[KNOWN_PROCESSES];
 	/* The mapping that was found last. */
 	struct pyrite_mapping mapping;
 	/* The seconds of the budget of copies: when this one began, and what it has used. */
 	__u64 copies_since_ns;
 	__u32 copies;
-	__u32 reserved2;
+	/* Since it was last looked how full the ring is. */
+	__u32 sent_bytes;
 	__u8 window[WINDOW_BYTES + sizeof(__u64)];
 
 	/* The record, as it is sent. */

@@ -35,12 +35,17 @@ static void **chunk_list, **rule_list, **executable_list;
 static struct region *regions;
 static struct walk *walk_list[PYRITE_CONTEXTS];
 static struct pyrite_cpu cpu_counters;
+static struct kernfs_node cgroup_node = { .id = 1 };
+static struct cgroup cgroup = { .kn = &cgroup_node };
+static struct css_set cgroups = { .dfl_cgrp = &cgroup };
 static struct mm_struct memory = { .exe_file = &memory, .end_code = 1 };
 static struct task_struct parent = { .tgid = PARENT, .mm = &memory, .start_boottime = 7, .group_leader = &parent };
 static struct task_struct current = {
-	.tgid = THIS_PROCESS, .mm = &memory, .start_boottime = 7, .group_leader = &current, .real_parent = &parent
+	.tgid = THIS_PROCESS,	  .cgroups = &cgroups,	.mm = &memory,
+	.group_leader = &current, .real_parent = &parent, .start_boottime = 7,
 };
 static __u64 now_ns;
+static __u64 stamp;
 
 static void *element(void **list, __u32 count, __u32 index)
 {
@@ -68,6 +73,8 @@ void *bpf_map_lookup_elem(const void *map, const void *key)
 		return process_of(index);
 	if (map == &walks)
 		return element((void **)walk_list, PYRITE_CONTEXTS, index);
+	if (map == &stamps)
+		return &stamp;
 	if (map == &cpus)
 		return &cpu_counters;
 	if ((const char *)map < slab_list || (const char *)map >= slab_list + PYRITE_MAX_SLABS)
@@ -254,6 +261,7 @@ int main(void)
 		rule_list = get_list(head.rules, sizeof(struct pyrite_rule));
 		executable_list = get_list(head.executables, sizeof(struct pyrite_executable));
 		get_regions();
+		stamp += (__u64)1 << 32;
 		tick();
 		tick();
 		free_list(chunk_list, head.chunks);

@@ -34,6 +34,8 @@ pub(crate) fn privileged(test: &str) -> Option<MutexGuard<'static, ()>> {
 /// The loaded programs.
 pub(crate) struct Walker {
     object: Ebpf,
+    /// How many processes were set.
+    changes: u64,
 }
 
 pub(crate) fn config() -> pyrite_config {
@@ -60,7 +62,7 @@ impl Walker {
         let exec: &mut BtfTracePoint = object.program_mut("on_exec").unwrap().try_into().unwrap();
         exec.load("sched_process_exec", &btf).unwrap();
         exec.attach().unwrap();
-        Self { object }
+        Self { object, changes: 0 }
     }
 
     pub(crate) fn program(&mut self) -> &mut PerfEvent {
@@ -90,8 +92,14 @@ impl Walker {
         }
     }
 
-    pub(crate) fn processes(&mut self) -> HashMap<&mut MapData, u32, [u8; 24]> {
-        HashMap::try_from(self.object.map_mut("processes").unwrap()).unwrap()
+    /// Lets the programs know a process.
+    pub(crate) fn set_process(&mut self, tgid: u32, process: [u8; 24]) {
+        let mut processes =
+            HashMap::<_, u32, [u8; 24]>::try_from(self.object.map_mut("processes").unwrap()).unwrap();
+        processes.insert(tgid, process, 0).unwrap();
+        let mut stamps = Array::<_, u64>::try_from(self.object.map_mut("stamps").unwrap()).unwrap();
+        self.changes += 1;
+        stamps.set(tgid % abi::PYRITE_STAMPS, self.changes << 32, 0).unwrap();
     }
 
     /// The records of one process that wait in the ring; all others are thrown away.

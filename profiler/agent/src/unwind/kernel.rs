@@ -5,7 +5,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 use aya::maps::{Array, ArrayOfMaps, HashMap, IterableMap as _, Map, MapData, MapError};
 use pyrite_bpf::abi::{
-    PYRITE_EXEC_SLOTS, PYRITE_SLAB_CHUNKS, pyrite_executable, pyrite_process, pyrite_rule,
+    PYRITE_EXEC_SLOTS, PYRITE_SLAB_CHUNKS, PYRITE_STAMPS, pyrite_executable, pyrite_process, pyrite_rule,
 };
 use pyrite_sampling::BootNs;
 
@@ -32,6 +32,7 @@ pub(crate) trait Kernel {
 pub struct UnwindMaps {
     pub(crate) slabs: Map,
     pub(crate) processes: Map,
+    pub(crate) stamps: Map,
     pub(crate) executables: Map,
     pub(crate) rules: Map,
     pub(crate) execs: Map,
@@ -47,6 +48,7 @@ impl UnwindMaps {
         Ok(Self {
             slabs: take("slabs")?,
             processes: take("processes")?,
+            stamps: take("stamps")?,
             executables: take("executables")?,
             rules: take("rules")?,
             execs: take("execs")?,
@@ -55,7 +57,8 @@ impl UnwindMaps {
 
     /// Both ends of the maps, with one slab in place, and what the maps cost without it.
     pub(crate) fn open(self) -> io::Result<(PublisherMaps, SlabMaps, FirstSlab)> {
-        let fixed_bytes = [&self.slabs, &self.processes, &self.executables, &self.rules, &self.execs]
+        let fixed_bytes =
+            [&self.slabs, &self.processes, &self.stamps, &self.executables, &self.rules, &self.execs]
             .into_iter()
             .filter_map(|map| sys::map_bytes(data(map)?.fd().as_fd()))
             .sum();
@@ -63,6 +66,8 @@ impl UnwindMaps {
             data(&self.slabs).ok_or(io::ErrorKind::InvalidInput)?.fd().as_fd().try_clone_to_owned()?;
         let publisher = PublisherMaps {
             processes: HashMap::try_from(self.processes).map_err(other)?,
+            stamps: Array::try_from(self.stamps).map_err(other)?,
+            changes: 0,
             executables: Array::try_from(self.executables).map_err(other)?,
             execs: Array::try_from(self.execs).map_err(other)?,
         };
@@ -92,23 +97,37 @@ pub(crate) struct FirstSlab {
 /// The publisher's end.
 pub(crate) struct PublisherMaps {
     processes: HashMap<MapData, u32, ProcessValue>,
+    stamps: Array<MapData, u64>,
+    /// How many stamps were set.
+    changes: u64,
     executables: Array<MapData, ExecutableValue>,
     execs: Array<MapData, u64>,
+}
+
+impl PublisherMaps {
+    /// Has the programs look up the process again, which has just been changed.
+    fn changed(&mut self, tgid: u32) -> io::Result<()> {
+        self.changes += 1;
+        // The lower half is for the programs to count in.
+        self.stamps.set(tgid % PYRITE_STAMPS, self.changes << 32, 0).map_err(other)
+    }
 }
 
 impl Kernel for PublisherMaps {
     type Slab = ChunkMemory;
 
     fn set_process(&mut self, tgid: u32, process: pyrite_process) -> io::Result<()> {
-        self.processes.insert(tgid, ProcessValue(process), 0).map_err(other)
+        self.processes.insert(tgid, ProcessValue(process), 0).map_err(other)?;
+        self.changed(tgid)
     }
 
     fn remove_process(&mut self, tgid: u32) -> io::Result<()> {
         match self.processes.remove(&tgid).map_err(other) {
             // The programs themselves take a process out when it calls exec.
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
-            removed => removed,
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+            removed => removed?,
         }
+        self.changed(tgid)
     }
 
     fn set_executable(&mut self, index: u32, executable: pyrite_executable) -> io::Result<()> {

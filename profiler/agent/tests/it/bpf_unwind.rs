@@ -42,8 +42,8 @@ impl Node {
         let bytes_before = all_map_bytes();
         let mut object = load();
         let mut take = |name| object.take_map(name).unwrap();
-        let maps = ["slabs", "processes", "executables", "rules", "execs"].map(&mut take);
-        let [slabs, processes, executables, rules, _] = maps.each_ref().map(second_handle);
+        let maps = ["slabs", "processes", "stamps", "executables", "rules", "execs"].map(&mut take);
+        let [slabs, processes, _, executables, rules, _] = maps.each_ref().map(second_handle);
         let mut maps = maps.into_iter();
         let maps = UnwindMaps::take(|_| maps.next().ok_or(())).unwrap();
         Self {

@@ -178,8 +178,8 @@ struct pyrite_thread_set {
 	__u32 tid[PYRITE_THREAD_WAYS]; /* 0: free */
 	/* Eight times the time off the CPU that is foreseen, a moving average, in units. */
 	__u32 foreseen[PYRITE_THREAD_WAYS];
-	/* The run queue's clock when the thread left; the lowest bits say that it was captured and has not been back, or that
-	 * it is back and the ring had no room for saying so. */
+	/* The run queue's clock when the thread left, 0 while it runs; the lowest bits say that it was captured and has not been
+	 * told to be back, or that the ring had no room for telling. */
 	__u64 left[PYRITE_THREAD_WAYS];
 };
 

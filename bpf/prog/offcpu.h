@@ -36,6 +36,7 @@ enum {
 	/* Beside the clock in `left` of a thread. */
 	IS_CAPTURED = 1,
 	END_IS_DUE = 2,
+	LEFT_FLAGS = IS_CAPTURED | END_IS_DUE,
 };
 
 /* Captures everything foreseen to last one unit. */
@@ -60,6 +61,7 @@ struct sched_entity___switch {
 
 struct sched_info___switch {
 	unsigned long long run_delay;
+	unsigned long long last_arrival;
 	unsigned long long last_queued;
 };
 
@@ -106,7 +108,7 @@ struct choice {
 
 #define has_field(type, field) kernel_has_field(struct type##___switch, field)
 #define HAS_QUEUE_CLOCK (has_field(sched_entity, cfs_rq) && has_field(cfs_rq, rq) && has_field(rq, clock))
-#define HAS_QUEUEING (has_field(sched_info, run_delay) && has_field(sched_info, last_queued) && HAS_QUEUE_CLOCK)
+#define HAS_QUEUEING (has_field(sched_info, run_delay) && has_field(sched_info, last_arrival) && has_field(sched_info, last_queued) && HAS_QUEUE_CLOCK)
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -175,7 +177,7 @@ static __always_inline __u32 claim(struct pyrite_thread_set *set, __u32 tid)
 
 	if (way == PYRITE_THREAD_WAYS)
 		for (way = 0; way < PYRITE_THREAD_WAYS; way++)
-			if (!(set->left[way] & (IS_CAPTURED | END_IS_DUE)))
+			if (!(set->left[way] & LEFT_FLAGS))
 				break;
 	if (way < PYRITE_THREAD_WAYS) {
 		set->tid[way] = tid;
@@ -296,6 +298,28 @@ static __always_inline void end_block(struct task_struct___switch *next, struct 
 	set->left[way] = send_end(block, tid) ? 0 : END_IS_DUE;
 }
 
+/* A thread leaves that should have been told to be back. Says it now; returns END_IS_DUE where the ring has no room again,
+ * else 0. */
+static __always_inline __u64 settle(struct task_struct___switch *prev, __u64 left, __u32 slot, __u64 clock)
+{
+	struct pyrite_block *block = bpf_map_lookup_elem(&blocks, &slot);
+	if (!block)
+		return 0;
+	/* Not every switch is traced: on some virtual machines those away from process 1 are not. */
+	if (left & IS_CAPTURED) {
+		block->end_boot_ns = bpf_ktime_get_boot_ns();
+		if (HAS_QUEUEING) {
+			__u64 arrival = prev->sched_info.last_arrival;
+
+			block->end_boot_ns -= arrival && clock > arrival ? clock - arrival : 0;
+			block->runnable_ns = prev->sched_info.run_delay - block->runnable_ns;
+		} else {
+			block->runnable_ns = PYRITE_RUNNABLE_UNKNOWN;
+		}
+	}
+	return send_end(block, prev->pid) ? 0 : END_IS_DUE;
+}
+
 static __always_inline void send_tail(struct task_struct___switch *next, struct pyrite_switch_cpu *cpu, __u64 units, __u64 chance, __u64 clock)
 {
 	struct pyrite_off_cpu_tail tail = {
@@ -324,16 +348,6 @@ static __always_inline void send_tail(struct task_struct___switch *next, struct 
 	spend(cpu);
 }
 
-/* Tries once more to say that the thread was back. Returns END_IS_DUE where there was no room again, else 0. */
-static __always_inline __u64 settle(struct pyrite_thread_set *set, __u32 way, __u32 slot)
-{
-	if (!(set->left[way] & END_IS_DUE))
-		return 0;
-	struct pyrite_block *block = bpf_map_lookup_elem(&blocks, &slot);
-
-	return block && send_end(block, set->tid[way]) ? 0 : END_IS_DUE;
-}
-
 static __always_inline void depart(void *ctx, struct task_struct___switch *prev, _Bool preempted, struct pyrite_switch_cpu *cpu, __u64 clock)
 {
 	__u32 tid = prev->pid, index = set_of(tid);
@@ -342,7 +356,9 @@ static __always_inline void depart(void *ctx, struct task_struct___switch *prev,
 		return;
 	__u64 state = state_of(prev);
 	__u32 way = find(set, tid);
-	__u64 due = way < PYRITE_THREAD_WAYS ? settle(set, way, index * PYRITE_THREAD_WAYS + way) : 0;
+	__u64 due = 0;
+	if (way < PYRITE_THREAD_WAYS && set->left[way] & LEFT_FLAGS)
+		due = settle(prev, set->left[way], index * PYRITE_THREAD_WAYS + way, clock);
 	if (state == TASK_DEAD) {
 		cpu->ends_lost += due != 0;
 		if (way < PYRITE_THREAD_WAYS)
@@ -355,7 +371,7 @@ static __always_inline void depart(void *ctx, struct task_struct___switch *prev,
 	}
 	__u32 foreseen = set->foreseen[way];
 	__u64 chance = chance_of(cpu, foreseen);
-	__u64 left = (clock & ~(__u64)(IS_CAPTURED | END_IS_DUE)) | due;
+	__u64 left = (clock & ~(__u64)LEFT_FLAGS) | due;
 	if (draw(cpu) >= chance) {
 		set->left[way] = left;
 		cpu->fates[PYRITE_OFF_SHED]++;
@@ -384,6 +400,8 @@ static __always_inline void arrive(struct task_struct___switch *next, struct pyr
 	if (way == PYRITE_THREAD_WAYS)
 		return;
 	__u64 left = set->left[way];
+	if (left <= LEFT_FLAGS)
+		return;
 	/* The clocks of two CPUs may differ by a little. */
 	__u64 units = clock > left ? (clock - left) >> PYRITE_OFF_CPU_UNIT_SHIFT : 0;
 	__u64 bounded = units < MAX_UNITS ? units : MAX_UNITS;
@@ -392,7 +410,10 @@ static __always_inline void arrive(struct task_struct___switch *next, struct pyr
 	set->foreseen[way] = foreseen - (foreseen >> 3) + bounded;
 	if (left & IS_CAPTURED) {
 		end_block(next, set, way, clock);
-	} else if (units > foreseen) {
+		return;
+	}
+	set->left[way] = left & END_IS_DUE;
+	if (units > foreseen) {
 		__u64 tail = units - foreseen;
 		__u64 chance = chance_of(cpu, (tail < MAX_UNITS ? tail : MAX_UNITS) * 8);
 		if (draw(cpu) < chance)

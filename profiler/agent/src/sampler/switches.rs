@@ -1,5 +1,7 @@
 //! Time off the CPU: the program that runs at every context switch, while this lives, and what it has counted.
 
+use std::os::fd::{AsFd as _, OwnedFd};
+
 use aya::maps::{MapData, PerCpuArray};
 use aya::programs::tp_btf::BtfTracePointLink;
 use aya::programs::{BtfTracePoint, ProgramError};
@@ -48,6 +50,8 @@ impl OffCpuBudget {
 /// The attached program. Dropping it detaches it.
 pub(super) struct Switches {
     link: Option<BtfTracePointLink>,
+    /// Open so that whoever adds up what our programs take (`/proc/PID/fdinfo`) finds this one.
+    _program: OwnedFd,
     counters: PerCpuArray<MapData, SwitchCounters>,
     ends_lost: u64,
 }
@@ -69,11 +73,13 @@ impl Switches {
         let program: &mut BtfTracePoint =
             program.try_into().map_err(|error: ProgramError| explain(error.into()))?;
         program.load("sched_switch", btf).map_err(|error| explain(error.into()))?;
+        let fd = program.fd().map_err(|error| explain(error.into()))?.as_fd().try_clone_to_owned();
+        let fd = fd.map_err(|source| SamplerError::Os { action: "keep a program open", source })?;
         let id = program.attach().map_err(|error| explain(error.into()))?;
         let link = program.take_link(id).map_err(|error| explain(error.into()))?;
         let counters = PerCpuArray::try_from(take_map(object, "switch_cpus")?);
         let counters = counters.map_err(|error| explain(error.into()))?;
-        Ok(Self { link: Some(link), counters, ends_lost: 0 })
+        Ok(Self { link: Some(link), _program: fd, counters, ends_lost: 0 })
     }
 
     /// From now on no thread is captured. The counts stay readable.

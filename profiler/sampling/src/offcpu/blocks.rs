@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use hashbrown::hash_map::Entry;
 use hashbrown::{HashMap, HashSet};
 use pyrite_bpf::{Note, OffFate, TickFate};
 use pyrite_model::UnixMs;
@@ -119,40 +120,50 @@ impl Blocks {
         left: Left,
         clock: WallClock,
     ) {
+        // It cannot leave again without having been back: the end of the one before was lost.
+        self.displace(tid, start);
         // The end is here already unless the thread stayed away for as long as records are held back.
         if let Some(end) = self.early.remove(&(tid, start)) {
             let block = Block { start, accounted: start, stack: Arc::new(stack), left };
             self.close(&block, end, clock);
             return;
         }
-        let is_full = self.open.len() >= self.limits.open || self.stacks.len() >= self.limits.stacks;
-        if is_full && !(self.open.contains_key(&tid) && self.stacks.contains(&stack)) {
+        let is_full = self.open.len() >= self.limits.open
+            || (self.stacks.len() >= self.limits.stacks && !self.stacks.contains(&stack));
+        if is_full {
             self.fates.count(OffFate::OpenFull);
             return;
         }
         let stack = self.stacks.get_or_insert_with(&stack, |stack| Arc::new(stack.clone()));
         let block = Block { start, accounted: start, stack: Arc::clone(stack), left };
-        if self.open.insert(tid, block).is_some() {
-            // It cannot leave again without having been back.
+        match self.open.entry(tid) {
+            // One that was held up, and has a successor.
+            Entry::Occupied(_) => self.fates.count(OffFate::EndLost),
+            Entry::Vacant(free) => drop(free.insert(block)),
+        }
+    }
+
+    /// A thread is known to be off the CPU since `start`, so what is open from before is not any more.
+    fn displace(&mut self, tid: u32, start: BootNs) {
+        if self.open.get(&tid).is_some_and(|open| open.start < start) {
+            self.open.remove(&tid);
             self.fates.count(OffFate::EndLost);
         }
     }
 
     /// A thread is back.
     pub(crate) fn ended(&mut self, end: OffCpuEnd, clock: WallClock) {
-        match self.open.remove(&end.tid) {
-            Some(block) if block.start == end.start => self.close(&block, end, clock),
-            other => {
-                if let Some(block) = other {
-                    self.open.insert(end.tid, block);
-                }
-                // Its departure is on its way, or was lost and counted.
-                if self.early.len() < self.limits.open {
-                    self.early.insert((end.tid, end.start), end);
-                } else {
-                    self.lose_end();
-                }
-            }
+        self.displace(end.tid, end.start);
+        if let Entry::Occupied(open) = self.open.entry(end.tid)
+            && open.get().start == end.start
+        {
+            let block = open.remove();
+            self.close(&block, end, clock);
+        } else if self.early.len() < self.limits.open {
+            // Its departure is on its way, or was lost and counted.
+            self.early.insert((end.tid, end.start), end);
+        } else {
+            self.lose_end();
         }
     }
 

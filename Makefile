@@ -61,7 +61,7 @@ accuracy: deps-build deps-accuracy page ## how often stacks are right, by an ind
 
 .PHONY: bench-switches
 bench-switches: deps-test ## what a context switch costs beside an empty program, as root, judged by its bound
-	cargo test --locked --package pyrite --test it bpf_switch_cost -- --nocapture
+	cargo test --locked --package pyrite-bpf --test it bpf_switch_cost -- --nocapture
 
 .PHONY: install
 install: build ## put the binary and the systemd unit in place

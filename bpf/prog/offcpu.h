@@ -26,6 +26,8 @@ enum {
 	MAX_UNITS = (1 << 24) - 1, /* 4.3 s; longer times are foreseen as this */
 	/* 16.8 ms: long, for what sleeps at once and for long should be captured. */
 	NEW_THREAD = 8 << 16,
+	/* What kernel threads wait for is mostly work: each of their captures stands for eight times as much. */
+	KERNEL_THREAD_SHIFT = 3,
 	SCALE_FIRST = 1 << 20,
 	SCALE_LEAST = 1 << 7,
 	/* Each capture takes 1/32 of the scale. */
@@ -187,9 +189,9 @@ static __always_inline __u32 claim(struct pyrite_thread_set *set, __u32 tid)
 }
 
 /* In units that a probability of 2^-32 x 2^-8 belongs to; certain from 2^32 on. */
-static __always_inline __u64 chance_of(struct pyrite_switch_cpu *cpu, __u64 eightfold)
+static __always_inline __u64 chance_of(struct pyrite_switch_cpu *cpu, struct task_struct___switch *task, __u64 eightfold)
 {
-	return eightfold * cpu->scale >> 8;
+	return eightfold * cpu->scale >> (task->flags & PF_KTHREAD ? 8 + KERNEL_THREAD_SHIFT : 8);
 }
 
 static __always_inline __u32 as_probability(__u64 chance)
@@ -370,7 +372,7 @@ static __always_inline void depart(void *ctx, struct task_struct___switch *prev,
 		return;
 	}
 	__u32 foreseen = set->foreseen[way];
-	__u64 chance = chance_of(cpu, foreseen);
+	__u64 chance = chance_of(cpu, prev, foreseen);
 	__u64 left = (clock & ~(__u64)LEFT_FLAGS) | due;
 	if (draw(cpu) >= chance) {
 		set->left[way] = left;
@@ -415,7 +417,7 @@ static __always_inline void arrive(struct task_struct___switch *next, struct pyr
 	set->left[way] = left & END_IS_DUE;
 	if (units > foreseen) {
 		__u64 tail = units - foreseen;
-		__u64 chance = chance_of(cpu, (tail < MAX_UNITS ? tail : MAX_UNITS) * 8);
+		__u64 chance = chance_of(cpu, next, (tail < MAX_UNITS ? tail : MAX_UNITS) * 8);
 		if (draw(cpu) < chance)
 			send_tail(next, cpu, tail, chance, clock);
 	}

@@ -13,9 +13,9 @@ use crate::sampler::load::{explain, take_map};
 use crate::sys::SwitchCounters;
 
 /// Captures per second that a node of many CPUs may make in all; each costs some 30 µs, most of it in user space.
-const MOST_PER_NODE: u32 = 1_000;
+const MOST_PER_NODE: u32 = 600;
 /// And so many per CPU at most.
-const MOST_PER_CPU: u32 = 50;
+const MOST_PER_CPU: u32 = 30;
 
 /// Captures per second on the whole node while somebody waits for a recording, and per CPU.
 const MOST_WHILE_RECORDING: u32 = 4_000;
@@ -26,7 +26,7 @@ const MOST_PER_CPU_WHILE_RECORDING: u32 = 1_000;
 pub enum OffCpuBudget {
     /// Nothing: it is not recorded.
     Off,
-    /// Little beside the sampling clock: at most 50 captures per second and CPU, and 1,000 on the node.
+    /// Little beside the sampling clock: at most 30 captures per second and CPU, and 600 on the node.
     Node,
     /// Far more, for as long as a recording takes.
     Recording,
@@ -109,7 +109,7 @@ mod tests {
     #[test]
     fn the_budget_is_the_nodes_and_no_cpu_gets_none() {
         let per_cpu = |cpus| OffCpuBudget::Node.per_cpu(cpus);
-        assert_eq!([1, 20, 64, 4_000].map(per_cpu), [50, 50, 15, 1]);
+        assert_eq!([1, 20, 64, 4_000].map(per_cpu), [30, 30, 9, 1]);
         assert_eq!([2, 64].map(|cpus| OffCpuBudget::Recording.per_cpu(cpus)), [1_000, 62]);
         assert_eq!(OffCpuBudget::Off.per_cpu(2), 0);
         assert_eq!(OffCpuBudget::PerCpu(70_000).per_cpu(2), 65_535);

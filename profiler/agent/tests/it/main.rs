@@ -8,6 +8,5 @@ mod bpf_cost;
 mod bpf_ledger;
 mod bpf_off_cpu;
 mod bpf_sampler;
-mod bpf_switch_cost;
 mod bpf_unwind;
 mod support;

@@ -59,6 +59,10 @@ bench-unwind: deps-build page ## unwind tables: CPU time and memory of each, and
 accuracy: deps-build deps-accuracy page ## how often stacks are right, by an independent judge (ARGS="--seconds 5 chain go" chooses)
 	@bench/dev/as-root.sh $$(command -v cargo) bench --locked --package pyrite-bench --bench accuracy -- $(ARGS)
 
+.PHONY: bench-switches
+bench-switches: deps-test ## what a context switch costs beside an empty program, as root, judged by its bound
+	cargo test --locked --package pyrite-bpf --test it bpf_switch_cost -- --nocapture
+
 .PHONY: install
 install: build ## put the binary and the systemd unit in place
 	install -D -m 0755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/pyrite

@@ -144,6 +144,7 @@ fn reason_enums(list: &str) -> Result<String> {
     for (kind, name, doc) in [
         ("TICK", "TickFate", "What became of one tick of the sampling clock."),
         ("STACK", "StackOutcome", "How the walk of one stack ended."),
+        ("OFF", "OffFate", "What became of one time that a thread left a CPU."),
         ("NOTE", "Note", "Things counted that lose no tick."),
     ] {
         let reasons = parse_reasons(list, kind)?;

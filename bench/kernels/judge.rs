@@ -10,6 +10,10 @@ const MIN_SAMPLES: u64 = 30;
 const MIN_WHOLE: f64 = 0.9;
 /// `syscalls` spends most of its time on the way into the kernel and out, where part of the ticks hits.
 const MIN_IN_KERNEL: f64 = 0.2;
+/// The threads of `waits` live eight seconds: one sleeps, two share a CPU. In the first of them, unwind tables are still made,
+/// and how much the threads then get done beside other loads differs.
+const MIN_WAITED_S: f64 = 1.0;
+const MAX_WAITED_S: f64 = 9.0;
 /// The functions of `fixtures/workloads/chain.c`.
 const CHAIN: [&str; 9] = ["main", "one", "two", "three", "four", "five", "six", "compare", "spin"];
 const FREQUENCY_HZ: f64 = 97.0;
@@ -50,6 +54,20 @@ pub(crate) fn judge(case: &str, report: &Report) -> Vec<Check> {
 
 type IsRight = fn(&[String]) -> bool;
 
+/// Time off the CPU is in microseconds, and of a known kind at a known place.
+fn off_cpu(report: &Report, checks: &mut Vec<Check>) {
+    exits_well("off_cpu", report, checks);
+    for (function, state) in [("sleeper", "[blocked]"), ("starved", "[runnable]")] {
+        let is_right = |frames: &[String]| {
+            frames.iter().any(|frame| frame == function) && frames.last().is_some_and(|leaf| leaf == state)
+        };
+        let (share, us) = report.share("off_cpu", is_right);
+        let seconds = share * us as f64 / 1e6;
+        let seen = format!("{function} {state} {seconds:.1} s");
+        checks.push(check(seen, (MIN_WAITED_S..MAX_WAITED_S).contains(&seconds)));
+    }
+}
+
 fn profile(report: &Report, checks: &mut Vec<Check>) {
     exits_well("doctor", report, checks);
     if report.programs.is_empty() {
@@ -69,6 +87,7 @@ fn profile(report: &Report, checks: &mut Vec<Check>) {
         let seen = format!("{name} {:.1} % of {samples}", share * 100.0);
         checks.push(check(seen, share >= at_least && samples >= MIN_SAMPLES));
     }
+    off_cpu(report, checks);
 }
 
 fn exits_well(name: &str, report: &Report, checks: &mut Vec<Check>) {
@@ -163,7 +182,9 @@ mod tests {
     fn profile_of(instructions: u64, no_frame_pointers: &str) -> String {
         let chain = CHAIN.join(";").replace("compare", "qsort_r;compare");
         format!(
-            "kernel 6.1.0-1\nexit doctor 0\nexit frame_pointers 0\nexit no_frame_pointers 0\nexit kernel 0\n\
+            "kernel 6.1.0-1\nexit doctor 0\nexit frame_pointers 0\nexit no_frame_pointers 0\nexit kernel 0\nexit off_cpu 0\n\
+             stack off_cpu start_thread;live;sleeper;nanosleep;[blocked] 2900000\n\
+             stack off_cpu start_thread;live;starved;[runnable] 2800000\nstack off_cpu main;[blocked] 3000000\n\
              program on_tick {instructions}\nstack frame_pointers {chain} 370\nstack frame_pointers [busybox+0x31a60] 10\n\
              stack no_frame_pointers {no_frame_pointers}{chain} 380\nstack kernel main;syscall;do_syscall_64 100\nend\n"
         )
@@ -175,6 +196,8 @@ mod tests {
         assert_eq!(failures("6.1", &good), [""; 0]);
         assert_eq!(failures("6.12", &good), ["the kernel is \"6.1.0-1\""]);
         assert_eq!(failures("6.1", &profile_of(612, "")), ["no_frame_pointers 0.0 % of 380"]);
+        let awake = good.replace("starved;[runnable]", "starved;[blocked]");
+        assert_eq!(failures("6.1", &awake), ["starved [runnable] 0.0 s"]);
         let dear = profile_of(300_000, "_start;");
         assert_eq!(failures("running", &dear), ["on_tick: 300000 instructions verified"]);
         assert_eq!(failures("6.1", &good.replace("four;", "")).len(), 2, "a function is missing");

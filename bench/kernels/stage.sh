@@ -26,6 +26,7 @@ stage_pyrite() {
   cc -O2 -g -fno-omit-frame-pointer -mno-omit-leaf-frame-pointer -o "$root/chain-fp" "$workloads/chain.c"
   cc -O2 -g -fomit-frame-pointer -o "$root/chain-nofp" "$workloads/chain.c"
   cc -O2 -g -fno-omit-frame-pointer -pthread -o "$root/syscalls" "$workloads/syscalls.c"
+  cc -O2 -g -fno-omit-frame-pointer -pthread -o "$root/waits" "$workloads/waits.c"
 }
 
 # Everything that is not Pyrite's: packed apart, for the kernel takes several archives one after the other.

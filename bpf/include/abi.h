@@ -8,6 +8,10 @@
  *   lies: return addresses or, of a frame that a signal interrupted and of the signal's trampoline, one more than theirs
  *   where flag PYRITE_SAMPLE_STACK_COPY is set: struct pyrite_stack_copy, then its `bytes` bytes of stack from `sp` on
  *
+ * A thread that leaves a CPU may be captured: that makes a record of the same shape, of kind PYRITE_RECORD_OFF_CPU. When the
+ * thread is back, a struct pyrite_off_cpu_end follows. A thread that was not captured but stayed away for much longer than
+ * foreseen makes a struct pyrite_off_cpu_tail when it is back.
+ *
  * A user stack that the program could not finish carries a copy of the registers and of the top of the stack as they were
  * at the frame where it stopped; user space goes on from there by the same rules.
  */
@@ -33,6 +37,12 @@ enum pyrite_stack {
 	PYRITE_STACK_COUNT
 };
 
+enum pyrite_off {
+#define OFF(id, name, help) PYRITE_OFF_##id,
+#include "reasons.def"
+	PYRITE_OFF_COUNT
+};
+
 enum {
 	PYRITE_COMM_BYTES = 16,
 	/* One below a power of two, so that a mask bounds the count for the verifier. The kernel's own limit is 127. */
@@ -43,6 +53,12 @@ enum {
 	/* DWARF registers 0 to 15 of x86_64; x0 to x30 and sp of aarch64. */
 	PYRITE_X86_64_REGISTERS = 16,
 	PYRITE_AARCH64_REGISTERS = 32,
+	/* The table of threads: sets, found by a hash of the tid, of so many threads, which fill a cache line. */
+	PYRITE_THREAD_SETS_SHIFT = 13,
+	PYRITE_THREAD_SETS = 1 << PYRITE_THREAD_SETS_SHIFT,
+	PYRITE_THREAD_WAYS = 4,
+	/* The unit of foreseen times off the CPU, as a power of two of nanoseconds: 256 ns. */
+	PYRITE_OFF_CPU_UNIT_SHIFT = 8,
 };
 
 /* The kinds of programs that walk stacks. A tick may interrupt the other, so each has memory of its own on every CPU. */
@@ -53,7 +69,12 @@ enum pyrite_context {
 };
 
 /* First word of every record: which struct follows. */
-enum pyrite_record { PYRITE_RECORD_SAMPLE = 1 };
+enum pyrite_record {
+	PYRITE_RECORD_SAMPLE = 1,
+	PYRITE_RECORD_OFF_CPU,
+	PYRITE_RECORD_OFF_CPU_END,
+	PYRITE_RECORD_OFF_CPU_TAIL,
+};
 
 enum pyrite_sample_flag {
 	PYRITE_SAMPLE_KERNEL_THREAD = 1,
@@ -62,6 +83,8 @@ enum pyrite_sample_flag {
 	PYRITE_SAMPLE_STACK_COPY = 4,
 	/* The process was met with the mappings of its parent, of which it is a fork that has not yet called exec. */
 	PYRITE_SAMPLE_PARENT_MAPPINGS = 8,
+	/* Of a thread that leaves the CPU: it was ready to run on. */
+	PYRITE_SAMPLE_PREEMPTED = 16,
 	/* The thread is on its way out. Since 6.16 it still has its memory for a while after perf has told of its end. */
 	PYRITE_SAMPLE_EXITING = 32,
 };
@@ -102,7 +125,40 @@ struct pyrite_sample_header {
 	/* Of the mapping set that the user stack was walked by; 0 where the process was not known. */
 	__u32 generation;
 	__u8 comm[PYRITE_COMM_BYTES];
+	/* Of a thread that leaves the CPU, else 0: the probability with which it was captured times 2^32; all ones: certainly.
+	 * Up to `head` units of its time off the CPU stand for as much of those not captured, what is longer for itself. */
+	__u32 probability;
+	__u32 head;
 };
+
+/* A captured thread is back on a CPU. */
+struct pyrite_off_cpu_end {
+	__u32 kind; /* enum pyrite_record */
+	__u32 tid;
+	__u64 start_boot_ns; /* `time_boot_ns` of the record that it ends */
+	__u64 end_boot_ns;
+	/* How much of it the thread waited for a CPU; PYRITE_RUNNABLE_UNKNOWN where the kernel does not say. */
+	__u64 runnable_ns;
+};
+
+/* A thread that was not captured is back after longer than the `head` foreseen for it. What is beyond the head is accounted
+ * here, without a stack: it would else be a captured one's with a weight of thousands. */
+struct pyrite_off_cpu_tail {
+	__u32 kind; /* enum pyrite_record */
+	__u32 probability; /* with which this record was made, as in the sample header */
+	__u64 end_boot_ns;
+	__u64 tail_ns;
+	__u64 runnable_ns; /* as in pyrite_off_cpu_end; may exceed tail_ns */
+	__u64 start_boot_ns; /* of the thread group's leader */
+	__u64 cgroup_id;
+	__u32 tgid;
+	__u32 tid;
+	__u8 is_kernel_thread;
+	__u8 reserved[7];
+	__u8 comm[PYRITE_COMM_BYTES];
+};
+
+#define PYRITE_RUNNABLE_UNKNOWN (~0ULL)
 
 /* Set once before load; read-only afterwards. */
 struct pyrite_config {
@@ -117,6 +173,39 @@ struct pyrite_config {
 	/* For the accuracy harness: 1 has the kernel write its own sample of the same tick as well, where the event has a ring
 	 * for it. */
 	__u32 perf_samples;
+	/* About how many threads that leave a CPU are captured per second and CPU; at least 1. */
+	__u32 off_cpu_per_second;
+	__u32 reserved;
+};
+
+/* What is remembered of threads whose tids have the same hash. A cache line. */
+struct pyrite_thread_set {
+	__u32 tid[PYRITE_THREAD_WAYS]; /* 0: free */
+	/* Eight times the time off the CPU that is foreseen, a moving average, in units. */
+	__u32 foreseen[PYRITE_THREAD_WAYS];
+	/* The run queue's clock when the thread left, 0 while it runs; the lowest bits say that it was captured and has not been
+	 * told to be back, or that the ring had no room for telling. */
+	__u64 left[PYRITE_THREAD_WAYS];
+};
+
+/* What is remembered of a captured thread. */
+struct pyrite_block {
+	__u64 start_boot_ns;
+	__u64 end_boot_ns;
+	/* Until its end: how long the thread had waited for a CPU in all its life. Then as in pyrite_off_cpu_end. */
+	__u64 runnable_ns;
+};
+
+/* One per CPU. The first line is all that most switches need. */
+struct pyrite_switch_cpu {
+	/* A thread with foreseen time f is captured with probability f x scale / 2^40. */
+	__u64 scale;
+	__u64 random;
+	__u64 refilled; /* the run queue's clock */
+	__u64 fates[PYRITE_OFF_COUNT];
+	__u64 tails;
+	__u64 tails_lost;
+	__u64 ends_lost;
 };
 
 /* One per CPU. */

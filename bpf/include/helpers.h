@@ -26,6 +26,7 @@ static __u64 (*const bpf_get_current_cgroup_id)(void) = (void *)BPF_FUNC_get_cur
 static void *(*const bpf_get_current_task)(void) = (void *)BPF_FUNC_get_current_task;
 static long (*const bpf_get_current_comm)(void *to, __u32 size) = (void *)BPF_FUNC_get_current_comm;
 static __u32 (*const bpf_get_smp_processor_id)(void) = (void *)BPF_FUNC_get_smp_processor_id;
+static __u64 (*const bpf_ktime_get_ns)(void) = (void *)BPF_FUNC_ktime_get_ns;
 static __u64 (*const bpf_ktime_get_boot_ns)(void) = (void *)BPF_FUNC_ktime_get_boot_ns;
 static long (*const bpf_get_stack)(void *ctx, void *to, __u32 size, __u64 flags) = (void *)BPF_FUNC_get_stack;
 static long (*const bpf_perf_prog_read_value)(void *ctx, struct bpf_perf_event_value *to, __u32 size) =
@@ -42,6 +43,8 @@ static void *(*const bpf_task_pt_regs)(void *task) = (void *)175;
 #define kernel_address(pointer, field) __builtin_preserve_access_index(&(pointer)->field)
 /* Whether the kernel's enum has this value. */
 #define kernel_has_value(enum_type, value) __builtin_preserve_enum_value(*(__typeof__(enum_type) *)value, 0)
+/* Whether the kernel's struct has this field: constant once loaded, so what hangs on it is plain code or gone. */
+#define kernel_has_field(type, field) __builtin_preserve_field_info(((type *)0)->field, 2)
 /* The size of one of the kernel's types, 0 where it has no such type. */
 #define kernel_sizeof(type) __builtin_preserve_type_info(*(__typeof__(type) *)0, 1)
 

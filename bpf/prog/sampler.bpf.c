@@ -6,6 +6,7 @@
 
 #include "abi.h"
 #include "maps.h"
+#include "offcpu.h"
 #include "record.h"
 #include "ticks.h"
 #include "walk.h"

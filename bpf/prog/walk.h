@@ -59,7 +59,8 @@ static __always_inline void walk_user_stack(struct tick_context *ctx, struct wal
 	walk->sp_lost = 0;
 	if (header->flags & PYRITE_SAMPLE_KERNEL_THREAD)
 		return;
-	if (header->flags & PYRITE_SAMPLE_USER_MODE)
+	/* The verifier cannot know that the flag implies a context. */
+	if (ctx && header->flags & PYRITE_SAMPLE_USER_MODE)
 		take_tick_registers(ctx, walk);
 	else if (!take_task_registers(walk, slot))
 		return;

@@ -5,7 +5,7 @@
 
 mod reasons;
 
-pub use reasons::{Note, StackOutcome, TickFate};
+pub use reasons::{Note, OffFate, StackOutcome, TickFate};
 
 /// The generated bindings: `pyrite_*` is our ABI, `perf_*` and `PERF_*` are the kernel's.
 #[allow(
@@ -43,18 +43,20 @@ pub fn config_bytes(config: &abi::pyrite_config) -> [u8; size_of::<abi::pyrite_c
     bytes[8..16].copy_from_slice(&config.period_ns.to_ne_bytes());
     bytes[16..24].copy_from_slice(&config.address_tag_mask.to_ne_bytes());
     bytes[24..28].copy_from_slice(&config.copies_per_second.to_ne_bytes());
-    bytes[28..].copy_from_slice(&config.perf_samples.to_ne_bytes());
+    bytes[28..32].copy_from_slice(&config.perf_samples.to_ne_bytes());
+    bytes[32..36].copy_from_slice(&config.off_cpu_per_second.to_ne_bytes());
     bytes
 }
 
 // Records are decoded by offset and tables written by it; a change of layout shall be a decision, not an accident.
 const _: () = {
     use abi::{pyrite_sample_header as Header, pyrite_stack_copy as Copy};
-    assert!(size_of::<Header>() == 72);
+    assert!(size_of::<Header>() == 80);
     assert!(std::mem::offset_of!(Header, time_boot_ns) == 8);
     assert!(std::mem::offset_of!(Header, tgid) == 32);
     assert!(std::mem::offset_of!(Header, generation) == 52);
     assert!(std::mem::offset_of!(Header, comm) == 56);
+    assert!(std::mem::offset_of!(Header, probability) == 72);
     assert!(size_of::<Copy>() == 280);
     assert!(std::mem::offset_of!(Copy, ip) == 256);
     assert!(std::mem::offset_of!(Copy, bytes) == 272);
@@ -64,6 +66,10 @@ const _: () = {
     assert!(size_of::<abi::pyrite_executable>() == 16);
     assert!(size_of::<abi::pyrite_mapping>() == 32);
     assert!(size_of::<abi::pyrite_process>() == 24);
+    assert!(size_of::<abi::pyrite_thread_set>() == 64);
+    assert!(size_of::<abi::pyrite_off_cpu_end>() == 32);
+    assert!(size_of::<abi::pyrite_off_cpu_tail>() == 80);
+    assert!(OffFate::COUNT == abi::PYRITE_OFF_COUNT as usize);
     assert!(TickFate::COUNT == abi::PYRITE_TICK_COUNT as usize);
     assert!(StackOutcome::COUNT == abi::PYRITE_STACK_COUNT as usize);
 };
@@ -88,6 +94,8 @@ mod tests {
             address_tag_mask: 3,
             copies_per_second: 4,
             perf_samples: 5,
+            off_cpu_per_second: 6,
+            ..Default::default()
         };
         let bytes = config_bytes(&config);
         assert_eq!(bytes[std::mem::offset_of!(abi::pyrite_config, ring_wakeup_bytes)], 1);
@@ -95,6 +103,7 @@ mod tests {
         assert_eq!(bytes[std::mem::offset_of!(abi::pyrite_config, address_tag_mask)], 3);
         assert_eq!(bytes[std::mem::offset_of!(abi::pyrite_config, copies_per_second)], 4);
         assert_eq!(bytes[std::mem::offset_of!(abi::pyrite_config, perf_samples)], 5);
+        assert_eq!(bytes[std::mem::offset_of!(abi::pyrite_config, off_cpu_per_second)], 6);
     }
 
     #[test]

@@ -76,11 +76,12 @@ pub(crate) fn counted_stacks_to_named_rows(report: &mut Report) -> Result<()> {
         .map(|second| Second {
             start: UnixMs(second * 1000),
             stacks: (0..SAMPLES_PER_SECOND).map(|_| counted(&mut random, &file, &offsets)).collect(),
+            off_cpu: Vec::new(),
         })
         .collect();
     report.measure("counted stack → row with names and labels", "samples", || {
         for second in &seconds {
-            let batch = maker.batch(second, |stack| &labels[stack.process.tgid as usize]);
+            let batch = maker.batch(second, |stack, _| &labels[stack.process.tgid as usize]);
             let samples = batch.series.iter().filter(|series| series.profile_type.sample_type == "samples");
             let counted: i64 = samples.flat_map(|series| &series.rows).map(|row| row.value).sum();
             ensure!(counted == SAMPLES_PER_SECOND as i64, "{counted} samples in the rows");

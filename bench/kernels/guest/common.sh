@@ -14,14 +14,14 @@ hear() {
 	sed "s/^/said $name /" "$SCRATCH/$name.said" >>"$RESULTS"
 }
 
-# Profiles a command for some seconds. Its verifier statistics and stacks are results.
+# Profiles a command for some seconds, with the flags in RECORD. Its verifier statistics and stacks are results.
 profile() {
 	name=$1
 	seconds=$2
 	shift 2
 	rm -f "$SCRATCH/stats"
 	hear "$name" env LD_PRELOAD="$HERE/verifier_stats.so" VERIFIER_STATS="$SCRATCH/stats" VERIFIER_LOG="$SCRATCH/log" \
-		$PYRITE record -o "$SCRATCH/$name.folded" -- \
+		$PYRITE record $RECORD -o "$SCRATCH/$name.folded" -- \
 		sh -c 'unset LD_PRELOAD; "$@" & sleep '"$seconds"'; kill $!' sh "$@"
 	if [ -e "$SCRATCH/log" ]; then
 		tail -n 1000 "$SCRATCH/log" | sed 's/^/log /' >>"$RESULTS"

@@ -149,6 +149,11 @@ __u32 bpf_get_smp_processor_id(void)
 	return 0;
 }
 
+__u64 bpf_ktime_get_ns(void)
+{
+	return now_ns;
+}
+
 __u64 bpf_ktime_get_boot_ns(void)
 {
 	/* A second for every tick, so that each has copies of its own. */

@@ -24,6 +24,7 @@ void *bpf_get_current_task_btf(void);
 const void *bpf_task_pt_regs(void *task);
 long bpf_get_current_comm(void *to, __u32 size);
 __u32 bpf_get_smp_processor_id(void);
+__u64 bpf_ktime_get_ns(void);
 __u64 bpf_ktime_get_boot_ns(void);
 long bpf_get_stack(void *ctx, void *to, __u32 size, __u64 flags);
 long bpf_ringbuf_output(void *ring, void *data, __u64 size, __u64 flags);
@@ -32,6 +33,7 @@ __u64 bpf_ringbuf_query(void *ring, __u64 what);
 /* Structs are laid out as they stand in kernel.h, and the kernel is a new one. */
 #define kernel_address(pointer, field) (&(pointer)->field)
 #define kernel_has_value(enum_type, value) 1
+#define kernel_has_field(type, field) 1
 #define kernel_sizeof(type) sizeof(type)
 
 #endif

@@ -3,13 +3,14 @@
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use aya::maps::{Array, ArrayOfMaps, HashMap, MapData, RingBuf};
+use aya::maps::{Array, ArrayOfMaps, HashMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::perf_event::{
     PerfEventConfig, PerfEventLinkId, PerfEventScope, SamplePolicy, SoftwareEvent,
 };
 use aya::programs::{BtfTracePoint, PerfEvent};
 use aya::util::{nr_cpus, online_cpus};
 use aya::{Btf, Ebpf, EbpfLoader};
+use pyrite_bpf::OffFate;
 use pyrite_bpf::abi::{self, pyrite_config};
 
 use crate::record::{Record, decode};
@@ -34,6 +35,7 @@ pub(crate) fn privileged(test: &str) -> Option<MutexGuard<'static, ()>> {
 /// The loaded programs.
 pub(crate) struct Walker {
     object: Ebpf,
+    pub(crate) btf: Btf,
     /// How many processes were set.
     changes: u64,
 }
@@ -62,11 +64,27 @@ impl Walker {
         let exec: &mut BtfTracePoint = object.program_mut("on_exec").unwrap().try_into().unwrap();
         exec.load("sched_process_exec", &btf).unwrap();
         exec.attach().unwrap();
-        Self { object, changes: 0 }
+        let switches: &mut BtfTracePoint = object.program_mut("on_switch").unwrap().try_into().unwrap();
+        switches.load("sched_switch", &btf).unwrap();
+        Self { object, btf, changes: 0 }
     }
 
     pub(crate) fn program(&mut self) -> &mut PerfEvent {
         self.object.program_mut("on_tick").unwrap().try_into().unwrap()
+    }
+
+    /// The program that runs at every switch once it is attached.
+    pub(crate) fn switches(&mut self) -> &mut BtfTracePoint {
+        self.object.program_mut("on_switch").unwrap().try_into().unwrap()
+    }
+
+    /// How many departures had this fate, on all CPUs.
+    pub(crate) fn departures(&mut self, fate: OffFate) -> u64 {
+        const BYTES: usize = size_of::<abi::pyrite_switch_cpu>();
+        let at = std::mem::offset_of!(abi::pyrite_switch_cpu, fates) + 8 * fate as usize;
+        let cpus = PerCpuArray::<_, [u8; BYTES]>::try_from(self.object.map("switch_cpus").unwrap()).unwrap();
+        let of_cpu = |cpu: &[u8; BYTES]| u64::from_ne_bytes(cpu[at..at + 8].try_into().unwrap());
+        cpus.get(&0, 0).unwrap().iter().map(of_cpu).sum()
     }
 
     /// Writes all tables.
@@ -100,6 +118,12 @@ impl Walker {
         let mut stamps = Array::<_, u64>::try_from(self.object.map_mut("stamps").unwrap()).unwrap();
         self.changes += 1;
         stamps.set(tgid % abi::PYRITE_STAMPS, self.changes << 32, 0).unwrap();
+    }
+
+    /// Throws away what waits in the ring.
+    pub(crate) fn discard(&mut self) {
+        let mut ring = RingBuf::try_from(self.object.map_mut("ring").unwrap()).unwrap();
+        while ring.next().is_some() {}
     }
 
     /// The records of one process that wait in the ring; all others are thrown away.

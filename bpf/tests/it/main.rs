@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests are tests, too")]
 
 mod bpf_cost;
+mod bpf_switch_cost;
 mod bpf_walk;
 mod host;
 mod host_reference;

@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::Deserialize;
 
 use crate::config::parse_duration;
 
@@ -34,7 +35,7 @@ pub enum Command {
     Run(ServeArgs),
     /// Store, API and page only, for profiles that others push (needs no privilege)
     Server(ServeArgs),
-    /// Record one CPU profile into a file (needs root)
+    /// Record one profile into a file (needs root)
     Record(RecordArgs),
     /// Check this machine and say what to do about each line that is not ok
     Doctor(DoctorArgs),
@@ -58,6 +59,19 @@ pub struct ServeArgs {
     /// Sample even on a kernel that reading user stacks can freeze (5.19 to 6.3, see `pyrite doctor`)
     #[arg(long)]
     pub allow_freezing_kernel: bool,
+    /// Record what threads wait for as well, within a budget [default: on]
+    #[arg(long, value_name = "ON|OFF")]
+    pub off_cpu: Option<Switch>,
+}
+
+/// Something that can be switched off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Switch {
+    /// It is done.
+    On,
+    /// It is not.
+    Off,
 }
 
 /// Flags of `record`.
@@ -67,6 +81,7 @@ Examples:
   pyrite record --duration 10s -o node.svg
   pyrite record --pid 4242 -o app.pb.gz
   pyrite record --container web -o web.html
+  pyrite record --pid 4242 --off-cpu -o waits.svg
   pyrite record -o build.folded -- make -j2")]
 pub struct RecordArgs {
     /// How long to record, such as 10s or 2m [default: 10s, or until CMD ends]
@@ -81,6 +96,9 @@ pub struct RecordArgs {
     /// Samples per second and CPU, 1 to 1000
     #[arg(long, value_name = "HZ", default_value_t = 97)]
     pub frequency: u32,
+    /// Record what threads wait for, and for how long, instead of what they run
+    #[arg(long)]
+    pub off_cpu: bool,
     /// Sample even on a kernel that reading user stacks can freeze (5.19 to 6.3, see `pyrite doctor`)
     #[arg(long)]
     pub allow_freezing_kernel: bool,

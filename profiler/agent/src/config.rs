@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
-use crate::cli::ServeArgs;
+use crate::cli::{ServeArgs, Switch};
 
 /// Sampling frequencies that the sampler accepts.
 pub const FREQUENCY_RANGE_HZ: std::ops::RangeInclusive<u32> = 1..=1000;
@@ -23,6 +23,8 @@ pub struct Config {
     pub frequency_hz: u32,
     /// Whether to sample on a kernel that this can freeze; see [`crate::freeze`].
     pub allow_freezing_kernel: bool,
+    /// Whether time off the CPU is recorded.
+    pub off_cpu: bool,
     /// Profiles older than this are deleted.
     pub max_age: Duration,
     /// Beyond this size the oldest profiles are deleted.
@@ -36,6 +38,7 @@ struct ConfigFile {
     listen: Option<SocketAddr>,
     data: Option<PathBuf>,
     frequency: Option<u32>,
+    off_cpu: Option<Switch>,
     #[serde(default)]
     allow_freezing_kernel: bool,
     #[serde(default)]
@@ -73,6 +76,7 @@ impl Config {
             data: args.data.clone().or(file.data).map_or_else(default_data_dir, Ok)?,
             frequency_hz,
             allow_freezing_kernel: args.allow_freezing_kernel || file.allow_freezing_kernel,
+            off_cpu: args.off_cpu.or(file.off_cpu).unwrap_or(Switch::On) == Switch::On,
             max_age: parse_duration(max_age).map_err(anyhow::Error::msg).context("retention.max_age")?,
             max_bytes: parse_size(max_size).context("retention.max_size")?,
         })
@@ -156,10 +160,14 @@ mod tests {
 
     #[test]
     fn flags_win_over_the_file_and_the_file_over_defaults() {
-        let toml = "listen = '0.0.0.0:1'\ndata = '/file'\nfrequency = 19\n[retention]\nmax_age = '2d'";
+        let toml = "listen = '0.0.0.0:1'\ndata = '/file'\nfrequency = 19\noff_cpu = 'off'\n[retention]\nmax_age = '2d'";
         let args = ServeArgs { frequency: Some(49), ..ServeArgs::default() };
         let config = join(&args, toml).expect("valid");
         assert_eq!(config.frequency_hz, 49);
+        assert!(!config.off_cpu);
+        let args = ServeArgs { off_cpu: Some(Switch::On), ..args };
+        assert!(join(&args, toml).expect("valid").off_cpu);
+        assert!(join(&args, "").expect("valid").off_cpu, "on unless told otherwise");
         assert_eq!(config.data, Path::new("/file"));
         assert_eq!(config.listen.to_string(), "0.0.0.0:1");
         assert_eq!(config.max_age, Duration::from_hours(48));
@@ -182,6 +190,7 @@ mod tests {
         assert!(error("[retention]\nmax_size = '3 parsecs'").contains("retention.max_size"));
         assert!(error("[retention]\nmax_age = '0s'").contains("retention.max_age"));
         assert!(error("listen = 'nowhere'").contains("listen"));
+        assert!(error("off_cpu = 'perhaps'").contains("off_cpu"));
     }
 
     #[test]

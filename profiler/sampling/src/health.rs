@@ -296,7 +296,7 @@ mod tests {
 
     fn second(at_s: i64, stacks: Vec<(SampledStack, u64)>) -> Second {
         let stacks = stacks.into_iter().map(|(stack, count)| CountedStack { stack, count }).collect();
-        Second { start: UnixMs(at_s * 1000), stacks }
+        Second { start: UnixMs(at_s * 1000), stacks, off_cpu: vec![] }
     }
 
     #[test]

@@ -10,14 +10,15 @@ use pyrite_bpf::{Note, TickFate};
 use pyrite_model::{Avma, UnixMs};
 
 use crate::copies::{Copies, Unfinished};
+use crate::offcpu::{BlockLimits, Blocks, IsTick, RingRecord, decode_record};
 use crate::processes::{Lookup, Processes};
 use crate::second::OpenSeconds;
 use crate::tape::Taping;
 use crate::trust::{Located, Trust};
 use crate::{
     BootNs, Change, ChangeKind, Comm, Command, Fates, Filter, LoadFailure, LoadedProcess, MappedFile,
-    Mappings, Notes, ProcessKey, Sample, SampledStack, Second, TapeEntry, Unwinder, UserFrame, WallClock,
-    decode_change, decode_sample,
+    Mappings, Notes, OffCpu, OffFates, ProcessKey, Sample, SampledStack, Second, TapeEntry, Unwinder,
+    UserFrame, WallClock, decode_change,
 };
 
 /// Bounds of everything that grows (invariant I4).
@@ -39,6 +40,10 @@ pub struct Limits {
     pub copies: usize,
     /// Copied stacks in all samples that are held, in bytes.
     pub copy_bytes: usize,
+    /// Threads off the CPU at once, of those that were captured.
+    pub blocks: usize,
+    /// Their distinct stacks, and as many that were accounted and not told yet.
+    pub block_stacks: usize,
 }
 
 impl Default for Limits {
@@ -53,6 +58,8 @@ impl Default for Limits {
             stacks: 32_768,
             copies: 2048,
             copy_bytes: 8 << 20,
+            blocks: 32_768,
+            block_stacks: 8_192,
         }
     }
 }
@@ -104,7 +111,8 @@ enum Pending {
 pub struct Sampling {
     limits: Limits,
     pending: Vec<(BootNs, Pending)>,
-    pending_samples: u64,
+    /// Ticks between [`Sampling::on_record`] and their second.
+    under_way: u64,
     processes: Processes,
     /// Samples by the process that is being read from `/proc`. A tgid is here from the asking to the answer.
     waiting: HashMap<u32, Vec<Sample>>,
@@ -116,6 +124,9 @@ pub struct Sampling {
     witnessed: Option<Vec<Sample>>,
     /// All that came in, where somebody wants to keep it.
     tape: Option<Vec<u8>>,
+    blocks: Blocks,
+    /// Up to when everything was taken.
+    taken_until: BootNs,
     clock: WallClock,
     fates: Fates,
     notes: Notes,
@@ -127,7 +138,7 @@ impl Sampling {
         Self {
             limits,
             pending: Vec::new(),
-            pending_samples: 0,
+            under_way: 0,
             processes: Processes::new(filter, limits),
             waiting: HashMap::new(),
             waiting_samples: 0,
@@ -136,6 +147,8 @@ impl Sampling {
             seconds: OpenSeconds::default(),
             witnessed: None,
             tape: None,
+            blocks: Blocks::new(BlockLimits { open: limits.blocks, stacks: limits.block_stacks }),
+            taken_until: BootNs::default(),
             clock: WallClock::default(),
             fates: Fates::default(),
             notes: Notes::default(),
@@ -171,15 +184,24 @@ impl Sampling {
     /// Takes one record of the BPF ring.
     pub fn on_record(&mut self, bytes: &[u8]) {
         self.on_tape(&TapeEntry::Record(bytes));
-        match decode_sample(bytes) {
-            Err(_) => self.fates.add(TickFate::Malformed, 1),
-            Ok(_) if self.pending.len() >= self.limits.pending => self.fates.add(TickFate::PendingFull, 1),
-            Ok(mut sample) => {
+        let is_full = self.pending.len() >= self.limits.pending;
+        match decode_record(bytes) {
+            Err(IsTick(true)) => self.fates.add(TickFate::Malformed, 1),
+            Err(IsTick(false)) => self.blocks.malformed(),
+            Ok(RingRecord::Sample(sample)) if is_full => self.drop_sample(&sample, TickFate::PendingFull),
+            Ok(RingRecord::Sample(mut sample)) => {
                 self.copies.admit(&mut sample);
-                self.pending_samples += 1;
+                self.under_way += u64::from(sample.off_cpu.is_none());
                 self.pending.push((sample.time, Pending::Sample(sample)));
             }
+            // It names its departure, so it need not come after it.
+            Ok(RingRecord::End(end)) => self.blocks.ended(end, self.clock),
         }
+    }
+
+    /// The BPF program could not tell of the end of some times off the CPU.
+    pub fn off_cpu_ends_lost(&mut self) {
+        self.blocks.lose_end();
     }
 
     /// Takes one record of a sideband ring.
@@ -240,10 +262,7 @@ impl Sampling {
         let later = self.pending.split_off(due);
         for (time, item) in std::mem::replace(&mut self.pending, later) {
             match item {
-                Pending::Sample(sample) => {
-                    self.pending_samples -= 1;
-                    self.on_sample(sample);
-                }
+                Pending::Sample(sample) => self.on_sample(sample),
                 Pending::Change(change) => self.on_change(time, &change),
             }
         }
@@ -280,6 +299,7 @@ impl Sampling {
     #[must_use]
     pub fn take_events(&mut self, until: BootNs) -> Vec<Event> {
         self.on_tape(&TapeEntry::Events(until));
+        self.taken_until = self.taken_until.max(until);
         self.take(until, Some(self.clock.second_of(until)))
     }
 
@@ -298,6 +318,7 @@ impl Sampling {
             let located = Trust::All.locate(&sample.user, &mappings);
             self.enter(sample, process, located);
         }
+        self.blocks.account_all(self.taken_until, self.clock);
         self.take(BootNs::default(), None)
     }
 
@@ -311,12 +332,23 @@ impl Sampling {
         let mut notes = self.notes;
         notes.merge(&self.processes.notes);
         notes.merge(&self.copies.notes);
+        notes.merge(&self.blocks.notes);
         notes
+    }
+
+    /// What became of the captured times off the CPU; the others are [`Self::open_blocks`], or on their way there.
+    pub fn off_fates(&self) -> &OffFates {
+        &self.blocks.fates
+    }
+
+    /// Captured threads that are off the CPU.
+    pub fn open_blocks(&self) -> usize {
+        self.blocks.len()
     }
 
     /// Ticks taken in and neither told nor lost yet.
     pub fn held(&self) -> u64 {
-        self.pending_samples + self.waiting_samples as u64 + self.copies.len() as u64 + self.seconds.ticks()
+        self.under_way + self.seconds.ticks()
     }
 
     /// Processes known at the moment.
@@ -347,7 +379,9 @@ impl Sampling {
 
     fn take(&mut self, until: BootNs, open: Option<UnixMs>) -> Vec<Event> {
         let mut events = std::mem::take(&mut self.processes.events);
-        events.extend(self.seconds.take_all_but(open).into_iter().map(Event::Second));
+        let seconds = self.seconds.take_all_but(open);
+        let seconds = self.blocks.take_with(seconds, until, self.clock, open);
+        events.extend(seconds.into_iter().map(Event::Second));
         self.processes.reap(until);
         events.append(&mut self.processes.events);
         events
@@ -435,14 +469,30 @@ impl Sampling {
             kernel: sample.kernel,
             user: user.frames,
         };
-        if !self.seconds.add(second, stack, self.limits.stacks) {
-            self.fates.add(TickFate::SecondFull, 1);
+        match sample.off_cpu {
+            Some(OffCpu::Left(left)) => self.blocks.left((sample.tid, sample.time), stack, left, self.clock),
+            Some(OffCpu::Tail(tail)) => self.blocks.tail(sample.time, stack, tail, self.clock),
+            None => {
+                self.under_way -= 1;
+                if !self.seconds.add(second, stack, self.limits.stacks) {
+                    self.fates.add(TickFate::SecondFull, 1);
+                }
+            }
         }
     }
 
+    /// Gives up a sample that was taken in.
     fn lose(&mut self, sample: &Sample, fate: TickFate) {
         self.copies.release(sample);
-        self.fates.add(fate, 1);
+        self.under_way -= u64::from(sample.off_cpu.is_none());
+        self.drop_sample(sample, fate);
+    }
+
+    fn drop_sample(&mut self, sample: &Sample, fate: TickFate) {
+        match &sample.off_cpu {
+            None => self.fates.add(fate, 1),
+            Some(off_cpu) => self.blocks.lose(off_cpu, fate),
+        }
     }
 }
 

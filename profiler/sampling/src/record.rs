@@ -11,7 +11,7 @@ use pyrite_bpf::abi::{
 };
 use pyrite_model::Avma;
 
-use crate::{BootNs, Comm};
+use crate::{BootNs, Comm, OffCpu};
 
 /// Registers in a stack copy, by DWARF number; `x86_64` uses the first 16.
 pub const COPIED_REGISTERS: usize = PYRITE_AARCH64_REGISTERS as usize;
@@ -59,6 +59,8 @@ pub struct Sample {
     pub user: Vec<Avma>,
     /// From where on user space can finish the walk.
     pub copy: Option<Box<StackCopy>>,
+    /// Where it is no tick, but of a thread that left the CPU: the stack is that of the moment it left.
+    pub off_cpu: Option<OffCpu>,
 }
 
 /// Registers and the top of the stack, as they were at a frame.
@@ -123,6 +125,9 @@ pub enum RecordError {
         /// Frames it says to come before it.
         frames_before: u16,
     },
+    /// Recorded with a probability of 0.
+    #[error("recorded with a probability of 0")]
+    Improbable,
 }
 
 /// Decodes a sample record.
@@ -130,9 +135,14 @@ pub enum RecordError {
 /// # Errors
 /// Anything that does not follow the ABI; trailing bytes are allowed, as the ring pads.
 pub fn decode_sample(bytes: &[u8]) -> Result<Sample, RecordError> {
+    decode_kind(bytes, PYRITE_RECORD_SAMPLE)
+}
+
+/// Decodes a record that has the shape of a sample's.
+pub(crate) fn decode_kind(bytes: &[u8], expected: u32) -> Result<Sample, RecordError> {
     let header = &field::<{ size_of::<Header>() }>(bytes, 0)?;
     let kind = u32_at(header, offset_of!(Header, kind))?;
-    if kind != PYRITE_RECORD_SAMPLE {
+    if kind != expected {
         return Err(RecordError::Kind { kind });
     }
     let kernel_frames = frame_count(header, offset_of!(Header, kernel_frames), PYRITE_MAX_KERNEL_FRAMES)?;
@@ -162,6 +172,7 @@ pub fn decode_sample(bytes: &[u8]) -> Result<Sample, RecordError> {
         kernel: frames(bytes, frames_at, kernel_frames)?,
         user: frames(bytes, user_at, user_frames)?,
         copy,
+        off_cpu: None,
     })
 }
 
@@ -208,15 +219,15 @@ fn u16_at(bytes: &[u8], at: usize) -> Result<u16, RecordError> {
     field(bytes, at).map(u16::from_ne_bytes)
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> Result<u32, RecordError> {
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> Result<u32, RecordError> {
     field(bytes, at).map(u32::from_ne_bytes)
 }
 
-fn u64_at(bytes: &[u8], at: usize) -> Result<u64, RecordError> {
+pub(crate) fn u64_at(bytes: &[u8], at: usize) -> Result<u64, RecordError> {
     field(bytes, at).map(u64::from_ne_bytes)
 }
 
-fn field<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N], RecordError> {
+pub(crate) fn field<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N], RecordError> {
     let found = bytes.get(at..).and_then(|rest| rest.first_chunk::<N>());
     found.copied().ok_or(RecordError::Short { len: bytes.len(), need: at + N })
 }
@@ -307,6 +318,7 @@ pub(crate) mod tests {
             kernel: vec![],
             user: vec![Avma(0x1010), Avma(0x1020)],
             copy: None,
+            off_cpu: None,
         }
     }
 

@@ -8,7 +8,7 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 use pyrite_bpf::StackOutcome;
 use pyrite_model::{Avma, FileOffset, UnixMs};
 
-use crate::{Comm, MappedFile, ProcessKey};
+use crate::{Comm, MappedFile, OffCpuStack, ProcessKey};
 
 /// One frame in user space. Addresses of callers are those of the call, one byte before the return address.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -70,6 +70,8 @@ pub struct Second {
     pub start: UnixMs,
     /// Its stacks, each once, in no particular order.
     pub stacks: Vec<CountedStack>,
+    /// Time off the CPU that was accounted in it, each stack and state once.
+    pub off_cpu: Vec<OffCpuStack>,
 }
 
 impl Second {
@@ -83,8 +85,11 @@ impl Second {
         let of_frames = |stack: &SampledStack| {
             stack.kernel.len() * size_of::<Avma>() + stack.user.len() * size_of::<UserFrame>()
         };
-        let frames: usize = self.stacks.iter().map(|counted| of_frames(&counted.stack)).sum();
-        frames + self.stacks.len() * size_of::<CountedStack>()
+        let running: usize = self.stacks.iter().map(|counted| of_frames(&counted.stack)).sum();
+        // Shared with the blocks that are still open, but whoever waits for this second may be the last to hold it.
+        let off: usize =
+            self.off_cpu.iter().map(|off| of_frames(&off.stack) + size_of::<OffCpuStack>()).sum();
+        running + self.stacks.len() * size_of::<CountedStack>() + off
     }
 }
 
@@ -141,6 +146,7 @@ impl OpenSeconds {
             .map(|(start, stacks)| Second {
                 start,
                 stacks: stacks.into_iter().map(|hashed| hashed.counted).collect(),
+                off_cpu: Vec::new(),
             })
             .filter(|second| !second.stacks.is_empty())
             .collect();

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use pyrite_model::{ProfileType, Selector, SeriesKey, StackId, StackProfile, TimeRange};
+use pyrite_model::{ProfileType, Selector, SeriesKey, StackId, StackProfile, TimeRange, names};
 
 use crate::head::Head;
 use crate::rows::{RowBlock, StoredRow};
@@ -76,6 +76,12 @@ fn read_segment<F: Fold>(
     fold: &mut F,
 ) -> Result<Option<Done<F::Part>>, StoreError> {
     let mut series = shared.catalogue.series_of(&segment.name, &query.profile_type, query.range)?;
+    for part in query.profile_type.made_of() {
+        let of_part = shared.catalogue.series_of(&segment.name, &part, query.range)?;
+        series.extend(
+            of_part.into_iter().filter_map(|(id, key)| Some((id, as_part(&key, &query.profile_type)?))),
+        );
+    }
     series.retain(|(_, key)| query.selector.matches(key));
     if series.is_empty() {
         return Ok(None);
@@ -90,8 +96,14 @@ fn read_segment<F: Fold>(
 /// Reads a head; it stays writable but for the two moments when its symbols are looked at.
 fn read_head<F: Fold>(head: &Head, query: &StackQuery, fold: &mut F) -> Result<(), QueryError> {
     let keys: Vec<Arc<SeriesKey>> = head.read().series.keys().to_vec();
-    let wanted = |key: &SeriesKey| key.profile_type == query.profile_type && query.selector.matches(key);
-    let series: Vec<_> = (0..).zip(keys).filter(|(_, key)| wanted(key)).collect();
+    let parts = query.profile_type.made_of();
+    let as_asked = |key: Arc<SeriesKey>| match () {
+        () if key.profile_type == query.profile_type => Some(key),
+        () if parts.contains(&key.profile_type) => as_part(&key, &query.profile_type),
+        () => None,
+    };
+    let series = (0..).zip(keys).filter_map(|(id, key)| Some((id, as_asked(key)?)));
+    let series: Vec<_> = series.filter(|(_, key)| query.selector.matches(key)).collect();
     let (blocks, mut part) = {
         // Together: rows that become visible later may have stacks that these symbols lack.
         let head = head.read();
@@ -99,6 +111,24 @@ fn read_head<F: Fold>(head: &Head, query: &StackQuery, fold: &mut F) -> Result<(
     };
     scan_blocks(&blocks, &id_set(&series), query.range, |row| F::row(&mut part, row));
     fold.end(part, Some(&head.read().symbols))
+}
+
+/// The series as one of `whole`, which it is a part of; only series that tell a state are.
+fn as_part(key: &SeriesKey, whole: &ProfileType) -> Option<Arc<SeriesKey>> {
+    key.labels.get(names::STATE)?;
+    Some(Arc::new(SeriesKey { labels: key.labels.clone(), profile_type: whole.clone() }))
+}
+
+/// Adds what series are a part of: where threads were recorded off the CPU, there is wall time of them and of those on it.
+fn with_wholes(found: BTreeSet<Arc<SeriesKey>>) -> BTreeSet<Arc<SeriesKey>> {
+    let (wall, off_cpu) = (ProfileType::wall(), ProfileType::off_cpu());
+    if !found.iter().any(|key| key.profile_type == off_cpu) {
+        return found;
+    }
+    let parts = wall.made_of();
+    let of_wall = found.iter().filter(|key| parts.contains(&key.profile_type));
+    let of_wall: Vec<_> = of_wall.filter_map(|key| as_part(key, &wall)).collect();
+    found.into_iter().chain(of_wall).collect()
 }
 
 fn id_set(series: &[(u32, Arc<SeriesKey>)]) -> IdSet {
@@ -169,19 +199,20 @@ pub(crate) fn series(
     selectors: &[Selector],
     window: TimeRange,
 ) -> Result<BTreeSet<Arc<SeriesKey>>, QueryError> {
-    let wanted = |key: &SeriesKey| selectors.iter().all(|selector| selector.matches(key));
     // The heads first: what is flushed between the two is then seen twice rather than not at all.
     let view = shared.view();
     let mut found = BTreeSet::new();
     for head in view.heads() {
         let keys = head.read().series.keys().to_vec();
         let mut candidates = IdSet::default();
-        keys.iter().zip(0..).filter(|(key, _)| wanted(key)).for_each(|(_, id)| candidates.insert(id));
+        (0..keys.len() as u32).for_each(|id| candidates.insert(id));
         let mut present = IdSet::default();
         let blocks = head.read().blocks().to_vec();
         scan_blocks(&blocks, &candidates, window, |row| present.insert(row.series));
         found.extend(keys.into_iter().zip(0..).filter(|(_, id)| present.contains(*id)).map(|(key, _)| key));
     }
-    found.extend(shared.catalogue.series_in(window)?.into_iter().filter(|key| wanted(key)));
+    found.extend(shared.catalogue.series_in(window)?);
+    let mut found = with_wholes(found);
+    found.retain(|key| selectors.iter().all(|selector| selector.matches(key)));
     Ok(found)
 }

@@ -22,8 +22,10 @@ pub mod names {
     pub const COMM: &str = "comm";
     /// The executable's path as the process sees it.
     pub const EXE: &str = "exe";
-    /// The perf event behind a sample: `cycles` or `cpu-clock`.
+    /// The event behind a sample: `cycles`, `cpu-clock` or, off the CPU, `sched_switch`.
     pub const EVENT: &str = "event";
+    /// What a thread did: `running`, `runnable` (it waited for a CPU) or `blocked` (it waited for anything else).
+    pub const STATE: &str = "state";
     /// First part of the profile type id; set by clients on push.
     pub const PROFILE_NAME: &str = "__name__";
     /// The whole profile type id.

@@ -37,6 +37,32 @@ impl ProfileType {
         Self::process_cpu("samples", "count")
     }
 
+    /// Time off the CPU: `off_cpu:off_cpu:nanoseconds:off_cpu:nanoseconds`.
+    pub fn off_cpu() -> Self {
+        Self::time("off_cpu")
+    }
+
+    /// Time on the CPU and off it: `wall:wall:nanoseconds:wall:nanoseconds`.
+    pub fn wall() -> Self {
+        Self::time("wall")
+    }
+
+    /// The stored types whose rows, where they have the label `state`, are rows of this type as well. Only
+    /// [`Self::wall`] has such: a node's stacks would else be stored twice.
+    pub fn made_of(&self) -> Vec<Self> {
+        if *self == Self::wall() { vec![Self::cpu_time(), Self::off_cpu()] } else { Vec::new() }
+    }
+
+    fn time(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            sample_type: name.into(),
+            sample_unit: "nanoseconds".into(),
+            period_type: name.into(),
+            period_unit: "nanoseconds".into(),
+        }
+    }
+
     fn process_cpu(sample_type: &str, sample_unit: &str) -> Self {
         Self {
             name: "process_cpu".into(),
@@ -84,6 +110,8 @@ mod tests {
         assert_eq!(id.parse(), Ok(ProfileType::cpu_time()));
         assert_eq!(format!("{id}:delta").parse(), Ok(ProfileType::cpu_time()));
         assert_eq!(ProfileType::cpu_time().to_string(), id);
+        assert_eq!(ProfileType::off_cpu().to_string(), "off_cpu:off_cpu:nanoseconds:off_cpu:nanoseconds");
+        assert_eq!(ProfileType::wall().to_string(), "wall:wall:nanoseconds:wall:nanoseconds");
         for bad in ["", "a:b:c:d", "a:b:c:d:e:f", "a:b:c:d:e:f:g"] {
             assert!(bad.parse::<ProfileType>().is_err(), "{bad}");
         }

@@ -46,7 +46,7 @@ struct Service {
     cpu_seconds: f64,
     /// The same by the length of the window.
     cpu_cores: f64,
-    /// Whether nothing at all was profiled in the window.
+    /// Whether nothing of it ran: nothing was profiled in the window but threads that wait.
     idle: bool,
     labels: BTreeMap<String, String>,
     profile_types: Vec<String>,
@@ -136,6 +136,7 @@ fn join(stored: Stored, known: Vec<KnownService>, range: TimeRange) -> Vec<Servi
             }
         }
     }
+    let waiting = [ProfileType::off_cpu(), ProfileType::wall()].map(|of_waiting| of_waiting.to_string());
     let window_s = (range.end.0.saturating_sub(range.start.0) as f64 / 1e3).max(0.001);
     let finish = |(name, draft): (String, Draft)| {
         let cpu_seconds = stored.cpu_ns.get(&name).copied().unwrap_or(0) as f64 / 1e9;
@@ -143,7 +144,7 @@ fn join(stored: Stored, known: Vec<KnownService>, range: TimeRange) -> Vec<Servi
             kind: draft.kind,
             cpu_seconds,
             cpu_cores: cpu_seconds / window_s,
-            idle: draft.profile_types.is_empty(),
+            idle: draft.profile_types.iter().all(|id| waiting.contains(id)),
             labels: draft.labels.into_iter().filter_map(|(name, value)| Some((name, value?))).collect(),
             profile_types: draft.profile_types.into_iter().collect(),
             name,

@@ -158,6 +158,9 @@ fn advice(reason: &str) -> Option<&'static str> {
         }
         StackOutcome::CopyEnded => "nothing: a process's first samples copy the top 16 KiB of its stack",
         StackOutcome::StaleMapping => "nothing, if they are few: libraries were being loaded",
+        StackOutcome::NotTaken => {
+            "nothing: threads slept for longer than they used to, and are told apart from then on"
+        }
     })
 }
 

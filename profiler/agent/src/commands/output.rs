@@ -17,7 +17,7 @@ const TOP_FUNCTIONS: usize = 30;
 pub(super) enum Format {
     /// gzipped pprof.
     Pprof,
-    /// `root;caller;leaf 12` lines, in samples.
+    /// `root;caller;leaf 12` lines.
     Folded,
     /// An interactive flame graph.
     Svg,
@@ -27,11 +27,13 @@ pub(super) enum Format {
 
 /// A finished recording.
 pub(super) struct Recording {
-    /// Samples by stack.
-    pub(super) samples: StackProfile,
+    /// Values by stack.
+    pub(super) values: StackProfile,
+    /// What one of them is, in the plural.
+    pub(super) unit: &'static str,
     /// What the flame graph is titled.
     pub(super) title: String,
-    /// Start, duration, period and profile type of the pprof file, whose values are CPU nanoseconds.
+    /// Start, duration and profile type of the pprof file, whose values are nanoseconds: `period` of them each.
     pub(super) meta: ExportMeta,
 }
 
@@ -60,18 +62,18 @@ impl Recording {
     }
 
     fn pprof(&self) -> Vec<u8> {
-        let mut cpu = self.samples.clone();
-        for (_, value) in &mut cpu.values {
+        let mut times = self.values.clone();
+        for (_, value) in &mut times.values {
             *value = value.saturating_mul(self.meta.period);
         }
-        pprof::gzip(&pprof::encode(&cpu, &self.meta).encode_to_vec())
+        pprof::gzip(&pprof::encode(&times, &self.meta).encode_to_vec())
     }
 
     /// Equal name sequences are one line; a `;` or line break in a name would split it and is replaced.
     fn folded(&self) -> Vec<String> {
         let mut lines: BTreeMap<String, i64> = BTreeMap::new();
-        for &(stack, value) in &self.samples.values {
-            let names = frame_names(&self.samples.symbols, stack);
+        for &(stack, value) in &self.values.values {
+            let names = frame_names(&self.values.symbols, stack);
             let names: Vec<String> =
                 names.iter().map(|name| name.replace(';', ":").replace(['\n', '\r'], " ")).collect();
             *lines.entry(names.join(";")).or_default() += value;
@@ -82,11 +84,11 @@ impl Recording {
     fn svg(&self) -> Result<Vec<u8>> {
         let mut options = inferno::flamegraph::Options::default();
         options.title.clone_from(&self.title);
-        options.count_name = "samples".into();
+        options.count_name = self.unit.into();
         options.deterministic = true;
         let lines = match self.folded() {
-            // inferno refuses an empty graph; a recording in which nothing ran is no error.
-            lines if lines.is_empty() => vec!["(no CPU was used) 1".to_owned()],
+            // inferno refuses an empty graph; a recording in which nothing happened is no error.
+            lines if lines.is_empty() => vec!["(nothing was recorded) 1".to_owned()],
             lines => lines,
         };
         let mut svg = Vec::new();
@@ -99,7 +101,7 @@ impl Recording {
         let svg = String::from_utf8(self.svg()?).context("the flame graph is not UTF-8")?;
         // An SVG inside a page has no XML prologue of its own.
         let svg = svg.find("<svg").map_or("", |start| &svg[start..]);
-        let total = self.samples.total().max(1) as f64;
+        let total = self.values.total().max(1) as f64;
         let mut rows = String::new();
         for (name, own, all) in self.top_functions() {
             let (own_percent, all_percent) = (own as f64 / total * 100.0, all as f64 / total * 100.0);
@@ -112,15 +114,16 @@ impl Recording {
              body{{font:14px system-ui;margin:1rem;max-width:1200px}}table{{border-collapse:collapse;margin-top:1rem}}\
              td,th{{padding:.2rem .8rem;text-align:right}}td:first-child,th:first-child{{text-align:left;\
              font-family:monospace}}tr:nth-child(even){{background:#f4f4f4}}</style>\
-             <h1>{title}</h1>{svg}<table><tr><th>Function<th>Self<th>share<th>Total<th>share\n{rows}</table></html>\n"
+             <h1>{title}</h1>{svg}<table><tr><th>Function<th>Self, {unit}<th>share<th>Total, {unit}<th>share\n{rows}</table></html>\n",
+            unit = self.unit,
         ))
     }
 
-    /// Name, self and total samples of the functions with the largest self value.
+    /// Name, self and total of the functions with the largest self value.
     fn top_functions(&self) -> Vec<(String, i64, i64)> {
         let mut functions: BTreeMap<String, (i64, i64)> = BTreeMap::new();
-        for &(stack, value) in &self.samples.values {
-            let mut names = frame_names(&self.samples.symbols, stack);
+        for &(stack, value) in &self.values.values {
+            let mut names = frame_names(&self.values.symbols, stack);
             if let Some(leaf) = names.last() {
                 functions.entry(leaf.to_string()).or_default().0 += value;
             }
@@ -161,7 +164,7 @@ mod tests {
         }
         let meta =
             ExportMeta { profile_type: ProfileType::cpu_time(), time_ns: 1, duration_ns: 2, period: 10 };
-        Recording { samples, title: "a <b>".into(), meta }
+        Recording { values: samples, unit: "samples", title: "a <b>".into(), meta }
     }
 
     #[test]

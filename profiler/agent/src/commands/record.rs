@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, bail, ensure};
 use hashbrown::HashMap;
 use indicatif::{ProgressBar, ProgressStyle};
+use pyrite_bpf::OffFate;
 use pyrite_model::pprof::ExportMeta;
 use pyrite_model::{Batch, LabelSet, ProfileType, StackId, StackProfile, SymbolTable, names};
 use pyrite_sampling::{Event, Filter};
@@ -23,7 +24,7 @@ use crate::config::check_frequency;
 use crate::identity::{Identity, IdentityConfig};
 use crate::privilege;
 use crate::rows::{RowMaker, RowStream};
-use crate::sampler::{Delivery, Sampler, SamplerConfig};
+use crate::sampler::{Delivery, OffCpuBudget, OffCpuStats, Sampler, SamplerConfig};
 use crate::sys;
 
 const DEFAULT_DURATION: Duration = Duration::from_secs(10);
@@ -31,6 +32,8 @@ const QUEUE_EVENTS: usize = 8192;
 const TICK: Duration = Duration::from_millis(50);
 /// How long a second waits for a container's name; nobody is waiting for the row.
 const HOLD: Duration = Duration::from_secs(2);
+/// Times off the CPU are written in microseconds, as its usual tools do.
+const NS_PER_US: i64 = 1_000;
 
 /// Records, writes the file, and ends with the exit code of the command if there was one.
 pub fn record(args: &RecordArgs) -> Result<ExitCode> {
@@ -48,12 +51,13 @@ pub fn record(args: &RecordArgs) -> Result<ExitCode> {
     let session = Session::start(args, workload.as_ref())?;
     let recorded = session.run(args, workload.as_mut())?;
     write(&args.output, &recorded.encode(format)?)?;
-    eprintln!(
-        "{} samples, {:.2} s of CPU, written to {}",
-        recorded.samples.total(),
-        recorded.samples.total() as f64 / f64::from(args.frequency),
-        args.output.display()
-    );
+    let total = recorded.values.total();
+    let (seconds, file) = ((total as f64 * recorded.meta.period as f64) / 1e9, args.output.display());
+    if args.off_cpu {
+        eprintln!("{seconds:.2} s off the CPU in all threads together, written to {file}");
+    } else {
+        eprintln!("{total} samples, {seconds:.2} s of CPU, written to {file}");
+    }
     match workload.as_mut() {
         Some(workload) => Ok(exit_code(workload.wait()?)),
         None => Ok(ExitCode::SUCCESS),
@@ -102,18 +106,28 @@ impl Session {
         let (sender, events) = sync_channel(QUEUE_EVENTS);
         let frequency_hz = u64::from(args.frequency);
         let allow_freezing_kernel = args.allow_freezing_kernel;
-        let config =
-            SamplerConfig { frequency_hz, filter, allow_freezing_kernel, ..SamplerConfig::default() };
+        let off_cpu = if args.off_cpu { OffCpuBudget::Recording } else { OffCpuBudget::Off };
+        let config = SamplerConfig {
+            frequency_hz,
+            filter,
+            allow_freezing_kernel,
+            off_cpu,
+            ..SamplerConfig::default()
+        };
         let executables = Arc::clone(&config.unwind.executables);
         let sampler = Sampler::start(config, move |event| match sender.try_send(event) {
             Ok(()) => Delivery::Taken,
             Err(_) => Delivery::QueueFull,
         })?;
+        ensure!(
+            sampler.stats().off_cpu.is_some() == args.off_cpu,
+            "time off the CPU cannot be recorded on this kernel; the line above says why"
+        );
         let symbols = SymbolizerConfig { debug_info: args.lines, ..SymbolizerConfig::default() };
         let maker = RowMaker::new(args.frequency, symbols, executables);
         let stream = RowStream::new(maker, identity, sampler.stats().source);
         let (started, started_at) = (Instant::now(), SystemTime::now());
-        let collected = Collected { container: args.container.clone(), ..Collected::default() };
+        let collected = Collected::new(args);
         Ok(Self { sampler, events, stream, started, started_at, collected })
     }
 
@@ -127,18 +141,23 @@ impl Session {
         while let Some(ready) = self.stream.next_ready(Duration::ZERO) {
             self.collected.add(&ready.batch);
         }
-        let lost = stats.ledger.lost();
-        if lost > 0 {
-            eprintln!("{lost} of {} ticks were lost; their CPU time is missing", stats.ledger.owed);
+        match &stats.off_cpu {
+            Some(off_cpu) => say_what_is_missing(off_cpu),
+            None if stats.ledger.lost() > 0 => {
+                let (lost, owed) = (stats.ledger.lost(), stats.ledger.owed);
+                eprintln!("{lost} of {owed} ticks were lost; their CPU time is missing");
+            }
+            None => {}
         }
         let time_ns = self.started_at.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as i64;
-        let meta = ExportMeta {
-            profile_type: ProfileType::cpu_time(),
-            time_ns,
-            duration_ns: self.started.elapsed().as_nanos() as i64,
-            period: 1_000_000_000 / i64::from(args.frequency),
+        let (profile_type, period) = match args.off_cpu {
+            true => (ProfileType::off_cpu(), NS_PER_US),
+            false => (ProfileType::cpu_time(), 1_000_000_000 / i64::from(args.frequency)),
         };
-        Ok(Recording { samples: self.collected.into_profile(), title: title(args), meta })
+        let duration_ns = self.started.elapsed().as_nanos() as i64;
+        let meta = ExportMeta { profile_type, time_ns, duration_ns, period };
+        let unit = if args.off_cpu { "µs" } else { "samples" };
+        Ok(Recording { values: self.collected.into_profile(), unit, title: title(args), meta })
     }
 
     /// Takes events until time is up, the command has ended or the user has had enough.
@@ -249,31 +268,62 @@ fn title(args: &RecordArgs) -> String {
             words.join(" ")
         }
     };
+    if args.off_cpu {
+        return format!("time off the CPU of {of}");
+    }
     format!("CPU time of {of}, {} Hz", args.frequency)
 }
 
-/// Samples by stack over the whole recording.
-#[derive(Default)]
+/// Shed departures are stood for by those that were captured; others that did not get through are missing.
+fn say_what_is_missing(off_cpu: &OffCpuStats) {
+    let count = |fate| off_cpu.fates.get(fate);
+    let lost: u64 = [OffFate::RingFull, OffFate::NoScratch, OffFate::NoSlot, OffFate::EndLost]
+        .into_iter()
+        .chain([OffFate::Malformed, OffFate::PendingFull, OffFate::WaitingFull, OffFate::OpenFull])
+        .map(count)
+        .sum();
+    let sent = count(OffFate::Sent);
+    eprintln!("{sent} waits were captured on the node and stand for {} more", count(OffFate::Shed));
+    if lost > 0 {
+        eprintln!("{lost} captured waits were lost, all or in part");
+    }
+}
+
+/// Values by stack over the whole recording.
 struct Collected {
     container: Option<String>,
+    /// Rows of this type alone.
+    profile_type: ProfileType,
+    /// So much of a row is one of what is written.
+    unit: i64,
     symbols: SymbolTable,
-    samples: HashMap<StackId, i64>,
+    values: HashMap<StackId, i64>,
 }
 
 impl Collected {
+    fn new(args: &RecordArgs) -> Self {
+        let (profile_type, unit) = match args.off_cpu {
+            true => (ProfileType::off_cpu(), NS_PER_US),
+            false => (ProfileType::cpu_samples(), 1),
+        };
+        let container = args.container.clone();
+        Self { container, profile_type, unit, symbols: SymbolTable::new(), values: HashMap::new() }
+    }
+
     fn add(&mut self, batch: &Batch) {
         let remap = self.symbols.merge(&batch.symbols);
         let wanted =
             |labels: &LabelSet| self.container.as_ref().is_none_or(|name| is_container(labels, name));
-        let counts =
-            batch.series.iter().filter(|s| s.profile_type == ProfileType::cpu_samples() && wanted(&s.labels));
-        for row in counts.flat_map(|series| &series.rows) {
-            *self.samples.entry(remap.stacks[row.stack.index()]).or_default() += row.value;
+        let wanted = batch.series.iter().filter(|s| s.profile_type == self.profile_type && wanted(&s.labels));
+        for row in wanted.flat_map(|series| &series.rows) {
+            *self.values.entry(remap.stacks[row.stack.index()]).or_default() += row.value;
         }
     }
 
     fn into_profile(self) -> StackProfile {
-        StackProfile { symbols: self.symbols, values: self.samples.into_iter().collect() }
+        let unit = self.unit;
+        let in_units = self.values.into_iter().map(|(stack, value)| (stack, value / unit));
+        StackProfile { symbols: self.symbols, values: in_units.filter(|(_, value)| *value > 0).collect() }
     }
 }
 

@@ -7,15 +7,21 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use pyrite_model::{
     Avma, Batch, FileKey, FileOffset, LabelSet, LocationId, ProfileType, Row, SeriesRows, StackId,
     SymbolTable, UnixMs,
 };
-use pyrite_sampling::{CodeOrigin, CountedStack, MappedFile, ProcessKey, SampledStack, Second, UserFrame};
+use pyrite_sampling::{
+    CodeOrigin, CountedStack, MappedFile, OffCpuStack, ProcessKey, SampledStack, Second, ThreadState,
+    UserFrame,
+};
 use pyrite_symbolizer::{Address, ExecutableRef, Executables, Miss, Symbolizer, SymbolizerConfig};
 
 use crate::rows::marker::marker;
+
+/// The kernel's function that every switch goes through; its name is as old as the scheduler.
+const SWITCH: &str = "__schedule";
 
 /// Names addresses and forms rows. Owned by one thread.
 pub struct RowMaker {
@@ -51,19 +57,30 @@ impl RowMaker {
         self.executables.open(file.key, name, &[map_file, in_root, name.to_path_buf()]);
     }
 
-    /// The rows of one second, each stack under the labels that `labels_of` gives its process.
-    pub fn batch<'a>(&mut self, second: &Second, labels_of: impl Fn(&SampledStack) -> &'a LabelSet) -> Batch {
+    /// The rows of one second, each stack under the labels that `labels_of` gives its process in that state.
+    pub fn batch<'a>(
+        &mut self,
+        second: &Second,
+        labels_of: impl Fn(&SampledStack, ThreadState) -> &'a LabelSet,
+    ) -> Batch {
         let mut symbols = SymbolTable::new();
-        let locations = self.locate(&second.stacks, &mut symbols);
-        let mut by_labels: HashMap<&LabelSet, Vec<(StackId, u64)>> = HashMap::new();
+        let names = self.locate(second, &mut symbols);
+        let mut running: HashMap<&LabelSet, Vec<(StackId, u64)>> = HashMap::new();
         for CountedStack { stack, count } in &second.stacks {
-            let id = intern(stack, &locations, &mut symbols);
-            by_labels.entry(labels_of(stack)).or_default().push((id, *count));
+            let id = names.intern(stack, &stack.kernel, None, &mut symbols);
+            running.entry(labels_of(stack, ThreadState::Running)).or_default().push((id, *count));
+        }
+        let mut off_cpu: HashMap<&LabelSet, Vec<(StackId, u64)>> = HashMap::new();
+        for OffCpuStack { stack, state, ns } in &second.off_cpu {
+            let id = names.intern(stack, names.without_switch(&stack.kernel), Some(*state), &mut symbols);
+            off_cpu.entry(labels_of(stack, *state)).or_default().push((id, *ns));
         }
         // Buckets of the API are closed on the right, so a row belongs to the instant at which its second ends.
         let end = UnixMs(second.start.0 + 1000);
-        let series = by_labels.into_iter().flat_map(|(labels, counts)| self.series(end, labels, &counts));
-        Batch { series: series.collect(), symbols }
+        let mut series: Vec<SeriesRows> =
+            running.into_iter().flat_map(|(labels, counts)| self.series(end, labels, &counts)).collect();
+        series.extend(off_cpu.into_iter().map(|(labels, values)| off_cpu_series(end, labels, &values)));
+        Batch { series, symbols }
     }
 
     /// Counters of the caches, for `/metrics`.
@@ -71,11 +88,12 @@ impl RowMaker {
         (self.symbolizer.stats(), self.executables.stats())
     }
 
-    /// Names every distinct address of `stacks`.
-    fn locate(&mut self, stacks: &[CountedStack], symbols: &mut SymbolTable) -> HashMap<Place, LocationId> {
+    /// Names every distinct address of the second.
+    fn locate(&mut self, second: &Second, symbols: &mut SymbolTable) -> Names {
         let mut addresses: HashMap<Place, Address> = HashMap::new();
         let mut files: HashMap<FileKey, ExecutableRef> = HashMap::new();
-        for CountedStack { stack, .. } in stacks {
+        let running = second.stacks.iter().map(|counted| &counted.stack);
+        for stack in running.chain(second.off_cpu.iter().map(|off| &*off.stack)) {
             for &avma in &stack.kernel {
                 addresses.entry(Place::Kernel(avma)).or_insert(Address::Kernel(avma));
             }
@@ -85,7 +103,16 @@ impl RowMaker {
         }
         let (places, addresses): (Vec<Place>, Vec<Address>) = addresses.into_iter().unzip();
         let resolved = self.symbolizer.resolve(&addresses);
-        places.into_iter().zip(resolved).map(|(place, symbol)| (place, symbol.intern(symbols))).collect()
+        let mut names = Names::default();
+        for (place, symbol) in places.into_iter().zip(resolved) {
+            if let Place::Kernel(avma) = place
+                && symbol.frames.last().is_some_and(|frame| &*frame.name == SWITCH)
+            {
+                names.switch.insert(avma);
+            }
+            names.locations.insert(place, symbol.intern(symbols));
+        }
+        names
     }
 
     fn address(&mut self, frame: &UserFrame, files: &mut HashMap<FileKey, ExecutableRef>) -> Address {
@@ -138,24 +165,57 @@ fn place(frame: &UserFrame) -> Place {
     }
 }
 
-/// Adds the stack, kernel part at the leaf, each part with a frame at its root that says so where its walk did not reach
-/// the end.
-fn intern(
-    stack: &SampledStack,
-    locations: &HashMap<Place, LocationId>,
-    symbols: &mut SymbolTable,
-) -> StackId {
-    let mut leaf_first: Vec<LocationId> = Vec::with_capacity(stack.kernel.len() + stack.user.len() + 2);
-    leaf_first.extend(stack.kernel.iter().map(|avma| locations[&Place::Kernel(*avma)]));
-    leaf_first.extend(marker(stack.kernel_outcome, None).map(|text| symbols.intern_named_location(&text)));
-    leaf_first.extend(stack.user.iter().map(|frame| locations[&place(frame)]));
-    let stopped_in = stack.user.last().map(CodeOrigin::of);
-    let user = marker(stack.user_outcome, stopped_in.as_ref());
-    leaf_first.extend(user.map(|text| symbols.intern_named_location(&text)));
-    if leaf_first.is_empty() {
-        leaf_first.push(symbols.intern_named_location("[no stack]"));
+/// The series that time off the CPU makes of one label set.
+fn off_cpu_series(time: UnixMs, labels: &LabelSet, values: &[(StackId, u64)]) -> SeriesRows {
+    let row =
+        |&(stack, ns): &(StackId, u64)| Row { time, stack, value: i64::try_from(ns).unwrap_or(i64::MAX) };
+    SeriesRows {
+        labels: labels.clone(),
+        profile_type: ProfileType::off_cpu(),
+        rows: values.iter().map(row).collect(),
     }
-    symbols.intern_stack(&leaf_first).expect("a stack has at least its marker")
+}
+
+/// The names of a second's addresses.
+#[derive(Default)]
+struct Names {
+    locations: HashMap<Place, LocationId>,
+    /// Addresses in the function that switches.
+    switch: HashSet<Avma>,
+}
+
+impl Names {
+    /// The kernel frames of a thread that left the CPU without the scheduler's innermost and our own program on top of it,
+    /// which are the same in every such stack.
+    fn without_switch<'a>(&self, kernel: &'a [Avma]) -> &'a [Avma] {
+        let at = kernel.iter().position(|avma| self.switch.contains(avma));
+        at.map_or(kernel, |at| &kernel[at + 1..])
+    }
+
+    /// Adds the stack, kernel part at the leaf, each part with a frame at its root that says so where its walk did not
+    /// reach the end. What the thread waited for off the CPU is a frame of its own at the leaf, so that one graph tells
+    /// waiting for a CPU from waiting for anything else.
+    fn intern(
+        &self,
+        stack: &SampledStack,
+        kernel: &[Avma],
+        off_cpu: Option<ThreadState>,
+        symbols: &mut SymbolTable,
+    ) -> StackId {
+        let mut leaf_first: Vec<LocationId> = Vec::with_capacity(kernel.len() + stack.user.len() + 3);
+        leaf_first.extend(off_cpu.map(|state| symbols.intern_named_location(&format!("[{}]", state.name()))));
+        leaf_first.extend(kernel.iter().map(|avma| self.locations[&Place::Kernel(*avma)]));
+        leaf_first
+            .extend(marker(stack.kernel_outcome, None).map(|text| symbols.intern_named_location(&text)));
+        leaf_first.extend(stack.user.iter().map(|frame| self.locations[&place(frame)]));
+        let stopped_in = stack.user.last().map(CodeOrigin::of);
+        let user = marker(stack.user_outcome, stopped_in.as_ref());
+        leaf_first.extend(user.map(|text| symbols.intern_named_location(&text)));
+        if leaf_first.is_empty() {
+            leaf_first.push(symbols.intern_named_location("[no stack]"));
+        }
+        symbols.intern_stack(&leaf_first).expect("a stack has at least its marker")
+    }
 }
 
 #[cfg(test)]
@@ -182,9 +242,10 @@ mod tests {
 
     fn batch(stacks: &[(SampledStack, u64)]) -> Batch {
         let stacks = stacks.iter().map(|(stack, count)| CountedStack { stack: stack.clone(), count: *count });
-        let second = Second { start: UnixMs(5_000), stacks: stacks.collect() };
+        let second = Second { start: UnixMs(5_000), stacks: stacks.collect(), off_cpu: vec![] };
         let labels = ["a", "b"].map(|comm| LabelSet::from_pairs([("comm", comm)]));
-        let label = |stack: &SampledStack| &labels[usize::from(stack.comm.as_bytes() == b"b")];
+        let label =
+            |stack: &SampledStack, _: ThreadState| &labels[usize::from(stack.comm.as_bytes() == b"b")];
         RowMaker::new(97, SymbolizerConfig::default(), Arc::new(Executables::new(1))).batch(&second, label)
     }
 
@@ -243,6 +304,49 @@ mod tests {
         let batch = batch(&[(cut, 1)]);
         let names = names(&batch, batch.series[0].rows[0].stack);
         assert_eq!((names.len(), names[1].as_str()), (3, "[truncated: too many frames]"));
+    }
+
+    #[test]
+    fn time_off_the_cpu_is_a_series_per_label_set_and_state() {
+        let parked = Arc::new(stack(b"a", vec![UserFrame::Anonymous(Avma(7))]));
+        let off = |state, ns| OffCpuStack { stack: Arc::clone(&parked), state, ns };
+        let off_cpu =
+            vec![off(ThreadState::Blocked, 5), off(ThreadState::Runnable, 3), off(ThreadState::Blocked, 2)];
+        let second = Second { start: UnixMs(5_000), stacks: vec![], off_cpu };
+        let labels = ["runnable", "blocked"].map(|state| LabelSet::from_pairs([("state", state)]));
+        let label =
+            |_: &SampledStack, state: ThreadState| &labels[usize::from(state == ThreadState::Blocked)];
+        let batch = RowMaker::new(97, SymbolizerConfig::default(), Arc::new(Executables::new(1)))
+            .batch(&second, label);
+        let mut totals: Vec<(String, String, i64)> = batch
+            .series
+            .iter()
+            .map(|s| (s.labels.to_string(), s.profile_type.to_string(), s.rows.iter().map(|r| r.value).sum()))
+            .collect();
+        totals.sort();
+        let mut leaves: Vec<String> = batch
+            .series
+            .iter()
+            .flat_map(|s| &s.rows)
+            .filter_map(|row| names(&batch, row.stack).pop())
+            .collect();
+        leaves.sort();
+        leaves.dedup();
+        assert_eq!(leaves, ["[blocked]", "[runnable]"]);
+        let id = || ProfileType::off_cpu().to_string();
+        assert_eq!(
+            totals,
+            [(r#"{state="blocked"}"#.into(), id(), 7), (r#"{state="runnable"}"#.into(), id(), 3)]
+        );
+        assert!(batch.series.iter().flat_map(|s| &s.rows).all(|row| row.time == UnixMs(6_000)));
+    }
+
+    #[test]
+    fn the_frames_of_the_switch_itself_are_left_out() {
+        let names = Names { switch: [Avma(3)].into(), ..Names::default() };
+        let kernel = [1, 2, 3, 4, 5].map(Avma);
+        assert_eq!(names.without_switch(&kernel), [Avma(4), Avma(5)]);
+        assert_eq!(names.without_switch(&kernel[3..]), [Avma(4), Avma(5)]);
     }
 
     #[test]

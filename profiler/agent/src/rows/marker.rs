@@ -15,6 +15,7 @@ pub(super) fn marker(outcome: StackOutcome, code: Option<&CodeOrigin>) -> Option
         StackOutcome::NoMapping => "address in no mapping",
         StackOutcome::UnknownProcess => "process not known yet",
         StackOutcome::CopyEnded => "stack copy ended",
+        StackOutcome::NotTaken => return Some("[no stack: off the CPU for longer than foreseen]".to_owned()),
         StackOutcome::NoUnwindInfo => return Some(with_name("no unwind info", code)),
         StackOutcome::Unsupported => return Some(with_name("unsupported unwind rule", code)),
         StackOutcome::OverBudget => return Some(with_name("unwind info over budget", code)),

@@ -7,13 +7,16 @@ use std::time::{Duration, Instant};
 use hashbrown::HashMap;
 use pyrite_model::{Batch, LabelSet, names};
 use pyrite_sampling::{
-    Comm, Event, HealthReport, ProcessKey, SampledStack, Second, StackCounts, UnwindHealth,
+    Comm, Event, HealthReport, ProcessKey, SampledStack, Second, StackCounts, ThreadState, UnwindHealth,
 };
 use pyrite_symbolizer::{ExecutablesStats, SymbolizerStats};
 
 use crate::identity::{Certainty, Identity, IdentityStats, Service, Subject};
 use crate::rows::RowMaker;
 use crate::sampler::TickSource;
+
+/// The label `event` of time off the CPU.
+const SWITCH_EVENT: &str = "sched_switch";
 
 /// One second's rows.
 pub struct Ready {
@@ -45,7 +48,7 @@ pub struct RowStream {
     waiting: VecDeque<(Instant, Second)>,
 }
 
-type LabelsByThread = HashMap<(ProcessKey, Comm), LabelSet>;
+type LabelsByThread = HashMap<(ProcessKey, Comm, ThreadState), LabelSet>;
 
 impl RowStream {
     /// Nothing seen yet. Every row says by a label which event `source` its samples come from.
@@ -84,7 +87,7 @@ impl RowStream {
             self.waiting.push_front((since, second));
             return None;
         }
-        let batch = self.maker.batch(&second, |stack| &labels[&(stack.process, stack.comm)]);
+        let batch = self.maker.batch(&second, |stack, state| &labels[&(stack.process, stack.comm, state)]);
         Some(Ready { batch, ticks: second.ticks() })
     }
 
@@ -104,18 +107,23 @@ impl RowStream {
         RowStats { symbolizer, executables, identity: self.identity.stats(), stacks: self.health.totals() }
     }
 
-    /// The labels of every thread name of every process in a second, and whether all of them are final.
+    /// The labels of every thread name of every process in a second, in each state it was in, and whether all of them are
+    /// final.
     fn labels(&mut self, second: &Second) -> (LabelsByThread, Certainty) {
         let mut labels = LabelsByThread::new();
         let mut certainty = Certainty::Final;
-        for &SampledStack { process, comm, cgroup_id, is_kernel_thread, .. } in
-            second.stacks.iter().map(|counted| &counted.stack)
+        let running = second.stacks.iter().map(|counted| (&counted.stack, ThreadState::Running));
+        let off_cpu = second.off_cpu.iter().map(|off| (&*off.stack, off.state));
+        for (&SampledStack { process, comm, cgroup_id, is_kernel_thread, .. }, state) in
+            running.chain(off_cpu)
         {
-            labels.entry((process, comm)).or_insert_with(|| {
+            labels.entry((process, comm, state)).or_insert_with(|| {
                 let comm = comm.to_string();
                 let subject = Subject { process, comm: &comm, cgroup_id, parent: 0, is_kernel_thread };
                 let mut found = self.identity.labels_for(&subject);
-                found.set.set(names::EVENT, self.source.name());
+                let is_running = state == ThreadState::Running;
+                found.set.set(names::EVENT, if is_running { self.source.name() } else { SWITCH_EVENT });
+                found.set.set(names::STATE, state.name());
                 if found.certainty == Certainty::Pending {
                     certainty = Certainty::Pending;
                 }

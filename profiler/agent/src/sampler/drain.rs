@@ -13,7 +13,8 @@ use pyrite_bpf::{Note, TickFate};
 use pyrite_sampling::{BootNs, Event, Fates, Notes, Sample, Sampling};
 
 use crate::sampler::cpus::{Cpus, Readings, read_idle};
-use crate::sampler::{Delivery, SamplerStats, processes};
+use crate::sampler::switches::Switches;
+use crate::sampler::{Delivery, OffCpuStats, SamplerStats, processes};
 use crate::sys::{self, Alarm, CpuCounters};
 use crate::unwind::Unwind;
 
@@ -44,6 +45,7 @@ pub(crate) struct Drain<S> {
     pub(crate) unwind: Unwind,
     pub(crate) ring: RingBuf<MapData>,
     pub(crate) counters: PerCpuArray<MapData, CpuCounters>,
+    pub(crate) switches: Option<Switches>,
     pub(crate) cpus: Cpus,
     pub(crate) ring_bytes: usize,
     pub(crate) interval: Duration,
@@ -52,6 +54,7 @@ pub(crate) struct Drain<S> {
     /// What became of the ticks that were told.
     pub(crate) told: Fates,
     pub(crate) notes: Notes,
+    pub(crate) tails_lost_in_kernel: u64,
     pub(crate) to_load: VecDeque<u32>,
 }
 
@@ -124,14 +127,17 @@ impl<S: FnMut(Event) -> Delivery> Drain<S> {
         let part = self.sampling.take_tape();
         self.tape = self.tape.take().filter(|tape| tape.try_send(part).is_ok());
         for event in events {
-            let ticks = match &event {
-                Event::Second(second) => Some(second.ticks()),
-                _ => None,
+            let (ticks, off_cpu) = match &event {
+                Event::Second(second) => (Some(second.ticks()), second.off_cpu.len() as u64),
+                _ => (None, 0),
             };
             match ((self.sink)(event), ticks) {
                 (Delivery::Taken, Some(ticks)) => self.told.add(TickFate::Stored, ticks),
                 (Delivery::Taken, None) => {}
-                (Delivery::QueueFull, Some(ticks)) => self.told.add(TickFate::QueueFull, ticks),
+                (Delivery::QueueFull, Some(ticks)) => {
+                    self.told.add(TickFate::QueueFull, ticks);
+                    self.notes.add(Note::OffCpuStackLost, off_cpu);
+                }
                 (Delivery::QueueFull, None) => self.notes.add(Note::NewsDropped, 1),
             }
         }
@@ -151,7 +157,20 @@ impl<S: FnMut(Event) -> Delivery> Drain<S> {
         self.publish();
     }
 
-    fn publish(&self) {
+    /// What became of departures, and what the program could not tell of.
+    fn off_cpu_stats(&mut self) -> Option<OffCpuStats> {
+        let counts = self.switches.as_mut()?.counts();
+        if counts.has_lost_ends {
+            self.sampling.off_cpu_ends_lost();
+        }
+        self.tails_lost_in_kernel = counts.tails_lost;
+        let mut fates = counts.fates;
+        fates.merge(self.sampling.off_fates());
+        Some(OffCpuStats { fates, open: self.sampling.open_blocks() })
+    }
+
+    fn publish(&mut self) {
+        let off_cpu = self.off_cpu_stats();
         let mut ledger = self.cpus.ledger();
         let mut user = self.told;
         user.merge(self.sampling.fates());
@@ -159,6 +178,7 @@ impl<S: FnMut(Event) -> Delivery> Drain<S> {
         let mut notes = self.sampling.notes();
         notes.merge(&self.cpus.notes);
         notes.merge(&self.notes);
+        notes.add(Note::OffCpuTailLost, self.tails_lost_in_kernel);
         let mut stats = self.shared.stats.lock().unwrap_or_else(PoisonError::into_inner);
         stats.ledger = ledger;
         stats.notes = notes;
@@ -168,6 +188,7 @@ impl<S: FnMut(Event) -> Delivery> Drain<S> {
         stats.copy_bytes = self.sampling.copy_bytes();
         stats.ring_bytes = self.ring_bytes + self.cpus.ring_bytes();
         stats.unwind = self.unwind.stats();
+        stats.off_cpu = off_cpu;
         stats.drain_cpu = Duration::from_nanos(sys::thread_cpu_ns());
     }
 
@@ -182,6 +203,9 @@ impl<S: FnMut(Event) -> Delivery> Drain<S> {
 
     fn close(mut self) {
         self.cpus.disable();
+        if let Some(switches) = &mut self.switches {
+            switches.detach();
+        }
         self.read_rings();
         self.to_load.extend(self.sampling.advance(BootNs::MAX, sys::wall_clock()));
         self.answer(usize::MAX);

@@ -1,4 +1,4 @@
-//! Loads the BPF object and keeps of it only what sampling needs: the program and its maps.
+//! Loads the BPF object and keeps of it only what sampling needs: the programs and some maps.
 
 use std::os::fd::{AsFd as _, OwnedFd};
 
@@ -10,6 +10,7 @@ use aya::{Btf, Ebpf, EbpfError, EbpfLoader};
 use pyrite_bpf::abi::{PYRITE_CONTEXTS, pyrite_config};
 
 use crate::sampler::SamplerError;
+use crate::sampler::switches::Switches;
 use crate::sys::{self, CpuCounters};
 use crate::unwind::UnwindMaps;
 
@@ -21,20 +22,26 @@ pub(crate) struct Loaded {
     pub(crate) unwind: UnwindMaps,
     /// Keeps the program attached that forgets a process's mappings at exec.
     pub(crate) on_exec: Option<BtfTracePointLink>,
+    /// Where time off the CPU was asked for and the kernel lets us record it.
+    pub(crate) switches: Option<Switches>,
 }
 
 /// Loads and verifies the sampler. The kernel's BTF (13 MB when parsed) is gone again afterwards.
 pub(crate) fn load(config: &pyrite_config, ring_bytes: u32) -> Result<Loaded, SamplerError> {
     sys::raise_memlock_limit();
     let btf = Btf::from_sys_fs().map_err(|source| SamplerError::NoBtf { source })?;
+    let wants_switches = config.off_cpu_per_second > 0;
     let config = pyrite_bpf::config_bytes(config);
-    let mut object = EbpfLoader::new()
+    let mut loader = EbpfLoader::new();
+    loader
         .btf(Some(&btf))
         .override_global("config", config.as_slice(), true)
         .map_max_entries("ring", ring_bytes)
-        .map_max_entries("walks", possible_cpus()? * PYRITE_CONTEXTS)
-        .load(pyrite_bpf::object())
-        .map_err(explain)?;
+        .map_max_entries("walks", possible_cpus()? * PYRITE_CONTEXTS);
+    if !wants_switches {
+        loader.map_max_entries("threads", 1).map_max_entries("blocks", 1);
+    }
+    let mut object = loader.load(pyrite_bpf::object()).map_err(explain)?;
     let program = load_program(&mut object)?;
     let ring = RingBuf::try_from(take_map(&mut object, "ring")?).map_err(|error| explain(error.into()))?;
     let cpus =
@@ -42,7 +49,10 @@ pub(crate) fn load(config: &pyrite_config, ring_bytes: u32) -> Result<Loaded, Sa
     let unwind = UnwindMaps::take(|name| take_map(&mut object, name))?;
     let on_exec = attach_on_exec(&mut object, &btf)
         .inspect_err(|error| tracing::warn!("the first samples of a new program may be cut short: {error}"));
-    Ok(Loaded { program, ring, cpus, unwind, on_exec: on_exec.ok() })
+    let switches = wants_switches.then(|| Switches::attach(&mut object, &btf)).and_then(|attached| {
+        attached.inspect_err(|error| tracing::warn!("time off the CPU is not recorded: {error}")).ok()
+    });
+    Ok(Loaded { program, ring, cpus, unwind, on_exec: on_exec.ok(), switches })
 }
 
 /// CPUs that there may ever be, which is how many the kernel numbers.
@@ -75,12 +85,12 @@ fn attach_on_exec(object: &mut Ebpf, btf: &Btf) -> Result<BtfTracePointLink, Sam
     program.take_link(link).map_err(|error| explain(error.into()))
 }
 
-fn take_map(object: &mut Ebpf, name: &'static str) -> Result<Map, SamplerError> {
+pub(super) fn take_map(object: &mut Ebpf, name: &'static str) -> Result<Map, SamplerError> {
     object.take_map(name).ok_or(SamplerError::Incomplete { name })
 }
 
 /// The sentence that says what to do about a loader's error.
-fn explain(error: EbpfError) -> SamplerError {
+pub(super) fn explain(error: EbpfError) -> SamplerError {
     let lockdown = std::fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
     SamplerError::of_load(error, &lockdown)
 }

@@ -8,6 +8,7 @@ mod drain;
 mod error;
 mod load;
 mod processes;
+mod switches;
 
 use std::collections::VecDeque;
 use std::fs;
@@ -19,7 +20,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use pyrite_bpf::abi::pyrite_config;
-use pyrite_sampling::{Event, Fates, Filter, Ledger, Limits, Notes, Sample, Sampling};
+use pyrite_sampling::{Event, Fates, Filter, Ledger, Limits, Notes, OffFates, Sample, Sampling};
 
 use crate::freeze::{self, Verdict};
 use crate::sampler::cpus::{Cpus, EventSettings};
@@ -28,6 +29,7 @@ use crate::sys::{Alarm, PerfEvent};
 use crate::unwind::{self, Unwind, UnwindConfig, UnwindStats};
 
 pub use crate::sampler::error::SamplerError;
+pub use crate::sampler::switches::OffCpuBudget;
 pub use crate::sys::TickSource;
 
 const MAX_SAMPLE_RATE: &str = "/proc/sys/kernel/perf_event_max_sample_rate";
@@ -48,6 +50,9 @@ pub struct SamplerConfig {
     pub drain_interval: Duration,
     /// Size of the ring for samples, a power of two of at least a page; `None` chooses by the number of CPUs.
     pub ring_bytes: Option<u32>,
+    /// Whether time off the CPU is recorded as well, and how many stacks may be captured for it. A kernel that does not let
+    /// us is warned of and sampled all the same.
+    pub off_cpu: OffCpuBudget,
     /// What to count; `None` takes cycles where there is a counter for them.
     pub source: Option<TickSource>,
     /// Whether to sample on a kernel that this can freeze; see [`crate::freeze`].
@@ -72,7 +77,7 @@ pub struct Witness {
 }
 
 impl Default for SamplerConfig {
-    /// All processes at 97 Hz: a prime, so that it does not run in step with what programs do at round intervals.
+    /// All processes, on the CPU alone, at 97 Hz: a prime, so that it does not run in step with what programs do at round intervals.
     fn default() -> Self {
         Self {
             frequency_hz: 97,
@@ -80,6 +85,7 @@ impl Default for SamplerConfig {
             limits: Limits::default(),
             drain_interval: Duration::from_millis(150),
             ring_bytes: None,
+            off_cpu: OffCpuBudget::Off,
             source: None,
             allow_freezing_kernel: false,
             witness: None,
@@ -123,6 +129,17 @@ pub struct SamplerStats {
     pub drain_cpu: Duration,
     /// How unwinding goes.
     pub unwind: UnwindStats,
+    /// Time off the CPU; `None` where it is not recorded.
+    pub off_cpu: Option<OffCpuStats>,
+}
+
+/// How the recording of time off the CPU goes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OffCpuStats {
+    /// What became of every time that a thread left a CPU.
+    pub fates: OffFates,
+    /// Captured threads that are off the CPU.
+    pub open: usize,
 }
 
 /// A running sampler. Dropping it stops it.
@@ -145,17 +162,15 @@ impl Sampler {
         let source = choose_source(&config)?;
         let online = cpus::online().len().max(1);
         let ring_bytes = config.ring_bytes.unwrap_or_else(|| ring_bytes(online));
-        let period_ns = match source {
-            TickSource::CpuClock => 1_000_000_000 / config.frequency_hz,
-            TickSource::Cycles => 0,
-        };
-        let ring_wakeup_bytes = u64::from(ring_bytes / 2);
+        let off_cpu_per_second = config.off_cpu.per_cpu(online);
         let bpf_config = pyrite_config {
-            ring_wakeup_bytes,
-            period_ns,
+            ring_wakeup_bytes: u64::from(ring_bytes / 2),
+            period_ns: period_ns(source, config.frequency_hz),
             address_tag_mask: unwind::ADDRESS_TAG_MASK,
             copies_per_second: copies_per_second(&config),
             perf_samples: u32::from(config.witness.is_some()),
+            off_cpu_per_second,
+            ..pyrite_config::default()
         };
         let loaded = load::load(&bpf_config, ring_bytes)?;
         let settings = EventSettings {
@@ -167,7 +182,10 @@ impl Sampler {
         let shared = Arc::new(Shared {
             alarm: Alarm::new().map_err(os("create an eventfd"))?,
             stop: AtomicBool::new(false),
-            stats: Mutex::new(SamplerStats::new(source, config.frequency_hz)),
+            stats: Mutex::new(SamplerStats {
+                off_cpu: loaded.switches.is_some().then(OffCpuStats::default),
+                ..SamplerStats::new(source, config.frequency_hz)
+            }),
         });
         let mut sampling = Sampling::new(config.filter, config.limits);
         if config.witness.is_some() {
@@ -184,6 +202,7 @@ impl Sampler {
             unwind: Unwind::start(loaded.unwind, config.unwind).map_err(os("set up unwind tables"))?,
             ring: loaded.ring,
             counters: loaded.cpus,
+            switches: loaded.switches,
             cpus: Cpus::open(settings, loaded.program)?,
             interval: config.drain_interval,
             sink,
@@ -191,6 +210,7 @@ impl Sampler {
             ring_bytes: ring_bytes as usize,
             told: Fates::default(),
             notes: Notes::default(),
+            tails_lost_in_kernel: 0,
             to_load: VecDeque::new(),
         };
         let thread = std::thread::Builder::new().name("pyrite-sampler".to_owned());
@@ -240,6 +260,7 @@ impl SamplerStats {
             copy_bytes: 0,
             drain_cpu: Duration::ZERO,
             unwind: UnwindStats::default(),
+            off_cpu: None,
         }
     }
 }
@@ -247,6 +268,14 @@ impl SamplerStats {
 fn copies_per_second(config: &SamplerConfig) -> u32 {
     let harness_hz = config.witness.as_ref().map_or(0, |witness| witness.frequency_hz);
     config.frequency_hz.saturating_add(harness_hz).min(MOST_COPIES_PER_SECOND) as u32
+}
+
+/// 0 where ticks do not come at even times.
+fn period_ns(source: TickSource, frequency_hz: u64) -> u64 {
+    match source {
+        TickSource::CpuClock => 1_000_000_000 / frequency_hz,
+        TickSource::Cycles => 0,
+    }
 }
 
 fn refuse_to_freeze(config: &SamplerConfig) -> Result<(), SamplerError> {

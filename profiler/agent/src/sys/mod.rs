@@ -17,7 +17,7 @@ pub use perf_event::{PerfCounts, PerfEvent, TickSource};
 pub use perf_ring::PerfRing;
 pub use wait::{Alarm, wait_readable};
 
-use pyrite_bpf::abi::pyrite_cpu;
+use pyrite_bpf::abi::{pyrite_cpu, pyrite_switch_cpu};
 
 /// One CPU's counters as the BPF map holds them.
 #[derive(Clone, Copy, Debug)]
@@ -26,3 +26,11 @@ pub struct CpuCounters(pub pyrite_cpu);
 
 // SAFETY: pyrite_cpu consists of u64 fields alone, without padding (-Wpadded): every bit pattern is a value.
 unsafe impl aya::Pod for CpuCounters {}
+
+/// One CPU's counters of context switches as the BPF map holds them.
+#[derive(Clone, Copy, Debug)]
+#[repr(transparent)]
+pub struct SwitchCounters(pub pyrite_switch_cpu);
+
+// SAFETY: pyrite_switch_cpu consists of u64 fields alone, without padding (-Wpadded): every bit pattern is a value.
+unsafe impl aya::Pod for SwitchCounters {}

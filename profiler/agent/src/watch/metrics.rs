@@ -74,6 +74,14 @@ pub(super) fn sampler(stats: &SamplerStats, ledger: &Ledger, out: &mut Expositio
     out.gauge("pyrite_sampler_copy_bytes", help, &[], stats.copy_bytes as f64);
     let help = "CPU time of the thread that empties the rings.";
     out.counter("pyrite_sampler_drain_cpu_seconds_total", help, &[], stats.drain_cpu.as_secs_f64());
+    if let Some(off_cpu) = &stats.off_cpu {
+        let help = "Times that a thread left a CPU by what became of them.";
+        for (fate, count) in off_cpu.fates.iter() {
+            out.counter("pyrite_off_cpu_switches_total", help, &[("fate", fate.name())], count as f64);
+        }
+        let help = "Captured threads that are off the CPU.";
+        out.gauge("pyrite_off_cpu_open", help, &[], off_cpu.open as f64);
+    }
     for (note, count) in stats.notes.iter() {
         let help = "Incidents of sampling that lose no tick, by kind.";
         out.counter("pyrite_sampler_notes_total", help, &[("note", note.name())], count as f64);

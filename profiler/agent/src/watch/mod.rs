@@ -27,7 +27,7 @@ use pyrite_symbolizer::SymbolizerConfig;
 use crate::config::Config;
 use crate::identity::{Identity, IdentityConfig};
 use crate::rows::{RowMaker, RowStream};
-use crate::sampler::{Sampler, SamplerConfig};
+use crate::sampler::{OffCpuBudget, Sampler, SamplerConfig};
 use crate::unwind::UnwindConfig;
 use crate::watch::node::Node;
 use crate::watch::queue::{EventReceiver, event_queue};
@@ -62,6 +62,7 @@ impl Watch {
         let config = SamplerConfig {
             frequency_hz: u64::from(frequency_hz),
             allow_freezing_kernel: config.allow_freezing_kernel,
+            off_cpu: if config.off_cpu { OffCpuBudget::Node } else { OffCpuBudget::Off },
             unwind,
             ..SamplerConfig::default()
         };

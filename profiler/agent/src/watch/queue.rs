@@ -94,7 +94,7 @@ mod tests {
             user: vec![],
         };
         let counted = CountedStack { stack, count: 1 };
-        Event::Second(Second { start: UnixMs(0), stacks: vec![counted; stacks] })
+        Event::Second(Second { start: UnixMs(0), stacks: vec![counted; stacks], off_cpu: vec![] })
     }
 
     fn gone() -> Event {

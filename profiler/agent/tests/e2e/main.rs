@@ -14,6 +14,7 @@ mod pushes;
 mod pyrite;
 mod recordings;
 mod support;
+mod waits;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -138,12 +138,23 @@ impl Pyrite {
         response.json()
     }
 
-    /// Self value in nanoseconds of every function, over all of the last `window`.
+    /// CPU nanoseconds of every function itself, over all of the last `window`.
     pub(crate) fn self_values(&self, selector: &str, window: Duration) -> Vec<(String, i64)> {
+        self.self_values_of(CPU, selector, window)
+    }
+
+    /// The same of any profile type.
+    pub(crate) fn self_values_of(
+        &self,
+        profile_type: &str,
+        selector: &str,
+        window: Duration,
+    ) -> Vec<(String, i64)> {
         let end = now_ms() + 1000;
         let start = end - i64::try_from(window.as_millis()).expect("a short window");
         let request = json!({
-            "profileTypeID": CPU, "labelSelector": selector, "start": start, "end": end, "maxNodes": 65536,
+            "profileTypeID": profile_type, "labelSelector": selector, "start": start, "end": end,
+            "maxNodes": 65536,
         });
         let flamegraph = &self.call("SelectMergeStacktraces", &request)["flamegraph"];
         let names: Vec<&str> =

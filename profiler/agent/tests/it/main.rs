@@ -6,8 +6,9 @@
 mod bpf_brief;
 mod bpf_cost;
 mod bpf_ledger;
-mod bpf_running;
 mod bpf_lifecycle;
+mod bpf_off_cpu;
+mod bpf_running;
 mod bpf_sampler;
 mod bpf_tape;
 mod bpf_unwind;

@@ -3,9 +3,10 @@
 use super::*;
 use pyrite_bpf::StackOutcome;
 
+use crate::offcpu::tests::{departure, encode_end, encode_left};
 use crate::record::tests::{encode as encode_sample, sample, stack_copy_at};
 use crate::sideband::tests::{encode as encode_change, range};
-use crate::{CountedStack, Mapping, StackCopy, Walked};
+use crate::{CountedStack, Mapping, OffCpuEnd, StackCopy, Walked};
 use proptest::prelude::{Just, Strategy, any, prop_assert_eq, prop_oneof, proptest};
 use pyrite_model::FileOffset;
 
@@ -439,11 +440,11 @@ fn any_step() -> impl Strategy<Value = (u64, u32, ChangeKind, bool)> {
 proptest! {
     #[test]
     fn every_record_is_stored_held_or_counted(steps in proptest::collection::vec(any_step(), 0..120), answered: bool, filtered: bool, ready: bool, pending in 1_usize..50, processes in 0_usize..4) {
-        let limits = Limits { processes, pending, waiting: 3, stacks: 5, mappings: 4, mappings_per_process: 2, copies: 2, copy_bytes: 100 };
+        let limits = Limits { processes, pending, waiting: 3, stacks: 5, mappings: 4, mappings_per_process: 2, copies: 2, copy_bytes: 100, blocks: 3, block_stacks: 3 };
         let filter = if filtered { Filter { roots: [2].into(), ..Filter::default() } } else { Filter::default() };
         let mut story = Story::new(filter, limits);
         story.tables.are_ready = ready;
-        let mut sent = 0;
+        let (mut sent, mut left) = (0, 0);
         for (i, (ms, tgid, change, is_sample)) in steps.into_iter().enumerate() {
             story.at(ms);
             if is_sample {
@@ -452,8 +453,19 @@ proptest! {
                 let user_outcome = if ms % 4 == 0 { StackOutcome::ChainEnd } else { StackOutcome::UnknownProcess };
                 let (generation, by_parent_mappings) = ((ms % 5) as u32, ms % 7 == 0);
                 let sample = Sample { is_kernel_thread: tgid == 5, copy, user_outcome, generation, by_parent_mappings, ..sample() };
-                story.sampling.on_record(&encode_sample(&Sample { tgid, start, time: BootNs(story.now), ..sample }));
-                sent += 1;
+                let sample = Sample { tgid, start, time: BootNs(story.now), ..sample };
+                if ms % 5 == 0 {
+                    left += 1;
+                    story.sampling.on_record(&encode_left(&sample, departure()));
+                    if ms % 10 == 0 {
+                        let (tid, start) = (sample.tid, sample.time);
+                        let end = OffCpuEnd { tid, start, end: BootNs(start.0 + 1), runnable_ns: None };
+                        story.sampling.on_record(&encode_end(&end));
+                    }
+                } else {
+                    story.sampling.on_record(&encode_sample(&sample));
+                    sent += 1;
+                }
             } else {
                 story.change(change);
             }
@@ -468,6 +480,7 @@ proptest! {
             prop_assert_eq!(sent, story.stored() + story.sampling.held() + fates);
         }
         story.finish();
+        prop_assert_eq!(left, story.sampling.off_fates().settled() + story.sampling.open_blocks() as u64);
         prop_assert_eq!((story.sampling.held(), story.sampling.copies.bytes()), (0, 0));
         prop_assert_eq!(sent, story.stored() + story.sampling.fates().total());
     }

@@ -5,6 +5,7 @@ mod durability;
 mod faults;
 mod retention;
 mod torn_log;
+mod wall;
 
 use std::path::Path;
 use std::sync::Arc;

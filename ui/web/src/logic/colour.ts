@@ -34,11 +34,19 @@ function isPlain(name: string): boolean {
   return /^_*[a-zA-Z][a-zA-Z0-9]*$/.test(name);
 }
 
-/** Palette index per function name: `packages` colours for packages, then `plain` quiet ones for names without. */
+/** The leaf frames that say what a thread off the CPU waited for; each has a colour of its own. */
+export const STATE_FRAMES: readonly string[] = ['[runnable]', '[blocked]'];
+
+/**
+ * Palette index per function name: `packages` colours for packages, then `plain` quiet ones for names without, then one
+ * for each of the `STATE_FRAMES`.
+ */
 export function nameColours(names: readonly string[], packages: number, plain: number): Uint8Array {
-  return Uint8Array.from(names, (name) =>
-    isPlain(name) ? packages + paletteIndex(name, plain) : paletteIndex(packageOf(name), packages),
-  );
+  return Uint8Array.from(names, (name) => {
+    const state = STATE_FRAMES.indexOf(name);
+    if (state >= 0) return packages + plain + state;
+    return isPlain(name) ? packages + paletteIndex(name, plain) : paletteIndex(packageOf(name), packages);
+  });
 }
 
 /** Relative luminance of `#rrggbb` (WCAG 2.2). */

@@ -1,5 +1,5 @@
 // Colours for the canvases, read from the style sheet's tokens, so that light, dark and forced colours live in one file.
-import { inkOn } from '../logic/colour';
+import { inkOn, STATE_FRAMES } from '../logic/colour';
 import { DIFF_STEPS } from '../logic/flame/diff';
 
 /** Colours for packages, and after them those for names that tell no package. */
@@ -43,7 +43,10 @@ export function readPalette(element: Element): Palette {
   const many = (count: number, name: (i: number) => string): Paint[] =>
     Array.from({ length: count }, (_, i) => paint(name(i)));
   return {
-    frames: many(FRAME_COLOURS + PLAIN_COLOURS, (i) => `frame-${i}`),
+    frames: [
+      ...many(FRAME_COLOURS + PLAIN_COLOURS, (i) => `frame-${i}`),
+      ...STATE_FRAMES.map((frame) => paint(`frame-${frame.slice(1, -1)}`)),
+    ],
     diff: many(DIFF_STEPS * 2 + 1, (i) => `diff-${i}`),
     root: paint('frame-root'),
     background: forced ? 'Canvas' : token('surface'),

@@ -148,5 +148,7 @@ function typeName(id: string): string {
   const [name = id, sample = '', unit = ''] = id.split(':');
   if (name === 'process_cpu' && sample === 'cpu') return 'CPU time';
   if (name === 'process_cpu' && sample === 'samples') return 'CPU samples';
+  if (name === 'off_cpu' && sample === 'off_cpu') return 'Waiting (off the CPU)';
+  if (name === 'wall' && sample === 'wall') return 'Wall time (running and waiting)';
   return `${name} · ${sample} (${unit})`;
 }

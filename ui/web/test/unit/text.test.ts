@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { contrast, inkOn, nameColours, packageOf } from '../../src/logic/colour';
+import { contrast, inkOn, nameColours, packageOf, STATE_FRAMES } from '../../src/logic/colour';
 import { formatAmount, formatCores, formatDelta, formatSeconds, formatShare, measureOf, toQuantity } from '../../src/logic/measure';
 import { shareComplete, wantsALook } from '../../src/logic/stacks';
 import { readSelector, valueOf, withValue, writeSelector } from '../../src/logic/selector';
@@ -192,8 +192,14 @@ describe('colours', () => {
     expect(c).toBeGreaterThanOrEqual(16);
     fc.assert(
       fc.property(fc.string(), (name) => {
-        expect(nameColours([name], 16, 4)[0]).toBeLessThan(20);
+        expect(nameColours([name], 16, 4)[0]).toBeLessThan(20 + STATE_FRAMES.length);
       }),
+    );
+  });
+
+  test('waiting for a CPU and waiting for anything else have colours that nothing else has', () => {
+    expect([...nameColours(['[runnable]', '[blocked]', '[no stack]', 'blocked'], 16, 4)].map((at) => at >= 20)).toEqual(
+      [true, true, false, false],
     );
   });
 

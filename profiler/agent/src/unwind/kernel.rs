@@ -59,9 +59,9 @@ impl UnwindMaps {
     pub(crate) fn open(self) -> io::Result<(PublisherMaps, SlabMaps, FirstSlab)> {
         let fixed_bytes =
             [&self.slabs, &self.processes, &self.stamps, &self.executables, &self.rules, &self.execs]
-            .into_iter()
-            .filter_map(|map| sys::map_bytes(data(map)?.fd().as_fd()))
-            .sum();
+                .into_iter()
+                .filter_map(|map| sys::map_bytes(data(map)?.fd().as_fd()))
+                .sum();
         let outer =
             data(&self.slabs).ok_or(io::ErrorKind::InvalidInput)?.fd().as_fd().try_clone_to_owned()?;
         let publisher = PublisherMaps {

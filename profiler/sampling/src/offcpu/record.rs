@@ -142,6 +142,7 @@ fn decode_tail(bytes: &[u8]) -> Result<Sample, RecordError> {
         comm: Comm::new(&field::<{ PYRITE_COMM_BYTES as usize }>(bytes, offset_of!(TailRecord, comm))?),
         cpu: 0,
         is_kernel_thread: bytes[offset_of!(TailRecord, is_kernel_thread)] != 0,
+        is_exiting: false,
         is_user_mode: false,
         by_parent_mappings: false,
         generation: 0,

@@ -89,6 +89,8 @@ struct Found {
     burning: u64,
     /// Of these, those with every function of the chain.
     whole: u64,
+    /// Those with a frame alone that is no code of theirs, as the registers of the program before exec would give.
+    strange: u64,
 }
 
 /// Runs `LIVES` processes, 50 a second.
@@ -133,13 +135,16 @@ fn count(events: &[Event], burn: &Range<u64>) -> Found {
         whole: ours(&|counted| {
             burns(counted, burn) && is_complete(counted) && counted.stack.user.len() >= FRAMES
         }),
+        strange: ours(&|counted| matches!(counted.stack.user.as_slice(), [UserFrame::Unmapped(_)])),
     }
 }
 
 fn report(found: &Found, before: &SamplerStats, after: &SamplerStats) {
-    let Found { all, complete, burning, whole } = found;
+    let Found { all, complete, burning, whole, strange } = found;
     let notes: Vec<_> = after.notes.iter().filter(|(_, count)| *count > 0).collect();
-    println!("{complete} of {all} ticks complete, {whole} of {burning} burning ones whole, {notes:?}");
+    println!(
+        "{complete} of {all} ticks complete, {whole} of {burning} burning ones whole, {strange} strange, {notes:?}"
+    );
     let per_life = |of: fn(&SamplerStats) -> Duration| of(after).saturating_sub(of(before)) / LIVES as u32;
     println!(
         "CPU time of a process's life: sampler {:?}, opener {:?}, tables {:?}",
@@ -170,9 +175,10 @@ fn burns(counted: &CountedStack, burn: &Range<u64>) -> bool {
 }
 
 fn check(found: &Found) {
-    let Found { all, complete, burning, whole } = *found;
+    let Found { all, complete, burning, whole, strange } = *found;
     assert!(whole * 100 >= burning * 95, "{whole} of {burning}");
     assert!(complete * 100 >= all * 95, "{complete} of {all}");
+    assert!(strange * 500 <= all, "{strange} of {all} have a frame of another program");
     assert!(burning * 100 >= all * 80, "{burning} of {all} were spent where they should be");
 }
 

@@ -2,9 +2,9 @@
 //!
 //! Runs each workload under Pyrite's sampler while the kernel's own perf captures registers and stack at the same ticks,
 //! draws a random sample of the ticks, and has the judge say what each stack is (`bench/judge`). Prints the share of
-//! identical stacks per workload and fails below its bound, or where more than 2 % cannot be judged, or where a chain of
-//! calls that is known beforehand is not found. With `--judge-only` Pyrite is left out and the judge itself is checked:
-//! by those chains, and by a second judge.
+//! identical stacks per workload and per language, with reasons. Fails below a workload's bound, or where more than 2 %
+//! cannot be judged, or where a chain of calls that is known beforehand is not found. With `--judge-only` Pyrite is left
+//! out and the judge itself is checked: by those chains, and by a second judge.
 
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "the table is this program's output")]
@@ -21,7 +21,7 @@ use pyrite_bench::accuracy::{Capture, Tools, Trial, Verdict, WORKLOADS, Workload
 
 use crate::draw::Draw;
 use crate::profiler::Profiler;
-use crate::table::Row;
+use crate::table::{Languages, Row};
 
 /// More than this share of ticks that nobody can judge makes the rest worthless.
 const MAX_NOT_JUDGED_PERCENT: f64 = 2.0;
@@ -67,12 +67,16 @@ fn main() -> Result<()> {
     let directory = directory.canonicalize()?;
     let tools = Tools::build(&directory)?;
     println!("{}", Row::HEAD);
-    let mut broken = Vec::new();
+    let mut rows = Vec::new();
     for workload in choose(&args.workloads)? {
         let row = measure(&args, &tools, workload, &directory)?;
         println!("{row}");
-        broken.extend(row.broken(MAX_NOT_JUDGED_PERCENT));
+        rows.push(row);
     }
+    if !args.judge_only {
+        println!("\n{}", Languages::of(&rows));
+    }
+    let broken: Vec<String> = rows.iter().flat_map(|row| row.broken(MAX_NOT_JUDGED_PERCENT)).collect();
     ensure!(args.no_bounds || broken.is_empty(), "{}", broken.join("; "));
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::mpsc::{Receiver, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use aya::programs::loaded_programs;
@@ -15,8 +15,10 @@ use pyrite_sampling::Sample;
 const ROOM: usize = 1 << 18;
 /// perf takes its time before the BPF program runs, before Linux 6.3 after it. Ticks are further apart.
 const MAX_APART_NS: u64 = 1_000_000;
-/// Every process of the node has been read by then, and every table made.
+/// Every process of the node has been read by then.
 const WARM_UP: Duration = Duration::from_secs(3);
+/// How long the tables of what runs already are waited for. Beside builds there is always another.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// The sampler's own name for its program.
 const PROGRAM: &str = "on_tick";
 
@@ -39,13 +41,17 @@ impl Profiler {
     /// Starts the sampler and waits until it knows the node. `capture_hz` more ticks a second are to run its program.
     pub(crate) fn start(capture_hz: u32) -> Result<Self> {
         let before = programs();
-        let (samples, witnessed) = sync_channel(ROOM);
-        let witness = Some(Witness { samples, frequency_hz: capture_hz.into() });
+        let (tell, witnessed) = sync_channel(ROOM);
+        let witness = Some(Witness { samples: tell, frequency_hz: capture_hz.into() });
         let config = SamplerConfig { witness, ..SamplerConfig::default() };
         let sampler = Sampler::start(config, |_| Delivery::Taken).context("Pyrite does not sample")?;
         let mut new = programs().into_iter().filter(|id| !before.contains(id));
         let program = new.next().context("the sampler's program is not among those loaded")?;
         std::thread::sleep(WARM_UP);
+        let begun = Instant::now();
+        while sampler.stats().unwind.tables.pending > 0 && begun.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(100));
+        }
         Ok(Self { sampler, witnessed, program })
     }
 

@@ -1,5 +1,6 @@
-//! One line per workload.
+//! One line per workload, then one per language.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use pyrite_bench::accuracy::{Tally, Verdict, Workload};
@@ -56,6 +57,11 @@ impl Row {
         }
     }
 
+    /// What the workload was written in, and what became of its ticks.
+    pub(crate) fn by_language(&self) -> (&'static str, &Tally) {
+        (self.workload.written_in, &self.tally)
+    }
+
     /// The bounds that do not hold.
     pub(crate) fn broken(&self, max_not_judged_percent: f64) -> Vec<String> {
         let name = self.workload.name;
@@ -97,5 +103,32 @@ impl fmt::Display for Row {
             format!("{}/{}", self.agreed, self.agreed + self.disagreed),
             self.tally,
         )
+    }
+}
+
+/// What became of the ticks of all workloads of a language.
+pub(crate) struct Languages(BTreeMap<&'static str, Tally>);
+
+impl Languages {
+    pub(crate) fn of(rows: &[Row]) -> Self {
+        let mut languages: BTreeMap<_, Tally> = BTreeMap::new();
+        for (language, tally) in rows.iter().map(Row::by_language) {
+            languages.entry(language).or_default().merge(tally);
+        }
+        Self(languages)
+    }
+}
+
+impl fmt::Display for Languages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (language, tally) in &self.0 {
+            let (identical, not_judged) = (tally.identical_percent(), tally.not_judged_percent());
+            writeln!(
+                f,
+                "{language:<14} {identical:>7.2} %         {not_judged:>8.2} %  {:>6}  {tally}",
+                tally.total()
+            )?;
+        }
+        Ok(())
     }
 }

@@ -87,6 +87,13 @@ impl Tally {
         *self.0.entry(verdict).or_default() += 1;
     }
 
+    /// Counts what another has counted.
+    pub fn merge(&mut self, other: &Self) {
+        for (verdict, count) in &other.0 {
+            *self.0.entry(verdict.clone()).or_default() += count;
+        }
+    }
+
     /// Ticks looked at.
     pub fn total(&self) -> u64 {
         self.0.values().sum()
@@ -218,5 +225,8 @@ mod tests {
         assert!((tally.not_judged_percent() - 20.0).abs() < 1e-9);
         assert!(tally.to_string().starts_with("identical 2, "));
         assert!(Tally::default().identical_percent() < 1.0);
+        let mut both = tally.clone();
+        both.merge(&tally);
+        assert_eq!((both.total(), both.to_string().starts_with("identical 4, ")), (10, true));
     }
 }

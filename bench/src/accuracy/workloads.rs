@@ -10,7 +10,7 @@ use crate::accuracy::Step;
 
 const RECIPES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/workloads/unwind/build.sh");
 
-/// What a program was written in, which decides how its stacks end and what they are made of.
+/// What a program's stacks are made of, which decides how they end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Language {
     /// Everything has call frame information.
@@ -26,7 +26,9 @@ pub enum Language {
 pub struct Workload {
     /// Its name in the recipe.
     pub name: &'static str,
-    /// What it was written in.
+    /// What it was written in, for a person to read.
+    pub written_in: &'static str,
+    /// What its stacks are made of.
     pub language: Language,
     /// Least share of identical stacks, in percent.
     pub bound_percent: f64,
@@ -38,7 +40,14 @@ pub struct Workload {
 }
 
 const fn native(name: &'static str, planted: Option<&'static str>) -> Workload {
-    Workload { name, language: Language::Native, bound_percent: 99.5, planted, without_information: &[] }
+    Workload {
+        name,
+        written_in: "C",
+        language: Language::Native,
+        bound_percent: 99.5,
+        planted,
+        without_information: &[],
+    }
 }
 
 /// The 28 functions of `chain.c`; at any moment those from some number down to `link0` are on the stack.
@@ -56,22 +65,28 @@ pub const WORKLOADS: &[Workload] = &[
             r"^((((burn_innermost )?on_usr2 )?(burn_inner |\? )?on_usr1 )?(burn_outer |\? )?on_alarm )?(work |\? )?(outer )?thread $",
         ),
     ),
-    native("exceptions", None),
-    native("rust_release", None),
+    Workload { written_in: "C++", ..native("exceptions", None) },
+    Workload { written_in: "Rust", ..native("rust_release", None) },
     // rustc makes the C `main` itself, and with `panic=abort` without information.
-    Workload { without_information: &["main"], ..native("rust_abort", None) },
-    Workload { language: Language::Go, ..native("go", None) },
+    Workload { written_in: "Rust", without_information: &["main"], ..native("rust_abort", None) },
+    Workload { written_in: "Go", language: Language::Go, ..native("go", None) },
     // Debian's musl has none in all of its C code: what calls `main` and the threads' functions is the end.
     Workload {
+        written_in: "C with musl",
         without_information: &["libc_start_main_stage2", "start"],
         ..native(
             "musl",
             Some(r"^(mix )?(sort_numbers )?(nest ){0,11}work (main libc_start_main_stage2|start) \? $"),
         )
     },
-    native("python", None),
-    Workload { language: Language::Jit, bound_percent: 98.0, ..native("node", None) },
-    Workload { language: Language::Jit, bound_percent: 98.0, ..native("java", None) },
+    Workload { written_in: "Python", ..native("python", None) },
+    Workload {
+        written_in: "JavaScript",
+        language: Language::Jit,
+        bound_percent: 98.0,
+        ..native("node", None)
+    },
+    Workload { written_in: "Java", language: Language::Jit, bound_percent: 98.0, ..native("java", None) },
     native("dlopen", Some(r"^((plugin_burn )?plugin_run |\? )?((\? )?use )?(\? )?(main )?(_start )?$")),
     native("fork", None),
     native("exec", None),

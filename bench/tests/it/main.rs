@@ -131,7 +131,7 @@ fn root_a_spoilt_case_is_never_found_identical() {
         let inside = truth.judgement.frames.len() > 20;
         let observed =
             ObservedStack { frames: frames(&truth), is_complete: true, outcome: "complete".into() };
-        assert_eq!(compare(Some(&observed), &truth.judgement, truth.allowance), Verdict::Identical);
+        assert_eq!(compare(Some(&observed), &truth.judgement, &truth.allowance), Verdict::Identical);
         if !inside {
             continue;
         }
@@ -145,7 +145,7 @@ fn root_a_spoilt_case_is_never_found_identical() {
         zeroed.stack[..512].fill(0);
         for spoilt in [shifted, cut, zeroed] {
             let reference = trial.hear(set, &spoilt).unwrap();
-            let verdict = compare(Some(&observed), &reference.judgement, reference.allowance);
+            let verdict = compare(Some(&observed), &reference.judgement, &reference.allowance);
             assert_ne!(verdict, Verdict::Identical);
             spoilt_cases += 1;
         }

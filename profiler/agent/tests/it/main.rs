@@ -7,6 +7,7 @@ mod bpf_brief;
 mod bpf_cost;
 mod bpf_ledger;
 mod bpf_lifecycle;
+mod bpf_running;
 mod bpf_sampler;
 mod bpf_tape;
 mod bpf_unwind;

@@ -154,12 +154,9 @@ impl<'a> Iterator for TapeReader<'a> {
     fn next(&mut self) -> Option<Self::Item> {
         let at = self.at;
         let mut fields = Fields(self.tape.get(at..).filter(|rest| !rest.is_empty())?);
-        let (kind, body) = match fields.entry() {
-            Some(entry) => entry,
-            None => {
-                self.at = self.tape.len();
-                return Some(Err(TapeError::Short { at }));
-            }
+        let Some((kind, body)) = fields.entry() else {
+            self.at = self.tape.len();
+            return Some(Err(TapeError::Short { at }));
         };
         let entry = read_body(kind, body).ok_or(TapeError::Entry { at });
         self.at = if entry.is_ok() { self.tape.len() - fields.0.len() } else { self.tape.len() };
@@ -380,7 +377,9 @@ mod tests {
 
     fn tape_of(entries: &[TapeEntry<'_>]) -> Vec<u8> {
         let mut tape = Vec::new();
-        entries.iter().for_each(|entry| entry.write(&mut tape));
+        for entry in entries {
+            entry.write(&mut tape);
+        }
         tape
     }
 

@@ -84,7 +84,9 @@ fn reduced(tape: &[u8], root: u32) -> Vec<u8> {
     // An entry and what the unwind tables answered to it.
     for group in entries.chunk_by(|_, next| matches!(next, TapeEntry::Walked(..))) {
         let (mut all, mut ours) = (Vec::new(), Vec::new());
-        group.iter().for_each(|entry| entry.write(&mut all));
+        for entry in group {
+            entry.write(&mut all);
+        }
         match &group[0] {
             TapeEntry::Record(bytes) if tree.contains(&decode_sample(bytes).unwrap().tgid) => {
                 let mut bytes = bytes.to_vec();

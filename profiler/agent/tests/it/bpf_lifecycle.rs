@@ -78,8 +78,8 @@ impl Lives {
         let recording = settled(frequency_hz);
         let seconds = seconds.to_string();
         let mut command = self.a.command();
-        let status = command.args([&seconds, mode]).args(others).stdin(Stdio::null()).status().unwrap();
-        assert!(status.success(), "{mode}: {status}");
+        let ended = command.args([&seconds, mode]).args(others).stdin(Stdio::null()).status().unwrap();
+        assert!(ended.success(), "{mode}: {ended}");
         let (events, stats) = recording.stop();
         let notes: Vec<_> = stats.notes.iter().filter(|(_, count)| *count > 0).collect();
         let shares = self.judge(stacks(&events), chains);
@@ -146,8 +146,8 @@ fn settled(frequency_hz: u64) -> Recording {
 
 /// The chain of calls of program or library `prefix`, from the function that burns on, up to `rest`.
 fn chain(prefix: &str, rest: &str) -> String {
-    let levels: String = (1..=6).map(|level| format!("{prefix}_level{level} ")).collect();
-    format!("{prefix}_burn {levels}{rest}")
+    let levels: Vec<String> = (1..=6).map(|level| format!("{prefix}_level{level}")).collect();
+    format!("{prefix}_burn {} {rest}", levels.join(" "))
 }
 
 /// Sampling one mode: at least `whole` of the ticks have whole stacks, and no stack is said to be complete that is not.

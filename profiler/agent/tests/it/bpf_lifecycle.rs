@@ -38,6 +38,8 @@ struct Shares {
     whole: u64,
     /// Said to be complete, and is part of no chain.
     wrong: u64,
+    /// Led to where no code is, as the tables of other code do.
+    astray: u64,
 }
 
 impl Shares {
@@ -105,6 +107,7 @@ impl Lives {
             shares.all += count;
             shares.whole += if is_whole { *count } else { 0 };
             shares.wrong += if is_wrong { *count } else { 0 };
+            shares.astray += if stack.user_outcome.is_astray() { *count } else { 0 };
             if !is_whole && (shown < 12 || is_wrong) {
                 shown += 1;
                 println!("  {count} x {:?} {}", stack.user_outcome, own.join(" "));
@@ -155,6 +158,7 @@ fn check(test: &str, mode: &str, frequency_hz: u64, chains: &[String], whole: f6
     let Some(_guard) = privileged(test) else { return };
     let shares = Lives::build().sample(frequency_hz, 4, mode, chains);
     assert_eq!(shares.wrong, 0);
+    assert!(shares.astray * 50 <= shares.all, "{} of {} went astray", shares.astray, shares.all);
     assert!(shares.whole() >= whole, "{}", shares.whole());
 }
 

@@ -50,6 +50,6 @@ pub use procfs::{ProcStat, parse_maps, parse_stat};
 pub use record::{COPIED_REGISTERS, RecordError, Sample, StackCopy, decode_sample};
 pub use second::{CountedStack, SampledStack, Second, UserFrame};
 pub use sideband::{Change, ChangeKind, MappedRange, SidebandError, decode_change};
-pub use tape::{TapeEntry, TapeError, TapeReader, play};
+pub use tape::{Played, TapeEntry, TapeError, TapeReader, play};
 pub use types::{BootNs, Comm, ProcessKey, WallClock};
 pub use unwinder::{Unwinder, Walked};

@@ -21,6 +21,10 @@ const STACK_POINTER: usize = if cfg!(target_arch = "aarch64") { 31 } else { 7 };
 
 /// One tick that met a running task. Frames are leaf first.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "the record has these flags, and any of them can be with any other"
+)]
 pub struct Sample {
     /// When the tick came.
     pub time: BootNs,

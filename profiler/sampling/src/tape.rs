@@ -25,8 +25,8 @@ use pyrite_bpf::StackOutcome;
 use pyrite_model::{Avma, FileKey, FileOffset};
 
 use crate::{
-    BootNs, Comm, Event, LoadFailure, LoadedProcess, MappedRange, Mappings, Sampling, StackCopy, Unwinder,
-    Walked, WallClock,
+    BootNs, Comm, Command, Event, LoadFailure, LoadedProcess, MappedRange, Mappings, Sampling, StackCopy,
+    Unwinder, Walked, WallClock,
 };
 
 /// One thing that sampling was fed with, or asked for.
@@ -154,12 +154,9 @@ impl<'a> Iterator for TapeReader<'a> {
     fn next(&mut self) -> Option<Self::Item> {
         let at = self.at;
         let mut fields = Fields(self.tape.get(at..).filter(|rest| !rest.is_empty())?);
-        let (kind, body) = match fields.entry() {
-            Some(entry) => entry,
-            None => {
-                self.at = self.tape.len();
-                return Some(Err(TapeError::Short { at }));
-            }
+        let Some((kind, body)) = fields.entry() else {
+            self.at = self.tape.len();
+            return Some(Err(TapeError::Short { at }));
         };
         let entry = read_body(kind, body).ok_or(TapeError::Entry { at });
         self.at = if entry.is_ok() { self.tape.len() - fields.0.len() } else { self.tape.len() };
@@ -299,13 +296,22 @@ impl Unwinder for Answers {
     }
 }
 
-/// Feeds `sampling` with what is on the tape, and returns what it has to tell.
+/// What came of a tape.
+#[derive(Clone, Debug, Default)]
+pub struct Played {
+    /// What sampling told.
+    pub events: Vec<Event>,
+    /// What it would have had done.
+    pub commands: Vec<Command>,
+}
+
+/// Feeds `sampling` with what is on the tape.
 ///
 /// # Errors
 /// Bytes that are no tape.
-pub fn play(tape: &[u8], sampling: &mut Sampling) -> Result<Vec<Event>, TapeError> {
+pub fn play(tape: &[u8], sampling: &mut Sampling) -> Result<Played, TapeError> {
     let entries: Vec<TapeEntry<'_>> = TapeReader::new(tape).collect::<Result<_, _>>()?;
-    let mut events = Vec::new();
+    let mut played = Played::default();
     for (at, entry) in entries.iter().enumerate() {
         match entry {
             TapeEntry::Record(bytes) => sampling.on_record(bytes),
@@ -314,14 +320,14 @@ pub fn play(tape: &[u8], sampling: &mut Sampling) -> Result<Vec<Event>, TapeErro
             TapeEntry::Read(tgid, answer) => sampling.process_loaded(*tgid, answer.clone()),
             // What it asks for was answered when the tape was made.
             TapeEntry::Advance(until, clock) => drop(sampling.advance(*until, *clock)),
-            TapeEntry::Commands => drop(sampling.take_commands()),
+            TapeEntry::Commands => played.commands.extend(sampling.take_commands()),
             TapeEntry::Copies(now) => sampling.finish_copies(&mut answers_behind(&entries[at + 1..]), *now),
             TapeEntry::Walked(..) => {}
-            TapeEntry::Events(until) => events.extend(sampling.take_events(*until)),
-            TapeEntry::End => events.extend(sampling.finish()),
+            TapeEntry::Events(until) => played.events.extend(sampling.take_events(*until)),
+            TapeEntry::End => played.events.extend(sampling.finish()),
         }
     }
-    Ok(events)
+    Ok(played)
 }
 
 fn answers_behind(entries: &[TapeEntry<'_>]) -> Answers {
@@ -371,7 +377,9 @@ mod tests {
 
     fn tape_of(entries: &[TapeEntry<'_>]) -> Vec<u8> {
         let mut tape = Vec::new();
-        entries.iter().for_each(|entry| entry.write(&mut tape));
+        for entry in entries {
+            entry.write(&mut tape);
+        }
         tape
     }
 

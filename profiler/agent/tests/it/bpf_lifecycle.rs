@@ -38,6 +38,8 @@ struct Shares {
     whole: u64,
     /// Said to be complete, and is part of no chain.
     wrong: u64,
+    /// Led to where no code is, as the tables of other code do.
+    astray: u64,
 }
 
 impl Shares {
@@ -78,8 +80,8 @@ impl Lives {
         let recording = settled(frequency_hz);
         let seconds = seconds.to_string();
         let mut command = self.a.command();
-        let status = command.args([&seconds, mode]).args(others).stdin(Stdio::null()).status().unwrap();
-        assert!(status.success(), "{mode}: {status}");
+        let ended = command.args([&seconds, mode]).args(others).stdin(Stdio::null()).status().unwrap();
+        assert!(ended.success(), "{mode}: {ended}");
         let (events, stats) = recording.stop();
         let notes: Vec<_> = stats.notes.iter().filter(|(_, count)| *count > 0).collect();
         let shares = self.judge(stacks(&events), chains);
@@ -105,6 +107,7 @@ impl Lives {
             shares.all += count;
             shares.whole += if is_whole { *count } else { 0 };
             shares.wrong += if is_wrong { *count } else { 0 };
+            shares.astray += if stack.user_outcome.is_astray() { *count } else { 0 };
             if !is_whole && (shown < 12 || is_wrong) {
                 shown += 1;
                 println!("  {count} x {:?} {}", stack.user_outcome, own.join(" "));
@@ -146,8 +149,8 @@ fn settled(frequency_hz: u64) -> Recording {
 
 /// The chain of calls of program or library `prefix`, from the function that burns on, up to `rest`.
 fn chain(prefix: &str, rest: &str) -> String {
-    let levels: String = (1..=6).map(|level| format!("{prefix}_level{level} ")).collect();
-    format!("{prefix}_burn {levels}{rest}")
+    let levels: Vec<String> = (1..=6).map(|level| format!("{prefix}_level{level}")).collect();
+    format!("{prefix}_burn {} {rest}", levels.join(" "))
 }
 
 /// Sampling one mode: at least `whole` of the ticks have whole stacks, and no stack is said to be complete that is not.
@@ -155,6 +158,7 @@ fn check(test: &str, mode: &str, frequency_hz: u64, chains: &[String], whole: f6
     let Some(_guard) = privileged(test) else { return };
     let shares = Lives::build().sample(frequency_hz, 4, mode, chains);
     assert_eq!(shares.wrong, 0);
+    assert!(shares.astray * 50 <= shares.all, "{} of {} went astray", shares.astray, shares.all);
     assert!(shares.whole() >= whole, "{}", shares.whole());
 }
 
@@ -167,7 +171,7 @@ fn bpf_lifecycle_libraries_opened_in_a_thread_have_whole_stacks_from_their_first
 #[test]
 fn bpf_lifecycle_a_library_where_another_one_was_is_never_walked_by_its_tables() {
     let chains = ["p", "q"].map(|library| chain(library, "plugin a_use a_swap main"));
-    check("bpf_lifecycle_swap", "swap", FEW_COPIED_HZ, &chains, 0.5);
+    check("bpf_lifecycle_swap", "swap", FEW_COPIED_HZ, &chains, 0.6);
 }
 
 #[test]

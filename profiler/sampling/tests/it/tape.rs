@@ -5,7 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use pyrite_bpf::TickFate;
-use pyrite_sampling::{CountedStack, Event, Filter, Limits, Sampling, UserFrame, play};
+use pyrite_sampling::{
+    CountedStack, Event, Filter, Limits, Sampling, TapeEntry, TapeReader, UserFrame, play,
+};
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/streams").join(name)
@@ -13,8 +15,14 @@ fn fixture(name: &str) -> PathBuf {
 
 /// Plays a tape and writes down what came of it: a line for every stack of a second, then the counters.
 fn outcome(tape: &[u8]) -> String {
-    let mut sampling = Sampling::new(Filter::default(), Limits::default());
-    let events = play(tape, &mut sampling).unwrap();
+    // The process that all others descend from is read from /proc before anything else.
+    let Some(Ok(TapeEntry::Read(root, _))) =
+        TapeReader::new(tape).find(|entry| matches!(entry, Ok(TapeEntry::Read(..))))
+    else {
+        panic!("no process was read")
+    };
+    let mut sampling = Sampling::new(Filter { roots: [root].into(), ..Filter::default() }, Limits::default());
+    let events = play(tape, &mut sampling).unwrap().events;
     let mut lines = Vec::new();
     let (mut first_ms, mut tgids) = (None, Vec::new());
     for event in &events {

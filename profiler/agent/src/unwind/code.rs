@@ -86,11 +86,15 @@ impl Code {
     }
 }
 
-/// The mappings as the BPF programs read them, neighbours that show one executable joined. Those beyond what the programs
-/// can search are left out.
+/// The first address that the programs do not search for: they compare addresses by the sign of a difference. Above lies
+/// nothing of a process but the old vsyscall page, which every process of x86_64 shows and which has no table.
+const FIRST_UNSEARCHED: Avma = Avma(1 << 63);
+
+/// The mappings as the BPF programs read them, neighbours that show one executable joined. Those that the programs cannot
+/// search, or beyond how many they can, are left out.
 pub(crate) fn entries(mappings: &Mappings, code_of: impl Fn(&Mapping) -> Code) -> Vec<pyrite_mapping> {
     let mut entries: Vec<pyrite_mapping> = Vec::with_capacity(mappings.len());
-    for mapping in mappings.as_slice() {
+    for mapping in mappings.as_slice().iter().take_while(|mapping| mapping.end <= FIRST_UNSEARCHED) {
         let code = code_of(mapping);
         let (start, end) = (mapping.start.0, mapping.end.0);
         let is_full = entries.len() == MAX_MAPPINGS;
@@ -232,6 +236,16 @@ pub(crate) mod tests {
         assert_eq!(ranges, [(0x1000, 0x3000, 1), (0x3000, 0x4000, 2), (0x5000, 0x6000, 2)]);
         let apart = entries(&set, |mapping| Code { executable: ExecutableIndex(1), bias: mapping.start.0 });
         assert_eq!(apart.len(), 4);
+    }
+
+    #[test]
+    fn the_vsyscall_page_is_left_out_for_its_address_looks_negative() {
+        let set = mappings([
+            file_mapping(0x1000, 0x2000, 1),
+            file_mapping(0xffff_ffff_ff60_0000, 0xffff_ffff_ff60_1000, 2),
+        ]);
+        let kept = entries(&set, |_| Code { executable: ExecutableIndex(1), bias: 0 });
+        assert_eq!(kept.iter().map(|entry| entry.start).collect::<Vec<_>>(), [0x1000]);
     }
 
     #[test]

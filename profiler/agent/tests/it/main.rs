@@ -6,6 +6,7 @@
 mod bpf_brief;
 mod bpf_cost;
 mod bpf_ledger;
+mod bpf_running;
 mod bpf_sampler;
 mod bpf_unwind;
 mod support;

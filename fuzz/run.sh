@@ -27,7 +27,10 @@ failed=()
 for target in "${targets[@]}"; do
   mkdir -p "$directory"/{corpus,crashes}/"$target"
   log=$directory/$target.log
-  if PYRITE_FUZZ_TARGET=$target "$fuzz" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
+  # A time out is wall time, and a busy machine may let a process stand for a while. What libFuzzer does then takes memory in
+  # a signal handler, and may wait for itself for ever.
+  if PYRITE_FUZZ_TARGET=$target timeout --signal=KILL $((seconds + 120)) \
+    "$fuzz" -max_total_time="$seconds" -timeout=60 -rss_limit_mb=2048 -print_final_stats=1 \
     -artifact_prefix="$directory/crashes/$target/" "$directory/corpus/$target" "$directory/seeds/$target" >"$log" 2>&1; then
     awk -v target="$target" '/^stat::number_of_executed_units/ { runs = $2 } / cov: / { for (i = 1; i < NF; i++) if ($i == "cov:") cov = $(i + 1) }
       END { printf "%-16s %12d runs, %6d edges covered\n", target, runs, cov }' "$log"

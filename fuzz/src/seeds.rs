@@ -137,16 +137,17 @@ pub(crate) fn unwind_go() -> Vec<Vec<u8>> {
 
 /// Registers within the program's code and at its stack, which is full of return addresses and of places in itself.
 pub(crate) fn unwind_walk() -> Vec<Vec<u8>> {
-    let (code, sp) = (0x5000_0200_u64, 0x7fff_0000_u64);
+    // Its linkage table and both functions, as compilers of today place them.
+    let (code, code_bytes, sp) = (0x5000_0290_u64, 0x66, 0x7fff_0000_u64);
     let seed = |step: u64| {
         let mut words = vec![sp + 64; 16];
         (words[7], words[6]) = (sp, sp + 16);
         words.push(code + step);
-        words
-            .extend((0..32).map(|at| if (at + step) % 2 == 0 { sp + 8 * at + 16 } else { code + step * at }));
+        let word = |at| if (at + step) % 2 == 0 { sp + 8 * at + 16 } else { code + step * at % code_bytes };
+        words.extend((0..32).map(word));
         words.into_iter().flat_map(u64::to_le_bytes).collect()
     };
-    [0, 3, 17, 64, 100].map(seed).into()
+    [1, 2, 20, 37, 43, 90].map(seed).into()
 }
 
 /// A leaf by itself, and a node above it.

@@ -229,7 +229,7 @@ fn large_executables_agree_with_gimli() {
     if let Some(sysroot) = rust_sysroot() {
         found.extend(installed(&[
             &format!("{sysroot}/lib/librustc_driver*.so"),
-            &format!("{sysroot}/lib/libLLVM*"),
+            &format!("{sysroot}/lib/libLLVM.so*"),
         ]));
     }
     assert!(!found.is_empty(), "none of the large executables is installed");

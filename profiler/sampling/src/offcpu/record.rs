@@ -97,12 +97,13 @@ pub(crate) struct IsTick(pub(crate) bool);
 /// Decodes a record of any kind. Of a broken one it says whose books it belongs to; a word that names no kind counts as a
 /// tick's.
 pub(crate) fn decode_record(bytes: &[u8]) -> Result<RingRecord, IsTick> {
+    let a_tick = |_: RecordError| IsTick(true);
     let not_a_tick = |_: RecordError| IsTick(false);
     match u32_at(bytes, 0) {
         Ok(PYRITE_RECORD_OFF_CPU) => decode_left(bytes).map(RingRecord::Sample).map_err(not_a_tick),
         Ok(PYRITE_RECORD_OFF_CPU_END) => decode_end(bytes).map(RingRecord::End).map_err(not_a_tick),
         Ok(PYRITE_RECORD_OFF_CPU_TAIL) => decode_tail(bytes).map(RingRecord::Sample).map_err(not_a_tick),
-        _ => decode_sample(bytes).map(RingRecord::Sample).map_err(|_| IsTick(true)),
+        _ => decode_sample(bytes).map(RingRecord::Sample).map_err(a_tick),
     }
 }
 

@@ -72,7 +72,7 @@ static __always_inline void walk_kernel_stack(void *ctx, struct walk *walk)
 enum { LOOK_EVERY_BYTES = 4096 };
 
 /* Whether to wake the reader: only when much is waiting, for it comes by itself every now and then, and a wakeup per record
- * costs more than the record; to look for each costs a twentieth of it. */
+ * costs more than the record. To look for each would make it dearer, too. */
 static __always_inline _Bool is_much_waiting(struct walk *walk, __u64 bytes)
 {
 	walk->sent_bytes += bytes;

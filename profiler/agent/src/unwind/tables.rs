@@ -224,15 +224,16 @@ impl ExecutableTables {
         }
     }
 
-    /// The executable whose table is to be made next: one that is wanted, else that which most mapping sets show.
+    /// The executable whose table is to be made next: the smallest that is wanted, for stacks wait for a short time alone,
+    /// else that which most mapping sets show.
     pub(crate) fn next_to_build(&mut self) -> Option<(ExecutableIndex, ExecutableReader)> {
         let sets = |index: ExecutableIndex| self.get(index).map_or(0, |table| table.sets);
-        let at = if self.wanted > 0 {
-            0
-        } else {
+        let bytes = |index: ExecutableIndex| self.get(index).map_or(0, |table| table.identity.bytes);
+        let wanted = self.queued.iter().take(self.wanted).enumerate();
+        let (at, _) = wanted.min_by_key(|(_, index)| bytes(**index)).or_else(|| {
             // Of equals max_by_key takes the last.
-            self.queued.iter().enumerate().rev().max_by_key(|(_, index)| sets(**index))?.0
-        };
+            self.queued.iter().enumerate().rev().max_by_key(|(_, index)| sets(**index))
+        })?;
         self.wanted = self.wanted.saturating_sub(1);
         let index = self.queued.remove(at);
         match std::mem::replace(&mut self.get_mut(index)?.state, TableState::Building) {

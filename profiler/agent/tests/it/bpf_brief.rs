@@ -2,13 +2,13 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use pyrite::sampler::{SamplerConfig, SamplerStats};
-use pyrite_bpf::StackOutcome;
-use pyrite_sampling::{CountedStack, UserFrame};
+use pyrite_sampling::{CountedStack, Event, UserFrame};
 use tempfile::TempDir;
 
 use crate::support::{Recording, Workload, privileged, stacks, ticks};
@@ -29,6 +29,8 @@ const NAME: &str = "brief";
 trait Programs {
     fn of(&mut self, life: u64) -> PathBuf;
     fn ended(&mut self, _program: &Path) {}
+    /// The file offsets of the function that burns the time.
+    fn burn(&self) -> Range<u64>;
 }
 
 /// One for all.
@@ -37,6 +39,10 @@ struct One(Workload);
 impl Programs for One {
     fn of(&mut self, _life: u64) -> PathBuf {
         self.0.path()
+    }
+
+    fn burn(&self) -> Range<u64> {
+        self.0.function("burn")
     }
 }
 
@@ -68,16 +74,23 @@ impl Programs for Fresh {
             fs::remove_file(program).unwrap();
         }
     }
+
+    fn burn(&self) -> Range<u64> {
+        self.original.function("burn")
+    }
 }
 
-/// What was found of all these processes.
+/// Ticks of all these processes, from the moment on that the kernel runs their programs.
 struct Found {
-    /// Ticks, those of their start and end included.
     all: u64,
-    /// Those with a stack from the leaf to the root, as deep as it is.
+    /// Of these, those with a stack down to its root, or that have none.
+    complete: u64,
+    /// Those within the program's chain of calls. The others are in the kernel's exec and exit and in the dynamic linker.
+    burning: u64,
+    /// Of these, those with every function of the chain.
     whole: u64,
-    /// Those without one that do not lie in the start or the end either.
-    cut: u64,
+    /// Those with a frame alone that is no code of theirs, as the registers of the program before exec would give.
+    strange: u64,
 }
 
 /// Runs `LIVES` processes, 50 a second.
@@ -99,16 +112,10 @@ fn find(mut programs: impl Programs) -> Found {
         std::thread::sleep(Duration::from_millis(20).saturating_sub(begun.elapsed()));
     }
     let (events, stats) = recording.stop();
-    let count = |matches: &dyn Fn(&CountedStack) -> bool| {
-        ticks(stacks(&events), |counted| is_ours(counted) && matches(counted))
-    };
-    let found = Found {
-        all: count(&|_| true),
-        whole: count(&is_whole),
-        cut: count(&|one| !is_whole(one) && !is_edge(one)),
-    };
-    for counted in stacks(&events).filter(|one| is_ours(one) && !is_whole(one) && !is_edge(one)).take(10) {
-        println!("cut: {:?} {:?} {:?}", counted.stack.user_outcome, counted.stack.user, counted.stack.kernel);
+    let burn = programs.burn();
+    let found = count(&events, &burn);
+    for counted in stacks(&events).filter(|one| is_ours(one) && !is_complete(one)).take(10) {
+        println!("cut: {:?} {:?}", counted.stack.user_outcome, counted.stack.user);
     }
     report(&found, &before, &stats);
     // What the kernel does not deliver is the ledger's business.
@@ -117,11 +124,28 @@ fn find(mut programs: impl Programs) -> Found {
     found
 }
 
+fn count(events: &[Event], burn: &Range<u64>) -> Found {
+    let ours = |matches: &dyn Fn(&CountedStack) -> bool| {
+        ticks(stacks(events), |counted| is_ours(counted) && matches(counted))
+    };
+    Found {
+        all: ours(&|_| true),
+        complete: ours(&is_complete),
+        burning: ours(&|counted| burns(counted, burn)),
+        whole: ours(&|counted| {
+            burns(counted, burn) && is_complete(counted) && counted.stack.user.len() >= FRAMES
+        }),
+        strange: ours(&|counted| matches!(counted.stack.user.as_slice(), [UserFrame::Unmapped(_)])),
+    }
+}
+
 fn report(found: &Found, before: &SamplerStats, after: &SamplerStats) {
-    let Found { all, whole, cut } = found;
+    let Found { all, complete, burning, whole, strange } = found;
     let notes: Vec<_> = after.notes.iter().filter(|(_, count)| *count > 0).collect();
-    println!("{whole} of {all} ticks with whole stacks, {cut} cut, {notes:?}");
-    let per_life = |of: fn(&SamplerStats) -> Duration| (of(after) - of(before)) / LIVES as u32;
+    println!(
+        "{complete} of {all} ticks complete, {whole} of {burning} burning ones whole, {strange} strange, {notes:?}"
+    );
+    let per_life = |of: fn(&SamplerStats) -> Duration| of(after).saturating_sub(of(before)) / LIVES as u32;
     println!(
         "CPU time of a process's life: sampler {:?}, opener {:?}, tables {:?}",
         per_life(|stats| stats.drain_cpu),
@@ -139,26 +163,23 @@ fn is_ours(counted: &CountedStack) -> bool {
     counted.stack.comm.to_string().starts_with(NAME)
 }
 
-fn is_whole(counted: &CountedStack) -> bool {
-    counted.stack.user_outcome.is_known_end() && counted.stack.user.len() >= FRAMES
+fn is_complete(counted: &CountedStack) -> bool {
+    counted.stack.user_outcome.is_known_end()
 }
 
-/// Whether a stack lies in the start of a process or in its end: whole, but none of its frames is the program's own, save
-/// for _start at the root; or there is no user stack yet or any more.
-fn is_edge(counted: &CountedStack) -> bool {
-    let is_own = |frame: &UserFrame| matches!(frame, UserFrame::File { file, .. } if file.base_name().starts_with(NAME));
-    let called = match counted.stack.user.split_last() {
-        None => return counted.stack.user_outcome == StackOutcome::Absent,
-        Some((_root, called)) => called,
-    };
-    counted.stack.user_outcome.is_known_end() && !called.is_empty() && !called.iter().any(is_own)
+fn burns(counted: &CountedStack, burn: &Range<u64>) -> bool {
+    counted.stack.user.iter().any(|frame| {
+        matches!(frame, UserFrame::File { file, offset }
+            if file.base_name().starts_with(NAME) && burn.contains(&offset.0))
+    })
 }
 
 fn check(found: &Found) {
-    let Found { all, whole, cut } = *found;
-    assert!(cut * 20 <= whole + cut, "{cut} of {} stacks are cut", whole + cut);
-    // The rest is the kernel's work and the dynamic linker's at the start and the end, which is not so deep.
-    assert!(whole * 10 >= all * 9, "{whole} of {all} ticks with whole stacks");
+    let Found { all, complete, burning, whole, strange } = *found;
+    assert!(whole * 100 >= burning * 95, "{whole} of {burning}");
+    assert!(complete * 100 >= all * 95, "{complete} of {all}");
+    assert!(strange * 500 <= all, "{strange} of {all} have a frame of another program");
+    assert!(burning * 100 >= all * 80, "{burning} of {all} were spent where they should be");
 }
 
 #[test]

@@ -1,0 +1,96 @@
+//! Executables of processes that end before anything of them is published.
+
+use pyrite_bpf::abi::PYRITE_MAX_EXECUTABLES;
+
+use super::*;
+
+impl World {
+    /// A process maps a file and ends before anything of it can be published.
+    fn pass(&mut self, inode: u64) {
+        let key = pyrite_model::FileKey { dev_major: 8, dev_minor: 1, inode };
+        let file = pyrite_sampling::MappedFile { key, path: format!("/{inode}").into() };
+        let (start, end) = (Avma(inode << 24), Avma((inode + 1) << 24));
+        self.publisher.command(Command::Open { tgid: 1, file: Arc::new(file), start, end }, self.now);
+        self.publisher.settle(self.now);
+    }
+}
+
+#[test]
+fn tables_are_made_for_processes_that_were_never_published_what_a_stack_waits_for_first() {
+    let mut world = World::new(2);
+    world.finish();
+    for inode in 1..7 {
+        world.pass(inode);
+    }
+    while world.open_next(found) {}
+    let index_of = |world: &World, inode| {
+        let key = pyrite_model::FileKey { dev_major: 8, dev_minor: 1, inode };
+        world.publisher.files.index_of(CodeKey::File(key)).unwrap()
+    };
+    for inode in [1, 6, 4, 6] {
+        let index = index_of(&world, inode);
+        world.publisher.tables.want(index);
+    }
+    let mut order = Vec::new();
+    loop {
+        let builds = world.publisher.work.iter().filter_map(|work| match work {
+            WorkRequest::Build { identity, .. } => Some(identity.bytes),
+            _ => None,
+        });
+        let asked: Vec<_> = builds.filter(|bytes| !order.contains(bytes)).collect();
+        order.extend(asked);
+        if !world.work_next() {
+            break;
+        }
+    }
+    // The first two were on their way before anything was wanted.
+    assert_eq!(order, [1, 2, 4, 6, 3, 5]);
+    let stats = world.publisher.stats();
+    assert_eq!(
+        (stats.tables.ready, stats.tables.pending, stats.processes),
+        (7, 0, 0),
+        "those and the vDSO's"
+    );
+}
+
+#[test]
+fn a_file_that_could_not_be_opened_is_tried_again_with_the_next_process() {
+    let mut world = World::new(1);
+    world.finish();
+    world.pass(5);
+    assert!(world.open_next(|_| Err(Miss::NotFound)), "it ended too early");
+    assert!(world.publisher.opens.is_empty());
+    world.pass(5);
+    world.finish();
+    assert_eq!(world.publisher.stats().tables.ready, 2);
+}
+
+#[test]
+fn executables_that_come_and_go_always_find_an_index() {
+    let mut world = World::new(12);
+    world.finish();
+    world.run(1, [5]);
+    world.finish();
+    let small = |request: &OpenRequest| {
+        let found = found(request)?;
+        let modified = Some((found.identity.bytes as i64, 0));
+        let identity = TableIdentity { bytes: 1, modified, ..(*found.identity).clone() };
+        Ok(Found { identity: Arc::new(identity), ..found })
+    };
+    let inodes = 8000..8000 + u64::from(PYRITE_MAX_EXECUTABLES) + 2000;
+    for inode in inodes.clone() {
+        world.pass(inode);
+        while world.open_next(small) || world.work_next() {}
+        if inode % 100 == 0 {
+            world.later();
+        }
+    }
+    let stats = world.publisher.stats();
+    assert_eq!(stats.publish_failures, [0; PublishFailure::COUNT]);
+    assert_eq!(stats.tables_made, inodes.end - inodes.start + 2);
+    assert_eq!(world.states(1, &[5]), [PYRITE_TABLE_READY], "what is mapped stays");
+    // Of those that nobody maps, the last that came are still there.
+    world.pass(inodes.end - 1);
+    while world.open_next(small) || world.work_next() {}
+    assert_eq!(world.publisher.stats().tables_made, stats.tables_made);
+}

@@ -187,7 +187,10 @@ fn bpf_lifecycle_code_that_mremap_has_put_over_other_code_is_found_soon() {
 
 #[test]
 fn bpf_lifecycle_a_program_that_another_becomes_is_not_walked_by_what_was_there_before() {
-    let chains = ["a", "b"].map(|program| chain(program, &format!("{program}_burn_for {program}_exec main")));
+    let mut chains =
+        ["a", "b"].map(|program| chain(program, &format!("{program}_burn_for {program}_exec main"))).to_vec();
+    // The thread that calls exec.
+    chains.push("become".to_owned());
     check("bpf_lifecycle_exec", "exec", EVERY_TICK_COPIED_HZ, &chains, 0.9);
 }
 

@@ -87,7 +87,7 @@ impl Code {
 }
 
 /// The first address that the programs do not search for: they compare addresses by the sign of a difference. Above lies
-/// nothing of a process but the old vsyscall page, which every process of x86_64 shows and which has no table.
+/// nothing of a process but the old vsyscall page, which every process of `x86_64` shows and which has no table.
 const FIRST_UNSEARCHED: Avma = Avma(1 << 63);
 
 /// The mappings as the BPF programs read them, neighbours that show one executable joined. Those that the programs cannot

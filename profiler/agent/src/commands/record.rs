@@ -110,8 +110,8 @@ impl Session {
         let config = SamplerConfig {
             frequency_hz,
             filter,
-            allow_freezing_kernel,
             off_cpu,
+            allow_freezing_kernel,
             ..SamplerConfig::default()
         };
         let executables = Arc::clone(&config.unwind.executables);
@@ -150,9 +150,10 @@ impl Session {
             None => {}
         }
         let time_ns = self.started_at.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as i64;
-        let (profile_type, period) = match args.off_cpu {
-            true => (ProfileType::off_cpu(), NS_PER_US),
-            false => (ProfileType::cpu_time(), 1_000_000_000 / i64::from(args.frequency)),
+        let (profile_type, period) = if args.off_cpu {
+            (ProfileType::off_cpu(), NS_PER_US)
+        } else {
+            (ProfileType::cpu_time(), 1_000_000_000 / i64::from(args.frequency))
         };
         let duration_ns = self.started.elapsed().as_nanos() as i64;
         let meta = ExportMeta { profile_type, time_ns, duration_ns, period };
@@ -302,10 +303,8 @@ struct Collected {
 
 impl Collected {
     fn new(args: &RecordArgs) -> Self {
-        let (profile_type, unit) = match args.off_cpu {
-            true => (ProfileType::off_cpu(), NS_PER_US),
-            false => (ProfileType::cpu_samples(), 1),
-        };
+        let (profile_type, unit) =
+            if args.off_cpu { (ProfileType::off_cpu(), NS_PER_US) } else { (ProfileType::cpu_samples(), 1) };
         let container = args.container.clone();
         Self { container, profile_type, unit, symbols: SymbolTable::new(), values: HashMap::new() }
     }

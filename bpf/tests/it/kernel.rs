@@ -126,12 +126,6 @@ impl Walker {
         while ring.next().is_some() {}
     }
 
-    /// Throws away what waits in the ring.
-    pub(crate) fn discard(&mut self) {
-        let mut ring = RingBuf::try_from(self.object.map_mut("ring").unwrap()).unwrap();
-        while ring.next().is_some() {}
-    }
-
     /// The records of one process that wait in the ring; all others are thrown away.
     pub(crate) fn records(&mut self, tgid: u32) -> Vec<Record> {
         let mut ring = RingBuf::try_from(self.object.map_mut("ring").unwrap()).unwrap();

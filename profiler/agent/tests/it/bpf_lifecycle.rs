@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-use pyrite::sampler::SamplerConfig;
+use pyrite::sampler::{SamplerConfig, Witness};
 use pyrite::unwind::UnwindConfig;
 use pyrite_sampling::{CountedStack, Sample, UserFrame};
 
@@ -151,6 +151,8 @@ fn count_copied(samples: &Receiver<Sample>) -> (u64, u64) {
 fn settled(frequency_hz: u64, witness: Option<SyncSender<Sample>>) -> Recording {
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("lifecycle-tables");
     let unwind = UnwindConfig { cache: Some(cache), ..UnwindConfig::default() };
+    // It runs the program by no event of its own.
+    let witness = witness.map(|samples| Witness { samples, frequency_hz: 0 });
     let recording =
         Recording::start(SamplerConfig { frequency_hz, unwind, witness, ..SamplerConfig::default() });
     let begun = Instant::now();

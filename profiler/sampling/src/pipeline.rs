@@ -201,6 +201,7 @@ impl Sampling {
 
     /// The BPF program could not tell of the end of some times off the CPU.
     pub fn off_cpu_ends_lost(&mut self) {
+        self.on_tape(&TapeEntry::EndsLost);
         self.blocks.lose_end();
     }
 

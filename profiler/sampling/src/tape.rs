@@ -10,7 +10,7 @@
 //! 3 gap                                                          4 read       tgid u32, what /proc answered, below
 //! 5 advance    until u64, boot_at_unix_ns i64                    6 commands
 //! 7 copies     now u64                                           8 walked     outcome, provisional u8, guessed u16, frames u64 …
-//! 9 events     until u64                                        10 end
+//! 9 events     until u64                                        10 end       11 ends of times off the CPU were lost
 //!
 //! what /proc answered: failure u8, or 0 and
 //!   parent_tgid, threads u32 | start, read_at u64 | comm 16 bytes | kernel thread u8, then for each mapping
@@ -52,6 +52,8 @@ pub enum TapeEntry<'a> {
     Events(BootNs),
     /// [`Sampling::finish`].
     End,
+    /// [`Sampling::off_cpu_ends_lost`].
+    EndsLost,
 }
 
 /// Why bytes are no tape.
@@ -97,6 +99,7 @@ impl TapeEntry<'_> {
             }
             Self::Events(until) => body_of(&mut body, 9, &[&until.0.to_ne_bytes()]),
             Self::End => 10,
+            Self::EndsLost => 11,
         };
         tape.push(kind);
         tape.extend((body.len() as u32).to_ne_bytes());
@@ -230,6 +233,7 @@ fn read_body(kind: u8, body: &[u8]) -> Option<TapeEntry<'_>> {
         }
         9 => TapeEntry::Events(BootNs(fields.u64()?)),
         10 => TapeEntry::End,
+        11 => TapeEntry::EndsLost,
         _ => return None,
     };
     fields.0.is_empty().then_some(entry)
@@ -325,6 +329,7 @@ pub fn play(tape: &[u8], sampling: &mut Sampling) -> Result<Played, TapeError> {
             TapeEntry::Walked(..) => {}
             TapeEntry::Events(until) => played.events.extend(sampling.take_events(*until)),
             TapeEntry::End => played.events.extend(sampling.finish()),
+            TapeEntry::EndsLost => sampling.off_cpu_ends_lost(),
         }
     }
     Ok(played)
@@ -371,6 +376,7 @@ mod tests {
             TapeEntry::Walked(walked, vec![Avma(1), Avma(2)]),
             TapeEntry::Walked(walked, Vec::new()),
             TapeEntry::Events(BootNs(12)),
+            TapeEntry::EndsLost,
             TapeEntry::End,
         ]
     }

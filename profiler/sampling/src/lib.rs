@@ -19,6 +19,7 @@
 
 mod commands;
 mod copies;
+mod event;
 mod files;
 mod filter;
 mod health;
@@ -39,12 +40,13 @@ mod types;
 mod unwinder;
 
 pub use commands::{Command, Generation};
+pub use event::Event;
 pub use filter::Filter;
 pub use health::{CodeOrigin, ExecutableScore, HealthReport, ProcessScore, StackCounts, UnwindHealth};
 pub use ledger::{CpuBooks, Fates, Ledger, Notes};
 pub use mappings::{Insertion, MappedFile, Mapping, MappingTarget, Mappings};
 pub use offcpu::{Left, OffCpu, OffCpuEnd, OffCpuStack, OffFates, Probability, Tail, ThreadState};
-pub use pipeline::{Event, Limits, Sampling};
+pub use pipeline::{Limits, Sampling};
 pub use process::{LoadFailure, LoadedProcess};
 pub use procfs::{ProcStat, parse_maps, parse_stat};
 pub use record::{COPIED_REGISTERS, RecordError, Sample, StackCopy, decode_sample};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 use pyrite_bpf::{Note, TickFate};
-use pyrite_model::{Avma, UnixMs};
+use pyrite_model::UnixMs;
 
 use crate::copies::{Copies, Unfinished};
 use crate::offcpu::{BlockLimits, Blocks, IsTick, RingRecord, decode_record};
@@ -16,9 +16,9 @@ use crate::second::OpenSeconds;
 use crate::tape::Taping;
 use crate::trust::{Located, Trust};
 use crate::{
-    BootNs, Change, ChangeKind, Comm, Command, Fates, Filter, LoadFailure, LoadedProcess, MappedFile,
-    Mappings, Notes, OffCpu, OffFates, ProcessKey, Sample, SampledStack, Second, TapeEntry, Unwinder,
-    UserFrame, WallClock, decode_change,
+    BootNs, Change, ChangeKind, Command, Event, Fates, Filter, LoadFailure, LoadedProcess, Mappings, Notes,
+    OffCpu, OffFates, ProcessKey, Sample, SampledStack, TapeEntry, Unwinder, UserFrame, WallClock,
+    decode_change,
 };
 
 /// Bounds of everything that grows (invariant I4).
@@ -62,42 +62,6 @@ impl Default for Limits {
             block_stacks: 8_192,
         }
     }
-}
-
-/// What sampling tells its consumer, in order.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// A process was sampled for the first time, or runs a new program (exec): the time to look at who it is, while it
-    /// lives. Comes before any row that names the process.
-    ProcessSeen {
-        /// The process.
-        key: ProcessKey,
-        /// Its parent, where known: who it is can be inherited if the process itself has ended.
-        parent: Option<ProcessKey>,
-        /// The name of its leader.
-        comm: Comm,
-        /// Whether it is a kernel thread.
-        is_kernel_thread: bool,
-    },
-    /// A seen process has a file mapped executable: the time to open it, by `/proc/PID/map_files/START-END`.
-    NewMapping {
-        /// The process.
-        process: ProcessKey,
-        /// The file.
-        file: Arc<MappedFile>,
-        /// First address of the mapping.
-        start: Avma,
-        /// First address behind it.
-        end: Avma,
-    },
-    /// The rows of one second.
-    Second(Second),
-    /// The process ended a while ago, or was dropped from a full table: no later row names this key, unless it is seen
-    /// again.
-    ProcessGone {
-        /// The process.
-        key: ProcessKey,
-    },
 }
 
 #[derive(Debug)]

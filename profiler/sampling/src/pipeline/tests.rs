@@ -6,9 +6,9 @@ use pyrite_bpf::StackOutcome;
 use crate::offcpu::tests::{departure, encode_end, encode_left};
 use crate::record::tests::{encode as encode_sample, sample, stack_copy_at};
 use crate::sideband::tests::{encode as encode_change, range};
-use crate::{CountedStack, Mapping, OffCpuEnd, StackCopy, Walked};
+use crate::{Comm, CountedStack, Mapping, OffCpuEnd, StackCopy, Walked};
 use proptest::prelude::{Just, Strategy, any, prop_assert_eq, prop_oneof, proptest};
-use pyrite_model::FileOffset;
+use pyrite_model::{Avma, FileOffset};
 
 const CLOCK: WallClock = WallClock { boot_at_unix_ns: 1_000_000_000_000 };
 pub(super) const SECOND: u64 = 1_000_000_000;

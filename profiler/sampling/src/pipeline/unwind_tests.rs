@@ -2,9 +2,11 @@
 
 use super::tests::{SECOND, Story, loaded};
 use super::*;
+use crate::Comm;
 use crate::record::tests::{sample, stack_copy_at};
 use crate::sideband::tests::range;
 use pyrite_bpf::StackOutcome;
+use pyrite_model::Avma;
 
 const UNKNOWN: StackOutcome = StackOutcome::UnknownProcess;
 

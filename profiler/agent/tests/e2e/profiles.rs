@@ -63,7 +63,8 @@ fn bpf_known_shares_come_back_through_api_pprof_and_page() {
         api = all_samples(&pyrite, &selector, &truth);
         check_shares(&api, &truth).expect("the shares that the program measured");
     }
-    let request = json!({"name": "event", "matchers": [selector], "start": from, "end": now_ms() + 1_000});
+    let of_cpu_time = selector.replacen('{', &format!("{{__profile_type__=\"{CPU}\","), 1);
+    let request = json!({"name": "event", "matchers": [of_cpu_time], "start": from, "end": now_ms() + 1_000});
     let events = pyrite.call("LabelValues", &request)["names"].clone();
     assert!(events == json!(["cycles"]) || events == json!(["cpu-clock"]), "{events}");
 

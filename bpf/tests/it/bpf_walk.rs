@@ -40,6 +40,7 @@ fn bpf_walk_follows_28_functions_through_seven_libraries() {
 /// A mapping set of which only the generation can be told.
 fn set_of_no_mappings(generation: u32) -> [u8; 24] {
     let mut process = [0; 24];
+    process[..8].copy_from_slice(&u64::MAX.to_ne_bytes());
     process[8..12].copy_from_slice(&generation.to_ne_bytes());
     process
 }

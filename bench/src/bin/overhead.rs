@@ -23,6 +23,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, ValueEnum};
 
+/// `enum bpf_prog_type` of linux/bpf.h.
+const BPF_PROG_TYPE_PERF_EVENT: u64 = 7;
 const MAX_CPU_PERCENT: f64 = 1.0;
 const MAX_RSS_MB: f64 = 100.0;
 const MAX_MAPS_MB: f64 = 40.0;
@@ -78,12 +80,30 @@ impl Drop for Running {
     }
 }
 
+/// What BPF programs of one type have done.
+#[derive(Clone, Copy, Debug, Default)]
+struct BpfRuns {
+    ns: u64,
+    runs: u64,
+}
+
+impl BpfRuns {
+    fn since(self, earlier: Self) -> Self {
+        Self { ns: self.ns - earlier.ns, runs: self.runs - earlier.runs }
+    }
+
+    fn print(self, name: &str) {
+        println!("  {name:14} {:.0} ns each, {}", self.ns as f64 / self.runs.max(1) as f64, self.runs);
+    }
+}
+
 /// One reading of everything Pyrite is charged for.
 #[derive(Clone, Copy, Debug, Default)]
 struct Reading {
     cpu_seconds: f64,
-    bpf_ns: u64,
-    bpf_runs: u64,
+    /// The programs that run at ticks, and those at tracepoints: context switches, nearly all of them.
+    ticks: BpfRuns,
+    switches: BpfRuns,
     rss_mb: f64,
     rss_anon_mb: f64,
     maps_mb: f64,
@@ -123,8 +143,8 @@ fn measure(args: &Args, load: Load) -> Result<()> {
     fs::remove_dir_all(&scratch)?;
 
     let own = (last.cpu_seconds - first.cpu_seconds) / seconds * 100.0;
-    let bpf = (last.bpf_ns - first.bpf_ns) as f64 / 1e9 / seconds * 100.0;
-    let runs = (last.bpf_runs - first.bpf_runs).max(1);
+    let (ticks, switches) = (last.ticks.since(first.ticks), last.switches.since(first.switches));
+    let bpf = (ticks.ns + switches.ns) as f64 / 1e9 / seconds * 100.0;
     let peak_rss_mb = peak(&within(&rss_mb, Duration::ZERO, duration));
     let growth = (duration >= GROWTH_FROM + GROWTH_WINDOW * 2).then(|| {
         let early = within(&rss_mb, GROWTH_FROM, GROWTH_FROM + GROWTH_WINDOW);
@@ -133,10 +153,8 @@ fn measure(args: &Args, load: Load) -> Result<()> {
     });
     println!("{load:?}, {} Hz, {seconds:.0} s", args.frequency);
     println!("  CPU            {:.2} % of one CPU ({own:.2} own, {bpf:.2} BPF)", own + bpf);
-    println!(
-        "  BPF            {:.0} ns per run, {runs} runs",
-        (last.bpf_ns - first.bpf_ns) as f64 / runs as f64
-    );
+    ticks.print("BPF, samples");
+    switches.print("BPF, switches");
     println!(
         "  RSS            {:.1} MB now, {peak_rss_mb:.1} MB peak, {:.1} MB anonymous",
         last.rss_mb, last.rss_anon_mb
@@ -236,8 +254,12 @@ fn read(pid: u32) -> Result<Reading> {
             line.and_then(|value| value.trim().parse::<u64>().ok()).unwrap_or(0)
         };
         if info.contains("\nprog_type:") {
-            reading.bpf_ns += number("run_time_ns");
-            reading.bpf_runs += number("run_cnt");
+            let of_type = match number("prog_type") {
+                BPF_PROG_TYPE_PERF_EVENT => &mut reading.ticks,
+                _ => &mut reading.switches,
+            };
+            of_type.ns += number("run_time_ns");
+            of_type.runs += number("run_cnt");
         } else if info.contains("\nmap_type:") {
             reading.maps_mb += number("memlock") as f64 / 1e6;
         }

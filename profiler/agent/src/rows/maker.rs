@@ -4,7 +4,7 @@
 //! are opened when a process that maps them is first sampled and stay open, so that code of a process that has exited
 //! still has names.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
@@ -18,6 +18,7 @@ use pyrite_sampling::{
 };
 use pyrite_symbolizer::{Address, ExecutableRef, Executables, Miss, Symbolizer, SymbolizerConfig};
 
+use crate::mapped_file;
 use crate::rows::marker::marker;
 
 /// The kernel's function that every switch goes through; its name is as old as the scheduler.
@@ -49,12 +50,8 @@ impl RowMaker {
 
     /// Opens a file that a process has just mapped at `start..end`, while the process lives.
     pub fn open(&mut self, process: ProcessKey, file: &MappedFile, start: Avma, end: Avma) {
-        let name = Path::new(&*file.path);
-        let proc = PathBuf::from(format!("/proc/{}", process.tgid));
-        let in_root = proc.join("root").join(name.strip_prefix("/").unwrap_or(name));
-        // The kernel names these links without leading zeros, unlike the lines of /proc/PID/maps.
-        let map_file = proc.join(format!("map_files/{:x}-{:x}", start.0, end.0));
-        self.executables.open(file.key, name, &[map_file, in_root, name.to_path_buf()]);
+        let paths = mapped_file::candidates(process.tgid, &file.path, start, end);
+        self.executables.open(file.key, Path::new(&*file.path), &paths);
     }
 
     /// The rows of one second, each stack under the labels that `labels_of` gives its process in that state.

@@ -78,9 +78,9 @@ fn reduced(tape: &[u8], root: u32) -> Vec<u8> {
     let mut whole = Sampling::new(rooted(root), Limits::default());
     let mut part = Sampling::new(rooted(root), Limits::default());
     let mut generations = HashMap::from([(0_u32, 0_u32)]);
-    let mut tree = HashSet::from([root]);
     let mut kept = Vec::new();
     let entries: Vec<TapeEntry<'_>> = TapeReader::new(tape).map(Result::unwrap).collect();
+    let tree = descendants(&entries, root);
     // An entry and what the unwind tables answered to it.
     for group in entries.chunk_by(|_, next| matches!(next, TapeEntry::Walked(..))) {
         let (mut all, mut ours) = (Vec::new(), Vec::new());
@@ -96,7 +96,7 @@ fn reduced(tape: &[u8], root: u32) -> Vec<u8> {
                 TapeEntry::Record(&bytes).write(&mut ours);
             }
             TapeEntry::Record(_) => {}
-            entry if !concerns(entry, &mut tree) => {}
+            entry if !concerns(entry, &tree) => {}
             _ => ours.clone_from(&all),
         }
         let of_whole = published(&play(&all, &mut whole).unwrap().commands);
@@ -110,18 +110,42 @@ fn reduced(tape: &[u8], root: u32) -> Vec<u8> {
     kept
 }
 
-/// Whether an entry that is no sample concerns one of these processes. Those that are forked join them.
-fn concerns(entry: &TapeEntry<'_>, tree: &mut HashSet<u32>) -> bool {
+/// A process and all that descend from it.
+///
+/// Each CPU tells its changes by itself, so a fork may stand before the one that its parent came from.
+fn descendants(entries: &[TapeEntry<'_>], root: u32) -> HashSet<u32> {
+    let forks: Vec<(u32, u32)> = entries.iter().filter_map(fork).collect();
+    let mut tree = HashSet::from([root]);
+    loop {
+        let known = tree.len();
+        tree.extend(
+            forks
+                .iter()
+                .filter(|(parent, _)| tree.contains(parent))
+                .map(|(_, child)| *child)
+                .collect::<Vec<_>>(),
+        );
+        if tree.len() == known {
+            return tree;
+        }
+    }
+}
+
+/// The parent and the child, where an entry tells of a fork.
+fn fork(entry: &TapeEntry<'_>) -> Option<(u32, u32)> {
+    let TapeEntry::Sideband(bytes) = entry else { return None };
+    match decode_change(bytes).unwrap().kind {
+        ChangeKind::ProcessForked { tgid, parent_tgid } => Some((parent_tgid, tgid)),
+        _ => None,
+    }
+}
+
+/// Whether an entry that is no sample concerns one of these processes.
+fn concerns(entry: &TapeEntry<'_>, tree: &HashSet<u32>) -> bool {
     match entry {
         TapeEntry::Sideband(bytes) => match decode_change(bytes).unwrap().kind {
-            ChangeKind::ProcessForked { tgid, parent_tgid } => {
-                let is_ours = tree.contains(&parent_tgid);
-                if is_ours {
-                    tree.insert(tgid);
-                }
-                is_ours
-            }
-            ChangeKind::Mapped { tgid, .. }
+            ChangeKind::ProcessForked { tgid, .. }
+            | ChangeKind::Mapped { tgid, .. }
             | ChangeKind::Exec { tgid, .. }
             | ChangeKind::ThreadStarted { tgid }
             | ChangeKind::ThreadExited { tgid } => tree.contains(&tgid),
@@ -162,8 +186,12 @@ fn played(tape: &[u8], filter: Filter) -> BTreeMap<String, u64> {
 }
 
 fn check_equal(played: &BTreeMap<String, u64>, recorded: &BTreeMap<String, u64>) {
-    let missing = recorded.iter().filter(|(row, count)| played.get(*row) != Some(count));
-    assert!(played == recorded, "{} rows are others, such as {:?}", missing.clone().count(), missing.take(1));
+    let only_in = |some: &BTreeMap<String, u64>, others: &BTreeMap<String, u64>| -> Vec<String> {
+        let differing = some.iter().filter(|(row, count)| others.get(*row) != Some(count));
+        differing.map(|(row, count)| format!("{count} × {row}")).collect()
+    };
+    let (missing, extra) = (only_in(recorded, played), only_in(played, recorded));
+    assert!(missing.is_empty() && extra.is_empty(), "recorded: {missing:#?}\nplayed: {extra:#?}");
 }
 
 #[test]

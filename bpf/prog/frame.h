@@ -81,9 +81,9 @@ static __always_inline int step_plainly(struct walk *walk, __u32 slot, __u32 act
 	_Bool fp_read = 1;
 
 	if (!FP_TELLS_SP && walk->sp_lost && !(action & ACTION_FROM_FP)) {
+		/* A function that has saved FP points it to where it did. In any other FP belongs to a frame further up. */
 		if (!fp_below)
-			return step_by_frame_pointer(slot, no_row(PYRITE_STACK_UNSUPPORTED));
-		/* A function that has saved FP points it to where it did. */
+			return PYRITE_STACK_UNSUPPORTED;
 		cfa = walk->fp + fp_below;
 	}
 	if (!is_behind(walk, cfa))
@@ -105,7 +105,7 @@ static __always_inline _Bool read_register(struct walk *walk, __u32 slot, __u32 
 	return 1;
 }
 
-enum cfa_result { CFA_FOUND, CFA_UNKNOWN, CFA_FAULT };
+enum cfa_result { CFA_FOUND, CFA_UNKNOWN, CFA_LOST, CFA_FAULT };
 
 static __always_inline enum cfa_result find_cfa(struct walk *walk, __u32 slot, const struct pyrite_rule *rule, __u32 behind,
 						__u64 *cfa)
@@ -115,7 +115,7 @@ static __always_inline enum cfa_result find_cfa(struct walk *walk, __u32 slot, c
 
 	if (!FP_TELLS_SP && walk->sp_lost && !by_fp) {
 		if (rule->cfa != PYRITE_CFA_SP || fp_saved(rule, behind) != PYRITE_SAVED_AT_CFA)
-			return CFA_UNKNOWN;
+			return CFA_LOST;
 		*cfa = walk->fp - rule->fp_offset;
 		return CFA_FOUND;
 	}
@@ -179,9 +179,7 @@ VERIFIED_ONCE int step_by_rule(__u32 slot, __u32 action)
 		return step_by_frame_pointer(slot, action);
 	switch (rule->cfa) {
 	case PYRITE_CFA_SIGNAL:
-		if (!FP_TELLS_SP && walk->sp_lost)
-			return step_by_frame_pointer(slot, no_row(PYRITE_STACK_UNSUPPORTED));
-		return take_signal_registers(slot);
+		return !FP_TELLS_SP && walk->sp_lost ? PYRITE_STACK_UNSUPPORTED : take_signal_registers(slot);
 	case PYRITE_CFA_NONE:
 	case PYRITE_CFA_FRAME_POINTER:
 		return step_by_frame_pointer(slot, no_row(PYRITE_STACK_NO_UNWIND_INFO));
@@ -194,6 +192,8 @@ VERIFIED_ONCE int step_by_rule(__u32 slot, __u32 action)
 		return step_to_cfa(walk, slot, rule, fp_saved(rule, behind), cfa);
 	case CFA_UNKNOWN:
 		return step_by_frame_pointer(slot, no_row(PYRITE_STACK_UNSUPPORTED));
+	case CFA_LOST:
+		return PYRITE_STACK_UNSUPPORTED;
 	default:
 		return PYRITE_STACK_FAULT;
 	}

@@ -51,7 +51,8 @@ pub(crate) struct Host {
     pub(crate) machine: Machine,
 }
 
-const TAG_MASK: u64 = 0xff << 56;
+/// What no user address of 48 bits has: pointer authentication and tags.
+const TAG_MASK: u64 = !0 << 48;
 
 impl Host {
     pub(crate) fn x86_64() -> Self {

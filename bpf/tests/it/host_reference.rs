@@ -230,7 +230,11 @@ fn add_node(published: &mut Published, entries: &[(u32, u32)]) -> u32 {
 }
 
 /// What the reference unwinder says of a world.
-fn reference(machine: Machine, world: &World, mappings: &[Mapping]) -> (Vec<Avma>, pyrite_unwind::Walked) {
+pub(crate) fn reference(
+    machine: Machine,
+    world: &World,
+    mappings: &[Mapping],
+) -> (Vec<Avma>, pyrite_unwind::Walked) {
     let (sp, fp) = if machine == Machine::X86_64 { (7, 6) } else { (31, 29) };
     let registers =
         Registers { ip: world.ip, sp: world.registers[sp], fp: world.registers[fp], lr: world.registers[30] };

@@ -7,6 +7,7 @@ mod bpf_cost;
 mod bpf_switch_cost;
 mod bpf_walk;
 mod host;
+mod host_recorded;
 mod host_reference;
 mod kernel;
 mod record;

@@ -15,6 +15,7 @@ pub(crate) struct Published {
     pub(crate) chunks: Vec<Chunk>,
     pub(crate) executables: Vec<[u8; 16]>,
     pub(crate) book: RuleBook,
+    arch: Arch,
     files: HashMap<(u64, u64), (u32, Layout)>,
     next_generation: u32,
 }
@@ -30,7 +31,13 @@ pub(crate) struct Mapping {
 
 impl Published {
     pub(crate) fn new() -> Self {
+        Self::of(ARCH)
+    }
+
+    /// Of executables for another machine.
+    pub(crate) fn of(arch: Arch) -> Self {
         Self {
+            arch,
             chunks: vec![[0; 1024]],
             executables: vec![[0; 16]],
             book: RuleBook::new(),
@@ -78,14 +85,19 @@ impl Published {
         if let Some(known) = self.files.get(&key) {
             return known.clone();
         }
-        let raw = extract(bytes, ARCH).unwrap();
+        let added = self.add_file(bytes);
+        self.files.insert(key, added.clone());
+        added
+    }
+
+    /// Adds the table of an ELF file.
+    pub(crate) fn add_file(&mut self, bytes: &[u8]) -> (u32, Layout) {
+        let raw = extract(bytes, self.arch).unwrap();
         let image = build(&raw, &mut self.book).unwrap();
         let ids: Vec<u32> = (self.chunks.len() as u32..).take(image.chunk_count()).collect();
         let placed = image.place(&ids).unwrap();
         self.chunks.extend(&placed.chunks);
-        let index = self.add_executable(&placed.executable);
-        self.files.insert(key, (index, raw.layout.clone()));
-        (index, raw.layout)
+        (self.add_executable(&placed.executable), raw.layout)
     }
 
     pub(crate) fn add_executable(&mut self, executable: &pyrite_executable) -> u32 {

@@ -16,7 +16,8 @@
 //!    which lies in code. Where that does not hold, the reason that led here is the outcome. On `x86_64` the caller's SP lies
 //!    behind both; on aarch64 they are at the lower end of the frame, so that the caller's SP is lost.
 //! 7. Where SP is lost, a rule by SP that has the caller's FP in memory holds nevertheless, for a function that has saved FP
-//!    points FP to where it did. Any other rule that needs SP leads to 6.
+//!    points FP to where it did. In any other function that is not left by FP, FP belongs to a frame further up, and a step by it would
+//!    leave out those between: that is `UNSUPPORTED`.
 //!
 //! The leaf is given as the address of its instruction, every other frame as an address one byte before which its
 //! instruction lies: a return address or, in frames that a signal interrupted and in its trampoline, one more than the
@@ -150,7 +151,7 @@ where
         let rule = self.rule(pc).map_err(Stuck::FramePointer)?;
         match rule.cfa {
             Cfa::End => Err(Stuck::Ended(StackOutcome::Complete)),
-            Cfa::Signal if cursor.sp_lost => Err(Stuck::FramePointer(Missing::ExpressibleRule)),
+            Cfa::Signal if cursor.sp_lost => Err(Stuck::Ended(StackOutcome::Unsupported)),
             Cfa::Signal => self.behind_signal(cursor),
             _ => {
                 let cfa = self.cfa(cursor, rule, pc)?;
@@ -191,8 +192,15 @@ where
             Cfa::Sp(_) if let (true, Saved::AtCfa(offset)) = (cursor.sp_lost, rule.fp) => {
                 Ok(fp.wrapping_sub(offset as u64))
             }
-            Cfa::Sp(_) | Cfa::SpDeref { .. } | Cfa::Plt { .. } if cursor.sp_lost => {
-                Err(Stuck::FramePointer(Missing::ExpressibleRule))
+            Cfa::Sp(_)
+            | Cfa::SpDeref { .. }
+            | Cfa::Plt { .. }
+            | Cfa::Register { .. }
+            | Cfa::RegisterDeref { .. }
+            | Cfa::ReturnRegister { .. }
+                if cursor.sp_lost =>
+            {
+                Err(Stuck::Ended(StackOutcome::Unsupported))
             }
             Cfa::Sp(offset) => Ok(sp.wrapping_add_signed(offset.into())),
             Cfa::Fp(offset) | Cfa::FpSwitch(offset) => Ok(fp.wrapping_add_signed(offset.into())),

@@ -12,8 +12,8 @@ use crate::read::Unreadable;
 use crate::rule::Rule;
 use crate::table::{Arch, Layout, RawRow, RawTable, Report, Unsupported};
 
-/// Smaller gaps between functions are padding that nothing runs in: the row before simply goes on.
-const SMALLEST_GAP: u32 = 16;
+/// Functions begin at multiples of at most so many bytes; what would align them to more is not taken for padding.
+const LARGEST_ALIGNMENT: u32 = 16;
 
 /// The function that rows are being added to.
 #[derive(Clone, Copy, Debug)]
@@ -93,7 +93,7 @@ impl Draft {
         if self.rows.len() >= RawTable::MAX_ROWS {
             return Err(Unreadable::TooManyRows);
         }
-        let rule = self.rules.intern(rule);
+        let rule = self.rules.intern(rule).ok_or(Unreadable::TooManyRows)?;
         self.rows.push(RawRow { pc, rule });
         if let Some(function) = self.functions.last_mut() {
             function.end_row = self.rows.len() as u32;
@@ -160,7 +160,7 @@ impl Draft {
         if self.functions.is_empty() {
             return Err(Unreadable::NoUnwindInfo);
         }
-        let none = self.rules.intern(Rule::NONE);
+        let none = self.rules.intern(Rule::NONE).ok_or(Unreadable::TooManyRows)?;
         let rules = std::mem::replace(&mut self.rules, Interner::new());
         let merged = Merged { folder: Folder::new(rules), none, pending: None, last: None, input_rows: 0 };
         let (rows, rules) = self.merge(merged);
@@ -179,6 +179,15 @@ impl Draft {
         }
     }
 
+    /// Whether what lies before the function at `start` only aligns it, so that nothing runs there: the row before simply goes
+    /// on. Other gaps, however small, are code: glibc describes nothing of `clone` between the system call and where the new
+    /// thread begins, for the new thread has another stack there than the old one.
+    fn is_padding(&self, end: u32, start: u32) -> bool {
+        let svma = self.layout.lowest_svma + u64::from(start);
+        let alignment = (1_u64 << svma.trailing_zeros().min(LARGEST_ALIGNMENT.ilog2())) as u32;
+        start.saturating_sub(end) < alignment
+    }
+
     /// All rows in order, with "none" in the gaps.
     fn merge(&mut self, mut merged: Merged) -> (Vec<RawRow>, Vec<Rule>) {
         let mut covered_to = None;
@@ -189,7 +198,7 @@ impl Draft {
                 continue;
             }
             last_start = Some(function.start);
-            if let Some(end) = covered_to.filter(|end| function.start.saturating_sub(*end) >= SMALLEST_GAP) {
+            if let Some(end) = covered_to.filter(|end| !self.is_padding(*end, function.start)) {
                 merged.push(RawRow { pc: end, rule: merged.none });
             }
             let next = self.functions[index + 1..].iter().find(|next| next.start > function.start);

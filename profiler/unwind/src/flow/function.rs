@@ -49,8 +49,9 @@ pub(super) struct Entry {
     pub(super) end: Option<u64>,
 }
 
-/// The walk through functions; keeps its memory from one to the next.
+/// The walk through functions, one after the other.
 pub(super) struct Explorer {
+    /// The instructions of the function at hand. Made anew for each: to clear a map takes as long as its largest function did.
     seen: HashMap<u64, Seen>,
     /// Ways still to be followed.
     ways: Vec<(u64, Frame)>,
@@ -87,7 +88,7 @@ impl Explorer {
 
     /// Appends what holds in the function. One that cannot be followed says nothing, where its end is known.
     pub(super) fn explore(&mut self, gap: &Gap, entry: Entry, pieces: &mut Vec<Piece>) {
-        self.seen.clear();
+        self.seen = HashMap::new();
         self.switches.clear();
         self.ways.clear();
         self.behind_calls.clear();

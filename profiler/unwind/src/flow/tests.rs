@@ -73,7 +73,7 @@ fn a_frame_pointer_is_followed_from_its_push_to_its_pop() {
     check(&[PUSH_RBP, 0x31, 0xed, POP_RBP, RET], &[(0, sp(8)), (1, sp_saved(16, -16)), (4, sp(8))]);
     // mov %rbp,-0x10(%rsp); xor %ebp,%ebp; mov -0x10(%rsp),%rbp; ret
     let below = [0x48, 0x89, 0x6c, 0x24, 0xf0, 0x31, 0xed, 0x48, 0x8b, 0x6c, 0x24, 0xf0, RET];
-    check(&below, &[(0, sp(8)), (5, sp_saved(8, -24))]);
+    check(&below, &[(0, sp(8)), (5, sp_saved(8, -24)), (12, sp(8))]);
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Where functions begin that have no call frame information: at symbols, at the file's entry point, and at `main`.
+//! Where functions begin that have no call frame information: at symbols, at the file's entry point, at `main`, and where
+//! the information has holes.
 
 use std::ops::Range;
 
@@ -26,8 +27,10 @@ pub(super) fn find<F: ReadAt + ?Sized>(elf: &Elf<'_, F>, draft: &mut Draft) -> R
     let mut functions = by_symbol(elf, draft)?;
     let start = elf.entry.map(|entry| read_start(elf, entry)).transpose()?.unwrap_or_default();
     let is_bare = |draft: &mut Draft, svma| draft.gap_at(svma).is_some();
-    functions
-        .extend(start.main.map(|svma| Entry { svma, end: None }).filter(|main| is_bare(draft, main.svma)));
+    let main = start.main.map(|svma| Entry { svma, end: None, is_hole: false });
+    functions.extend(main.filter(|main| is_bare(draft, main.svma)));
+    let holes = draft.holes().into_iter();
+    functions.extend(holes.map(|hole| Entry { svma: hole.start, end: Some(hole.end), is_hole: true }));
     let entry_point = Some(start.code).filter(|code| !code.is_empty() && is_bare(draft, code.start));
     if let Some(entry_point) = &entry_point {
         functions.retain(|entry| !entry_point.contains(&entry.svma));
@@ -60,7 +63,7 @@ fn by_symbol<F: ReadAt + ?Sized>(elf: &Elf<'_, F>, draft: &mut Draft) -> Result<
             0 => next.map_or(gap.end, |next| next.min(gap.end)),
             bytes => symbol.svma.saturating_add(bytes).min(gap.end),
         };
-        entries.push(Entry { svma: symbol.svma, end: Some(end) });
+        entries.push(Entry { svma: symbol.svma, end: Some(end), is_hole: false });
     }
     Ok(entries)
 }

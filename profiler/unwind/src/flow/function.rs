@@ -42,11 +42,14 @@ impl Gap {
     }
 }
 
-/// Where a function begins and, where a symbol says so, ends.
+/// Where a function begins and, where that is known, ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) svma: u64,
     pub(super) end: Option<u64>,
+    /// Nothing says that this is where one begins. Code that comes from here to a return with SP as it was has the return
+    /// address at SP all the same.
+    pub(super) is_hole: bool,
 }
 
 /// The walk through functions, one after the other.
@@ -60,6 +63,8 @@ pub(super) struct Explorer {
     behind_calls: Vec<(u64, Frame)>,
     /// Frames at jumps to addresses out of a table.
     switches: Vec<Frame>,
+    /// The function was seen to return.
+    returns: bool,
     /// Where functions are called that no symbol names.
     pub(super) callees: Vec<u64>,
     /// How many instructions may still be looked at.
@@ -80,6 +85,7 @@ impl Explorer {
             ways: Vec::new(),
             behind_calls: Vec::new(),
             switches: Vec::new(),
+            returns: false,
             callees: Vec::new(),
             budget,
             info: InstructionInfoFactory::new(),
@@ -92,9 +98,11 @@ impl Explorer {
         self.switches.clear();
         self.ways.clear();
         self.behind_calls.clear();
+        self.returns = false;
         let callees_before = self.callees.len();
         self.ways.push((entry.svma, Frame::ENTRY));
-        if let Err(Refused) = self.follow_all(gap, entry) {
+        let followed = self.follow_all(gap, entry);
+        if followed == Err(Refused) || (entry.is_hole && !self.returns) {
             self.callees.truncate(callees_before);
             let code = entry.svma..entry.end.unwrap_or(entry.svma);
             pieces.push(Piece { code, rule: Rule::NONE });
@@ -167,6 +175,7 @@ impl Explorer {
                     return Ok(());
                 }
                 FlowControl::Return if instruction.code() == Code::Retnq && frame.may_leave() => {
+                    self.returns = true;
                     return Ok(());
                 }
                 FlowControl::Return | FlowControl::XbeginXabortXend => return Err(Refused),

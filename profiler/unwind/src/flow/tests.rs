@@ -9,10 +9,14 @@ use crate::rule::{Cfa, Saved};
 const START: u64 = 0x1000;
 
 fn explored(code: &[u8], end: Option<u64>) -> (Vec<Piece>, Vec<u64>) {
+    explored_from(code, Entry { svma: START, end, is_hole: false })
+}
+
+fn explored_from(code: &[u8], entry: Entry) -> (Vec<Piece>, Vec<u64>) {
     let gap = Gap { start: START, bytes: code.to_vec() };
     let mut explorer = Explorer::new(1000);
     let mut pieces = Vec::new();
-    explorer.explore(&gap, Entry { svma: START, end }, &mut pieces);
+    explorer.explore(&gap, entry, &mut pieces);
     (pieces, explorer.callees)
 }
 
@@ -157,6 +161,21 @@ fn an_end_that_is_not_known_is_found() {
 }
 
 #[test]
+fn a_hole_must_return() {
+    let check = |code: &[u8], rule| {
+        let end = START + code.len() as u64;
+        let (pieces, _) = explored_from(code, Entry { svma: START, end: Some(end), is_hole: true });
+        assert_eq!(pieces, [Piece { code: START..end, rule }]);
+    };
+    // glibc's clone: syscall; test %rax,%rax; jl error; je thread; ret
+    check(&[0x0f, 0x05, 0x48, 0x85, 0xc0, 0x7c, 0x13, 0x74, 0x01, RET], sp(8));
+    // jmp out of it; call what does not return; pop %rcx; ret
+    check(&[0xe9, 0, 0, 0x10, 0], Rule::NONE);
+    check(&CALL_FAR, Rule::NONE);
+    check(&[POP_RCX, RET], Rule::NONE);
+}
+
+#[test]
 fn pieces_that_disagree_are_not_believed() {
     let piece = |code, rule| Piece { code, rule };
     let mut disjoint = Vec::new();
@@ -178,7 +197,7 @@ fn the_work_is_bounded() {
     let gap = Gap { start: START, bytes: nops };
     let mut explorer = Explorer::new(100);
     let mut pieces = Vec::new();
-    let entry = Entry { svma: START, end: Some(START + 4096) };
+    let entry = Entry { svma: START, end: Some(START + 4096), is_hole: false };
     explorer.explore(&gap, entry, &mut pieces);
     assert_eq!((explorer.budget, pieces.len()), (0, 1));
 }

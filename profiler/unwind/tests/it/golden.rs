@@ -251,6 +251,25 @@ fn gaps_of_padding_have_no_row_and_real_gaps_do() {
     }
 }
 
+/// As in glibc's `clone`: the system call and what both threads come through behind it.
+#[test]
+fn a_hole_in_a_function_has_the_rule_that_its_instructions_ask_for() {
+    let mut elf =
+        x86_64(|cfi| cfi.fde(0x1ff0, 18, &[DEF_CFA_OFFSET, 32]).fde(0x200c, 16, &[DEF_CFA_OFFSET, 48]));
+    let mut text = vec![0x90; 32];
+    text[2..12].copy_from_slice(&[0x0f, 0x05, 0x48, 0x85, 0xc0, 0x7c, 0x13, 0x74, 0x01, 0xc3]);
+    elf.sections.push(Section { flags: 6, at: Some(0x2000), ..Section::new(".text", text.clone()) });
+    assert_eq!(
+        rows(&elf.table()),
+        [(0x1ff0, sp(32)), (0x2002, sp(8)), (0x200c, sp(48)), (0x201c, Rule::NONE)]
+    );
+    // Without the return.
+    text[11] = 0x90;
+    elf.sections.truncate(1);
+    elf.sections.push(Section { flags: 6, at: Some(0x2000), ..Section::new(".text", text) });
+    assert_eq!(rows(&elf.table())[1], (0x2002, Rule::NONE));
+}
+
 #[test]
 fn of_overlapping_functions_the_one_that_begins_last_wins() {
     let wide = [advance(8), DEF_CFA_OFFSET, 24, advance(0x30), DEF_CFA_OFFSET, 32];

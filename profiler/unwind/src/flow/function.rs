@@ -3,7 +3,10 @@
 use std::ops::Range;
 
 use hashbrown::HashMap;
-use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic};
+use iced_x86::{
+    Code, Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpKind,
+    Register,
+};
 
 use super::frame::{Frame, Refused};
 use crate::rule::Rule;
@@ -142,6 +145,7 @@ impl Explorer {
 
     /// Follows one way to its end; what branches off is put aside.
     fn follow(&mut self, gap: &Gap, entry: Entry, mut at: u64, mut frame: Frame) -> Result<(), Refused> {
+        let mut before = Instruction::default();
         loop {
             if let Some(seen) = self.seen.get(&at) {
                 let met = seen.frame.meet(frame).ok_or(Refused)?;
@@ -167,7 +171,10 @@ impl Explorer {
                     return self.jump(gap, entry, instruction.near_branch_target(), frame);
                 }
                 FlowControl::IndirectBranch => {
-                    self.switches.push(frame);
+                    // Where the function may leave, the jump may be a call by a pointer.
+                    if !frame.may_leave() || is_switch(&before, &instruction) {
+                        self.switches.push(frame);
+                    }
                     return Ok(());
                 }
                 FlowControl::Call | FlowControl::IndirectCall => {
@@ -181,7 +188,7 @@ impl Explorer {
                 FlowControl::Return | FlowControl::XbeginXabortXend => return Err(Refused),
                 FlowControl::Interrupt | FlowControl::Exception => return Ok(()),
             }
-            at = next;
+            (at, before) = (next, instruction);
         }
     }
 
@@ -229,6 +236,16 @@ impl Explorer {
         }
         None
     }
+}
+
+/// Whether a jump is to an address out of a table for sure: one that the instruction before added up, or one that the
+/// processor is told not to track (by a prefix that once chose DS).
+fn is_switch(before: &Instruction, jump: &Instruction) -> bool {
+    let is_sum = before.mnemonic() == Mnemonic::Add
+        && jump.op0_kind() == OpKind::Register
+        && before.op0_kind() == OpKind::Register
+        && before.op0_register() == jump.op0_register();
+    is_sum || jump.segment_prefix() == Register::DS
 }
 
 fn is_padding(instruction: &Instruction) -> bool {

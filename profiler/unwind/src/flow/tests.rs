@@ -142,6 +142,19 @@ fn the_cases_of_a_switch_begin_as_it_ends() {
 }
 
 #[test]
+fn a_jump_where_a_function_may_leave_may_be_a_call() {
+    // xor %eax,%eax; jmp *%rax; and what only an exception leads to: jmp out of the function
+    let landing = [0xe9, 0, 0, 0x10, 0];
+    let call = [&[0x31, 0xc0, 0xff, 0xe0][..], &landing].concat();
+    let piece = |end, rule| Piece { code: START..START + end, rule };
+    assert_eq!(explored(&call, Some(START + 9)).0, [piece(4, sp(8))]);
+    // add %rdx,%rax; jmp *%rax; a case: ret
+    check(&[0x48, 0x01, 0xd0, 0xff, 0xe0, RET], &[(0, sp(8))]);
+    // xor %eax,%eax; notrack jmp *%rax; a case: ret
+    check(&[0x31, 0xc0, 0x3e, 0xff, 0xe0, RET], &[(0, sp(8))]);
+}
+
+#[test]
 fn callees_without_information_are_functions_too() {
     // call +1; ret; ret
     let code = [0xe8, 1, 0, 0, 0, RET, RET];

@@ -31,7 +31,7 @@ test: deps-test page ## everything CI runs: format, lints, tidy, unit, integrati
 	@bench/dev/test.sh
 
 .PHONY: lint
-lint: deps-build page ## format, clippy and tidy only
+lint: deps-build deps-fuzz page ## format, clippy and tidy only
 	@bench/dev/lint.sh
 
 .PHONY: bench
@@ -88,4 +88,4 @@ deps-accuracy:
 
 .PHONY: deps-test
 deps-test:
-	@bench/dev/packages.sh build test
+	@bench/dev/packages.sh build test fuzz

@@ -143,7 +143,9 @@ pub(crate) fn unwind_walk() -> Vec<Vec<u8>> {
         let mut words = vec![sp + 64; 16];
         (words[7], words[6]) = (sp, sp + 16);
         words.push(code + step);
-        let word = |at| if (at + step) % 2 == 0 { sp + 8 * at + 16 } else { code + step * at % code_bytes };
+        let word = |at: u64| {
+            if (at + step).is_multiple_of(2) { sp + 8 * at + 16 } else { code + step * at % code_bytes }
+        };
         words.extend((0..32).map(word));
         words.into_iter().flat_map(u64::to_le_bytes).collect()
     };
@@ -154,7 +156,7 @@ pub(crate) fn unwind_walk() -> Vec<Vec<u8>> {
 pub(crate) fn unwind_lookup() -> Vec<Vec<u8>> {
     let head = |root: u32, depth: u32| [root, 0, depth, 0x40].map(u32::to_le_bytes).concat();
     let leaf: Vec<u8> =
-        (0..CHUNK_BYTES as u32 / 4).flat_map(|row| (row * 16 | 1 << 16).to_le_bytes()).collect();
+        (0..CHUNK_BYTES as u32 / 4).flat_map(|row| ((row * 16) | (1 << 16)).to_le_bytes()).collect();
     let node: Vec<u8> = [0_u32, 0, 0x1000, 0].map(u32::to_le_bytes).concat();
     vec![[head(0, 0), leaf.clone()].concat(), [head(1, 1), leaf, node].concat()]
 }

@@ -86,7 +86,7 @@ pub(crate) fn unwind_walk(data: &[u8]) {
         limit: LIMIT,
     };
     let mut frames = Vec::new();
-    walker.walk(&Start { registers, all: Some(all), exact: true }, &mut frames);
+    walker.walk(&Start { all: Some(all), ..Start::leaf(registers) }, &mut frames);
     assert!((1..=LIMIT).contains(&frames.len()));
 }
 

@@ -8,7 +8,7 @@ use gimli::{
     BaseAddresses, CieOrFde, CommonInformationEntry, FrameDescriptionEntry, UnwindExpression, UnwindOffset,
     UnwindSection,
 };
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 use crate::convert::{Converter, Slice};
 use crate::draft::Draft;
@@ -20,10 +20,14 @@ use crate::table::{Arch, Unsupported};
 const MAX_CIES: usize = 1 << 16;
 
 /// A section and how to read it.
-struct Source<'a, S> {
-    section: &'a S,
-    bases: &'a BaseAddresses,
-    arch: Arch,
+pub(crate) struct Source<'a, S> {
+    pub(crate) section: &'a S,
+    pub(crate) bases: &'a BaseAddresses,
+    pub(crate) arch: Arch,
+    /// How many bytes the section has.
+    pub(crate) bytes: usize,
+    /// CIEs at these places are no signal frames, whatever their letters say.
+    pub(crate) not_signals: &'a HashSet<usize>,
 }
 
 /// What functions of one CIE have in common.
@@ -32,22 +36,15 @@ struct Common<'s> {
     initial: Result<State, Broken>,
 }
 
-/// Adds the functions of one section, which has `bytes` bytes.
-pub(crate) fn add_section<'s, S>(
-    section: &S,
-    bytes: usize,
-    bases: &BaseAddresses,
-    arch: Arch,
-    draft: &mut Draft,
-) -> Result<(), Unreadable>
+/// Adds the functions of one section.
+pub(crate) fn add_section<'s, S>(source: &Source<'_, S>, draft: &mut Draft) -> Result<(), Unreadable>
 where
     S: UnwindSection<Slice<'s>>,
     S::Offset: UnwindOffset<usize> + std::hash::Hash,
 {
-    let source = Source { section, bases, arch };
     let mut commons: HashMap<S::Offset, Common<'s>> = HashMap::new();
-    let mut cie_bytes_left = bytes;
-    let mut entries = section.entries(bases);
+    let mut cie_bytes_left = source.bytes;
+    let mut entries = source.section.entries(source.bases);
     loop {
         let partial = match entries.next() {
             Ok(Some(CieOrFde::Fde(partial))) => partial,
@@ -104,8 +101,8 @@ impl<'s, S: UnwindSection<Slice<'s>>> Source<'_, S> {
             return draft.unsupported(fde.initial_address(), Unsupported::Malformed);
         };
         let expression = |expression: &UnwindExpression<usize>| expression.get(self.section).ok();
-        let converter =
-            Converter { arch: self.arch, signal: fde.is_signal_trampoline(), expression: &expression };
+        let signal = fde.is_signal_trampoline() && !self.not_signals.contains(&fde.cie().offset());
+        let converter = Converter { arch: self.arch, signal, expression: &expression };
         let followed = self.followed(&common.cie);
         let mut program = Program::new(self.section, self.bases, fde, initial, followed);
         loop {

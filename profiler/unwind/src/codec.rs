@@ -26,7 +26,7 @@ use crate::rule::{RULE_BYTES, Rule, RuleBytes};
 use crate::table::{Arch, Layout, RawRow, RawTable, Report, Segment, Unsupported};
 
 const MAGIC: [u8; 4] = *b"PYUW";
-const VERSION: u16 = 2;
+const VERSION: u16 = 3;
 /// Where the part begins that the checksum covers.
 const BODY_AT: usize = 12;
 const SEGMENT_BYTES: usize = 25;
@@ -342,7 +342,7 @@ mod tests {
     #[test]
     fn the_layout_is_the_one_that_is_drawn() {
         let bytes = smallest();
-        assert_eq!(&bytes[..8], b"PYUW\x02\0\x3e\0");
+        assert_eq!(&bytes[..8], b"PYUW\x03\0\x3e\0");
         assert_eq!(&bytes[12..22], b"\x08\x005f2c91aa");
         // Behind id, layout and report: one rule, one row whose pc is a varint of two bytes.
         assert_eq!(

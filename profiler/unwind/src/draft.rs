@@ -12,8 +12,8 @@ use crate::read::Unreadable;
 use crate::rule::Rule;
 use crate::table::{Arch, Layout, RawRow, RawTable, Report, Unsupported};
 
-/// Smaller gaps between functions are padding that nothing runs in: the row before simply goes on.
-const SMALLEST_GAP: u32 = 16;
+/// Functions begin at multiples of at most so many bytes; what would align them to more is not taken for padding.
+const LARGEST_ALIGNMENT: u64 = 16;
 
 /// The function that rows are being added to.
 #[derive(Clone, Copy, Debug)]
@@ -93,7 +93,7 @@ impl Draft {
         if self.rows.len() >= RawTable::MAX_ROWS {
             return Err(Unreadable::TooManyRows);
         }
-        let rule = self.rules.intern(rule);
+        let rule = self.rules.intern(rule).ok_or(Unreadable::TooManyRows)?;
         self.rows.push(RawRow { pc, rule });
         if let Some(function) = self.functions.last_mut() {
             function.end_row = self.rows.len() as u32;
@@ -141,6 +141,13 @@ impl Draft {
         (start..end).contains(&svma).then_some(start..end)
     }
 
+    /// Svmas of code of a few bytes that no source before the current one has, and that is no padding. To be asked likewise.
+    pub(crate) fn holes(&mut self) -> Vec<Range<u64>> {
+        let lowest = self.layout.lowest_svma;
+        let gaps = self.covered().windows(2).map(|pair| svmas(lowest, pair[0].1, pair[1].0));
+        gaps.filter(|gap| gap.end - gap.start < LARGEST_ALIGNMENT && !is_padding(gap)).collect()
+    }
+
     fn covered(&mut self) -> &[(u32, u32)] {
         self.covered.get_or_insert_with(|| {
             let mut covered: Vec<(u32, u32)> = Vec::new();
@@ -160,7 +167,7 @@ impl Draft {
         if self.functions.is_empty() {
             return Err(Unreadable::NoUnwindInfo);
         }
-        let none = self.rules.intern(Rule::NONE);
+        let none = self.rules.intern(Rule::NONE).ok_or(Unreadable::TooManyRows)?;
         let rules = std::mem::replace(&mut self.rules, Interner::new());
         let merged = Merged { folder: Folder::new(rules), none, pending: None, last: None, input_rows: 0 };
         let (rows, rules) = self.merge(merged);
@@ -181,6 +188,7 @@ impl Draft {
 
     /// All rows in order, with "none" in the gaps.
     fn merge(&mut self, mut merged: Merged) -> (Vec<RawRow>, Vec<Rule>) {
+        let lowest = self.layout.lowest_svma;
         let mut covered_to = None;
         let mut last_start = None;
         for (index, function) in self.functions.iter().enumerate() {
@@ -189,7 +197,7 @@ impl Draft {
                 continue;
             }
             last_start = Some(function.start);
-            if let Some(end) = covered_to.filter(|end| function.start.saturating_sub(*end) >= SMALLEST_GAP) {
+            if let Some(end) = covered_to.filter(|end| !is_padding(&svmas(lowest, *end, function.start))) {
                 merged.push(RawRow { pc: end, rule: merged.none });
             }
             let next = self.functions[index + 1..].iter().find(|next| next.start > function.start);
@@ -208,6 +216,17 @@ impl Draft {
         self.report.input_rows = merged.finish_counting();
         merged.folder.finish()
     }
+}
+
+fn svmas(lowest: u64, start: u32, end: u32) -> Range<u64> {
+    lowest + u64::from(start)..lowest + u64::from(end)
+}
+
+/// Whether what lies between two functions only aligns the second, so that nothing runs there: the row before simply goes on.
+/// Other gaps, however small, are code, as the few instructions of glibc's `clone` that both threads come through.
+fn is_padding(gap: &Range<u64>) -> bool {
+    let alignment = 1 << gap.end.trailing_zeros().min(LARGEST_ALIGNMENT.ilog2());
+    gap.end.saturating_sub(gap.start) < alignment
 }
 
 /// Rows on their way to the folder.

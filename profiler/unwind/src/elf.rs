@@ -1,7 +1,8 @@
 //! Reads from an ELF file just what unwinding needs: program headers, section headers and the few sections asked for.
 //!
-//! Nothing is mapped and nothing is read twice. What a file can make us read is bounded: headers by
-//! [`MAX_HEADER_BYTES`], a section by [`MAX_SECTION_BYTES`] before and after it is unpacked.
+//! Nothing is mapped. What a file can make us read is bounded: headers by [`MAX_HEADER_BYTES`], a section by
+//! [`MAX_SECTION_BYTES`] before and after it is unpacked. So is what it can make us allocate: a sparse file may be far larger
+//! than memory, so that no size may be believed because the file has as many bytes.
 
 use std::io::Read;
 
@@ -16,11 +17,18 @@ use crate::read::{ReadAt, Unreadable, read_exact, read_range};
 use crate::table::{Arch, Layout, Segment};
 
 type Header = FileHeader64<object::LittleEndian>;
+type ProgramHeader64 = elf::ProgramHeader64<object::LittleEndian>;
+type SectionHeader64 = elf::SectionHeader64<object::LittleEndian>;
 type Symbol = elf::Sym64<object::LittleEndian>;
 const ENDIAN: object::LittleEndian = object::LittleEndian;
 
 /// Program headers, section headers and section names together.
 const MAX_HEADER_BYTES: u64 = 4 << 20;
+/// Linkers make some ten. Each function's address is looked for among them.
+const MAX_PROGRAM_HEADERS: u32 = 128;
+const MAX_SECTION_HEADERS: u32 = MAX_HEADER_BYTES as u32 / size_of::<SectionHeader64>() as u32;
+/// The largest known have some forty entries of 16 bytes.
+const MAX_DYNAMIC_BYTES: u64 = 64 << 10;
 /// The largest `.eh_frame` known, of a browser with all its symbols, has some 30 MiB.
 const MAX_SECTION_BYTES: u64 = 64 << 20;
 /// Longer names are none that anybody asks for, and a file may give all its sections one long name.
@@ -42,8 +50,8 @@ pub(crate) struct Elf<'f, F: ?Sized> {
     eh_frame_hdr: Option<(u64, FileOffset)>,
     /// It names a loader or a library, so its libc is another file.
     pub(crate) needs_libraries: bool,
-    /// svma of the first instruction that runs; 0 where there is none.
-    pub(crate) entry: u64,
+    /// svma of the first instruction that runs; none in libraries, whose headers may name any.
+    pub(crate) entry: Option<u64>,
 }
 
 /// A function that the symbol table names.
@@ -92,28 +100,23 @@ impl<'f, F: ReadAt + ?Sized> Elf<'f, F> {
         if !matches!(header.e_type(ENDIAN), elf::ET_EXEC | elf::ET_DYN) {
             return Err(Unreadable::NotExecutable);
         }
-        let programs = header.program_headers(ENDIAN, &cache).map_err(|_malformed| Unreadable::Malformed)?;
+        let programs = program_headers(header, &cache)?;
         let loaded = programs.iter().filter(|program| program.p_type(ENDIAN) == elf::PT_LOAD);
         let segments: Vec<_> = loaded.map(segment).collect();
         let lowest_svma =
             segments.iter().map(|segment| segment.svma).min().ok_or(Unreadable::NotExecutable)?;
         let hdr = programs.iter().find(|program| program.p_type(ENDIAN) == elf::PT_GNU_EH_FRAME);
-        // Section headers are not needed to run a program, so a file whose own are missing or broken is still of use.
-        let sections = header.sections(ENDIAN, &cache).map(|table| {
-            let used = table.iter().filter(|head| head.sh_type(ENDIAN) != elf::SHT_NOBITS);
-            let named = used.filter_map(|head| {
-                let name = table.section_name(ENDIAN, head).ok()?;
-                (name.len() <= MAX_NAME_BYTES).then(|| section_head(head, name))
-            });
-            named.collect()
-        });
+        let names_loader = programs.iter().any(|program| program.p_type(ENDIAN) == elf::PT_INTERP);
+        let names_libraries = programs.iter().any(|program| names_libraries(program, &cache));
+        let entry = Some(header.e_entry(ENDIAN)).filter(|entry| *entry != 0);
         Ok(Self {
             file,
             arch,
             layout: Layout { lowest_svma, segments },
-            sections: sections.unwrap_or_default(),
-            needs_libraries: programs.iter().any(|program| needs_libraries(program, &cache)),
-            entry: header.e_entry(ENDIAN),
+            // They are not needed to run a program, so a file whose own are missing or broken is still of use.
+            sections: section_heads(header, &cache).unwrap_or_default(),
+            needs_libraries: names_loader || names_libraries,
+            entry: entry.filter(|_| names_loader || !names_libraries),
             eh_frame_hdr: hdr.map(|hdr| (hdr.p_vaddr(ENDIAN), FileOffset(hdr.p_offset(ENDIAN)))),
         })
     }
@@ -200,7 +203,33 @@ impl<'f, F: ReadAt + ?Sized> Elf<'f, F> {
     }
 }
 
-fn segment(program: &elf::ProgramHeader64<object::LittleEndian>) -> Segment {
+/// The number of headers is looked at before any is read, for room is made for all of them first.
+fn program_headers<'c, R: ReadRef<'c>>(
+    header: &Header,
+    file: R,
+) -> Result<&'c [ProgramHeader64], Unreadable> {
+    let programs = match header.phnum(ENDIAN, file) {
+        Ok(0..=MAX_PROGRAM_HEADERS) => header.program_headers(ENDIAN, file),
+        _ => return Err(Unreadable::Malformed),
+    };
+    programs.map_err(|_malformed| Unreadable::Malformed)
+}
+
+/// Of the sections that have bytes in the file; likewise.
+fn section_heads<'c, R: ReadRef<'c>>(header: &Header, file: R) -> object::read::Result<Vec<SectionHead>> {
+    if header.shnum(ENDIAN, file)? > MAX_SECTION_HEADERS {
+        return Ok(Vec::new());
+    }
+    let table = header.sections(ENDIAN, file)?;
+    let used = table.iter().filter(|head| head.sh_type(ENDIAN) != elf::SHT_NOBITS);
+    let named = used.filter_map(|head| {
+        let name = table.section_name(ENDIAN, head).ok()?;
+        (name.len() <= MAX_NAME_BYTES).then(|| section_head(head, name))
+    });
+    Ok(named.collect())
+}
+
+fn segment(program: &ProgramHeader64) -> Segment {
     Segment {
         offset: FileOffset(program.p_offset(ENDIAN)),
         svma: program.p_vaddr(ENDIAN),
@@ -209,20 +238,16 @@ fn segment(program: &elf::ProgramHeader64<object::LittleEndian>) -> Segment {
     }
 }
 
-fn needs_libraries<'c, R: ReadRef<'c>>(
-    program: &elf::ProgramHeader64<object::LittleEndian>,
-    file: R,
-) -> bool {
-    match program.p_type(ENDIAN) {
-        elf::PT_INTERP => true,
-        elf::PT_DYNAMIC => program.dynamic(ENDIAN, file).is_ok_and(|entries| {
-            entries.unwrap_or_default().iter().any(|entry| entry.d_tag(ENDIAN) == elf::DT_NEEDED)
-        }),
-        _ => false,
+fn names_libraries<'c, R: ReadRef<'c>>(program: &ProgramHeader64, file: R) -> bool {
+    if program.p_type(ENDIAN) != elf::PT_DYNAMIC || program.p_filesz(ENDIAN) > MAX_DYNAMIC_BYTES {
+        return false;
     }
+    program.dynamic(ENDIAN, file).is_ok_and(|entries| {
+        entries.unwrap_or_default().iter().any(|entry| entry.d_tag(ENDIAN) == elf::DT_NEEDED)
+    })
 }
 
-fn section_head(head: &elf::SectionHeader64<object::LittleEndian>, name: &[u8]) -> SectionHead {
+fn section_head(head: &SectionHeader64, name: &[u8]) -> SectionHead {
     SectionHead {
         name: name.to_owned(),
         svma: head.sh_addr(ENDIAN),
@@ -297,5 +322,60 @@ impl<F: ReadAt + ?Sized> ReadCacheOps for HeaderReader<'_, F> {
     fn read_exact(&mut self, buffer: &mut [u8]) -> Result<(), ()> {
         self.left = self.left.checked_sub(buffer.len() as u64).ok_or(())?;
         read_exact(self.file, self.position, buffer).map_err(|_unreadable| ())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::ops::Range;
+
+    use super::*;
+
+    /// A file far larger than what there is of it. Notes the most that was asked for at once.
+    #[derive(Clone, Copy)]
+    struct Sparse<'a> {
+        bytes: &'a [u8],
+        most: &'a Cell<u64>,
+    }
+
+    impl<'a> ReadRef<'a> for Sparse<'a> {
+        fn len(self) -> Result<u64, ()> {
+            Ok(1 << 40)
+        }
+
+        fn read_bytes_at(self, offset: u64, size: u64) -> Result<&'a [u8], ()> {
+            self.most.set(self.most.get().max(size));
+            self.bytes.read_bytes_at(offset, size)
+        }
+
+        fn read_bytes_at_until(self, range: Range<u64>, delimiter: u8) -> Result<&'a [u8], ()> {
+            self.bytes.read_bytes_at_until(range, delimiter)
+        }
+    }
+
+    #[test]
+    fn headers_are_counted_before_room_is_made_for_them() {
+        const SECTION_0: usize = 64;
+        const PROGRAM: usize = 128;
+        const HUGE: u32 = 1 << 28;
+        let mut bytes = vec![0; 192];
+        let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
+        put(32, &(PROGRAM as u64).to_le_bytes());
+        put(40, &(SECTION_0 as u64).to_le_bytes());
+        // Sizes of headers, and numbers of headers that stand in section 0.
+        put(54, &[56, 0, 0xff, 0xff, 64, 0, 0, 0, 1, 0]);
+        put(SECTION_0 + 32, &u64::from(HUGE).to_le_bytes());
+        put(SECTION_0 + 44, &HUGE.to_le_bytes());
+        put(PROGRAM, &elf::PT_DYNAMIC.0.to_le_bytes());
+        put(PROGRAM + 32, &u64::from(HUGE).to_le_bytes());
+        let (header, _) = pod::from_bytes::<Header>(&bytes).unwrap();
+        let (program, _) = pod::from_bytes::<ProgramHeader64>(&bytes[PROGRAM..]).unwrap();
+        let most = Cell::new(0);
+        let file = Sparse { bytes: &bytes, most: &most };
+        assert!(matches!(program_headers(header, file), Err(Unreadable::Malformed)));
+        assert!(section_heads(header, file).unwrap().is_empty());
+        assert!(!names_libraries(program, file));
+        assert_eq!(most.get(), SECTION_0 as u64);
     }
 }

@@ -2,7 +2,8 @@
 
 use gimli::{BaseAddresses, DebugFrame, EhFrame, LittleEndian};
 
-use crate::cfi;
+use crate::augmentation::{CieId, replace_letters};
+use crate::cfi::{self, Source};
 use crate::draft::Draft;
 use crate::elf::Elf;
 use crate::flow;
@@ -31,14 +32,22 @@ pub fn extract(file: &(impl ReadAt + ?Sized), arch: Arch) -> Result<RawTable, Un
 }
 
 fn add_eh_frame<F: ReadAt + ?Sized>(elf: &Elf<'_, F>, draft: &mut Draft) -> Result<(), Unreadable> {
-    let Some(section) = elf.eh_frame()? else { return Ok(()) };
+    let Some(mut section) = elf.eh_frame()? else { return Ok(()) };
+    let not_signals = replace_letters(&mut section.bytes, CieId::EhFrame, elf.arch);
     let mut eh_frame = EhFrame::new(&section.bytes, LittleEndian);
     eh_frame.set_address_size(8);
     eh_frame.set_vendor(vendor(elf.arch));
     let text = elf.section_heads().iter().find(|head| head.name == b".text").map_or(0, |head| head.svma);
     let bases = BaseAddresses::default().set_eh_frame(section.svma).set_text(text);
     draft.reserve(section.bytes.len());
-    cfi::add_section(&eh_frame, section.bytes.len(), &bases, elf.arch, draft)?;
+    let source = Source {
+        section: &eh_frame,
+        bases: &bases,
+        arch: elf.arch,
+        bytes: section.bytes.len(),
+        not_signals: &not_signals,
+    };
+    cfi::add_section(&source, draft)?;
     draft.end_source();
     Ok(())
 }
@@ -75,11 +84,19 @@ fn add_debug_frame<F: ReadAt + ?Sized>(elf: &Elf<'_, F>, draft: &mut Draft) -> R
         draft.report.malformed += 1;
         return Ok(());
     };
-    let Some(section) = section else { return Ok(()) };
+    let Some(mut section) = section else { return Ok(()) };
+    let not_signals = replace_letters(&mut section.bytes, CieId::DebugFrame, elf.arch);
     let mut debug_frame = DebugFrame::new(&section.bytes, LittleEndian);
     debug_frame.set_address_size(8);
     debug_frame.set_vendor(vendor(elf.arch));
-    cfi::add_section(&debug_frame, section.bytes.len(), &BaseAddresses::default(), elf.arch, draft)?;
+    let source = Source {
+        section: &debug_frame,
+        bases: &BaseAddresses::default(),
+        arch: elf.arch,
+        bytes: section.bytes.len(),
+        not_signals: &not_signals,
+    };
+    cfi::add_section(&source, draft)?;
     draft.end_source();
     Ok(())
 }

@@ -71,7 +71,10 @@ impl Folder {
             self.rows.push(run.start);
             return;
         }
-        let rule = self.rules.intern(run.folded);
+        let Some(rule) = self.rules.intern(run.folded) else {
+            unfold_into(&mut self.rows, run.start.pc, run.folded, &mut self.rules);
+            return;
+        };
         self.saved.resize(self.rules.rules().len(), 0);
         self.saved[rule as usize] += run.count - 1;
         self.rows.push(RawRow { pc: run.start.pc, rule });
@@ -85,12 +88,17 @@ impl Folder {
                 rows.push(row);
                 continue;
             }
-            for (behind, rule) in unfold(self.rules.rules()[row.rule as usize]) {
-                rows.push(RawRow { pc: row.pc + behind, rule: self.rules.intern(rule) });
-            }
+            let folded = self.rules.rules()[row.rule as usize];
+            unfold_into(&mut rows, row.pc, folded, &mut self.rules);
         }
         rows
     }
+}
+
+/// Appends the rows that `folded` was made of, whose rules have numbers from before.
+fn unfold_into(rows: &mut Vec<RawRow>, pc: u32, folded: Rule, rules: &mut Interner) {
+    let row = |(behind, rule)| Some(RawRow { pc: pc + behind, rule: rules.intern(rule)? });
+    rows.extend(unfold(folded).filter_map(row));
 }
 
 /// The run of `folded` with one more change, to `next`; `None` where a run cannot say it.
@@ -157,7 +165,8 @@ mod tests {
 
     fn table(rows: &[(u32, Rule)]) -> (Vec<RawRow>, Interner) {
         let mut rules = Interner::new();
-        let rows = rows.iter().map(|(pc, rule)| RawRow { pc: *pc, rule: rules.intern(*rule) }).collect();
+        let rows =
+            rows.iter().map(|(pc, rule)| RawRow { pc: *pc, rule: rules.intern(*rule).unwrap() }).collect();
         (rows, rules)
     }
 

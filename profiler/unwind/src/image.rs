@@ -51,13 +51,18 @@ pub fn build(raw: &RawTable, book: &mut RuleBook) -> Result<TableImage, TooManyL
     let mut leaves =
         Leaves { chunks: Vec::with_capacity(raw.rows.len() / LEAF_ROWS + 1), ..Leaves::default() };
     let mut rules_refused = ids.iter().filter(|id| id.is_none()).count() as u32;
-    for row in &raw.rows {
+    for (index, row) in raw.rows.iter().enumerate() {
         if let Some(id) = ids[row.rule as usize] {
             leaves.push(row.pc, id);
             continue;
         }
-        // The book is full. A run can still be said by rows of plain rules, which are few and mostly known.
+        // The book is full. A run can still be said by rows of plain rules, which are few and mostly known. What it says
+        // of code behind its own does not count.
+        let next_pc = raw.rows.get(index + 1).map_or(u64::MAX, |next| next.pc.into());
         for (behind, rule) in unfold(raw.rules[row.rule as usize]) {
+            if u64::from(row.pc) + u64::from(behind) >= next_pc {
+                break;
+            }
             let id = book.intern(rule).unwrap_or_else(|| {
                 rules_refused += 1;
                 RuleId::UNSUPPORTED
@@ -169,7 +174,7 @@ impl TableImage {
 mod tests {
     use super::*;
     use crate::lookup::{NoTable, Position, Tables, lookup};
-    use crate::rule::{Cfa, Rule, Saved};
+    use crate::rule::{Cfa, Rule, Run, Saved};
     use crate::table::{Arch, Layout, RawRow, Report};
     use proptest::prelude::*;
 
@@ -321,17 +326,18 @@ mod tests {
                 break;
             }
         }
-        // push %rax, folded; then a rule that nobody knows.
-        let folded = Rule { run: crate::rule::Run { pushes: 1, pop: false, fp_from: 0 }, ..known };
-        let rows = vec![RawRow { pc: 100, rule: 0 }, RawRow { pc: 120, rule: 1 }];
-        let raw = raw(rows, vec![folded, rule(3)]);
+        // push %rax, folded; a rule that nobody knows; a run that would reach over the row behind it.
+        let folded = |pushes| Rule { run: Run { pushes, pop: false, fp_from: 0 }, ..known };
+        let rows = [(100, 0), (120, 1), (130, 2), (135, 3)].map(|(pc, rule)| RawRow { pc, rule });
+        let raw = raw(rows.into(), vec![folded(1), rule(3), folded(1 << 9), rule(2)]);
         let image = build(&raw, &mut book).unwrap();
-        // The two rules of the table, and the plain form of the second.
-        assert_eq!(image.rules_refused(), 3);
+        // Three rules of the table, and the plain form of the second.
+        assert_eq!(image.rules_refused(), 4);
         let placed = placed(&raw, &mut book);
         let found = |pc| book.get(lookup(&placed, 7, pc).unwrap().rule).unwrap();
         assert_eq!(found(100), known);
         assert_eq!(found(101), rule(2));
         assert_eq!(found(120), Rule::UNSUPPORTED);
+        assert_eq!((found(134), found(137)), (known, rule(2)));
     }
 }

@@ -1,13 +1,15 @@
 //! Numbers for the rules of one table, in the order in which they are met.
 
 use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
 
+use crate::book::RuleBook;
 use crate::rule::{Cfa, Rule, Saved};
 
 /// Nearly every row has one of a few hundred rules, so a small table of what was asked last spares most of the hashing.
 const RECENT: usize = 1024;
 
-/// Gives equal rules equal numbers.
+/// Gives equal rules equal numbers, up to a bound.
 pub(crate) struct Interner {
     rules: Vec<Rule>,
     ids: HashMap<Rule, u32>,
@@ -15,6 +17,9 @@ pub(crate) struct Interner {
 }
 
 impl Interner {
+    /// Four times as many as a node can have; a large program has two thousand.
+    pub(crate) const CAPACITY: usize = 4 * RuleBook::CAPACITY;
+
     /// Knows `Rule::NONE` as 0.
     pub(crate) fn new() -> Self {
         Self {
@@ -24,19 +29,23 @@ impl Interner {
         }
     }
 
-    /// The number of `rule`.
-    pub(crate) fn intern(&mut self, rule: Rule) -> u32 {
+    /// The number of `rule`; none where it is new and there are too many already.
+    pub(crate) fn intern(&mut self, rule: Rule) -> Option<u32> {
         let slot = slot(&rule);
         let (known, id) = self.recent[slot];
         if known == rule {
-            return id;
+            return Some(id);
         }
-        let id = *self.ids.entry(rule).or_insert_with(|| {
-            self.rules.push(rule);
-            self.rules.len() as u32 - 1
-        });
+        let id = match self.ids.entry(rule) {
+            Entry::Occupied(known) => *known.get(),
+            Entry::Vacant(_) if self.rules.len() >= Self::CAPACITY => return None,
+            Entry::Vacant(new) => {
+                self.rules.push(rule);
+                *new.insert(self.rules.len() as u32 - 1)
+            }
+        };
         self.recent[slot] = (rule, id);
-        id
+        Some(id)
     }
 
     /// Whether the rule has a number.
@@ -78,9 +87,9 @@ mod tests {
         fn equal_rules_have_equal_numbers_and_others_have_others(rules in prop::collection::vec(any_rule(), 0..60)) {
             let mut interner = Interner::new();
             for rule in rules.iter().chain(&rules) {
-                let id = interner.intern(*rule);
+                let id = interner.intern(*rule).unwrap();
                 prop_assert_eq!(interner.rules()[id as usize], *rule);
-                prop_assert_eq!(interner.intern(*rule), id);
+                prop_assert_eq!(interner.intern(*rule), Some(id));
             }
             let mut distinct = interner.rules().to_vec();
             distinct.sort_unstable();
@@ -94,9 +103,20 @@ mod tests {
         let mut interner = Interner::new();
         let rules: Vec<Rule> =
             (0..5000).map(|offset| Rule::new(Cfa::Sp(offset), Saved::Same, Saved::AtCfa(-8))).collect();
-        let ids: Vec<u32> = rules.iter().map(|rule| interner.intern(*rule)).collect();
-        assert_eq!(ids, (1..=5000).collect::<Vec<u32>>());
-        assert_eq!(rules.iter().map(|rule| interner.intern(*rule)).collect::<Vec<u32>>(), ids);
+        for _ in 0..2 {
+            let ids: Vec<_> = rules.iter().map(|rule| interner.intern(*rule)).collect();
+            assert_eq!(ids, (1..=5000).map(Some).collect::<Vec<_>>());
+        }
         assert!(interner.knows(rules[17]) && !interner.knows(Rule::SIGNAL));
+    }
+
+    #[test]
+    fn a_full_interner_knows_the_old_rules() {
+        let mut interner = Interner::new();
+        let rule = |offset| Rule::new(Cfa::Sp(offset), Saved::Same, Saved::AtCfa(-8));
+        let last = Interner::CAPACITY as i32 - 1;
+        assert!((1..=last).all(|offset| interner.intern(rule(offset)).is_some()));
+        assert_eq!((interner.intern(rule(0)), interner.intern(rule(0))), (None, None));
+        assert_eq!((interner.intern(rule(1)), interner.rules().len()), (Some(1), Interner::CAPACITY));
     }
 }

@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod augmentation;
 mod book;
 mod cfi;
 mod codec;

@@ -101,7 +101,7 @@ pub enum Unreadable {
         /// Its size.
         bytes: u64,
     },
-    /// More rows than a table can hold.
+    /// More rows, or rows of more different rules, than a table can hold.
     #[error("more unwind rows than a table can hold")]
     TooManyRows,
     /// Neither unwind information nor anything to make it from.

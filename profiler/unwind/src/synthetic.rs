@@ -14,6 +14,8 @@ const LOOKED_AT_BYTES: u64 = 64;
 /// How much code is searched for a trampoline, in all.
 const MAX_SEARCHED_BYTES: u64 = 32 << 20;
 
+/// jmp *GOT(%rip), with a prefix where bounds are checked
+const JMP_GOT: [&[u8]; 2] = [&[0xff, 0x25], &[0xf2, 0xff, 0x25]];
 /// push GOT+8 (%rip)
 const PUSH_GOT: &[u8] = &[0xff, 0x35];
 const ENDBR64: &[u8] = &[0xf3, 0x0f, 0x1e, 0xfa];
@@ -32,12 +34,11 @@ pub(crate) fn add_linkage_tables<F: ReadAt + ?Sized>(
     draft: &mut Draft,
 ) -> Result<(), Unreadable> {
     for head in elf.section_heads() {
-        let eager = matches!(&*head.name, b".plt.got" | b".plt.sec");
-        let lazy = matches!(&*head.name, b".plt" | b".iplt");
-        if !(eager || lazy) || head.bytes > MAX_PLT_BYTES {
+        let is_table = matches!(&*head.name, b".plt" | b".iplt" | b".plt.got" | b".plt.sec");
+        if !is_table || head.bytes > MAX_PLT_BYTES {
             continue;
         }
-        let bytes = if lazy { elf.loaded(head.svma, head.bytes.min(LOOKED_AT_BYTES))? } else { Vec::new() };
+        let bytes = elf.loaded(head.svma, head.bytes.min(LOOKED_AT_BYTES))?;
         let rows = match elf.arch {
             Arch::X86_64 => x86_64_rows(&bytes),
             Arch::Aarch64 => aarch64_rows(&bytes),
@@ -50,7 +51,7 @@ pub(crate) fn add_linkage_tables<F: ReadAt + ?Sized>(
 
 fn add(draft: &mut Draft, head: &SectionHead, rows: &[(u64, Rule)]) -> Result<(), Unreadable> {
     let end = head.svma.saturating_add(head.bytes);
-    if draft.begin(head.svma, end) {
+    if !rows.is_empty() && draft.begin(head.svma, end) {
         for (offset, rule) in rows.iter().filter(|(offset, _)| *offset < head.bytes) {
             draft.row(head.svma + offset, *rule)?;
         }
@@ -58,24 +59,24 @@ fn add(draft: &mut Draft, head: &SectionHead, rows: &[(u64, Rule)]) -> Result<()
     Ok(())
 }
 
-/// Of a lazy table: the header, reached with the entry's index pushed, then the entries. Without any bytes: of a table
-/// that only jumps.
+/// Of a lazy table: the header, reached with the entry's index pushed, then the entries. None of a table of an unknown
+/// kind: those that keep the processor from guessing where they jump put more on the stack.
 fn x86_64_rows(bytes: &[u8]) -> Vec<(u64, Rule)> {
     let cfa = |cfa| Rule::new(cfa, Saved::Same, Saved::AtCfa(-8));
     let jumps = cfa(Cfa::Sp(8));
     let body = bytes.strip_prefix(ENDBR64).unwrap_or(bytes);
     let prefix = (bytes.len() - body.len()) as u64;
     if body.starts_with(PUSH_GOT) {
-        let entry = bytes.get(16..32).unwrap_or_default();
-        let pushed_from = pushed_from(entry);
-        let entries = pushed_from.map_or(jumps, |pushed_from| cfa(Cfa::Plt { pushed_from }));
+        let pushed_from = pushed_from(bytes.get(16..32).unwrap_or_default());
+        let entries = pushed_from.map_or(Rule::NONE, |pushed_from| cfa(Cfa::Plt { pushed_from }));
         return vec![(0, cfa(Cfa::Sp(16))), (prefix + 6, cfa(Cfa::Sp(24))), (16, entries)];
     }
     if body.starts_with(PUSH_R11_PUSH_GOT) {
         // mold: the index is in r11, which only the header pushes.
         return vec![(0, jumps), (prefix + 2, cfa(Cfa::Sp(16))), (prefix + 8, cfa(Cfa::Sp(24))), (32, jumps)];
     }
-    vec![(0, jumps)]
+    let is_known = JMP_GOT.iter().any(|jump| body.starts_with(jump));
+    if is_known { vec![(0, jumps)] } else { Vec::new() }
 }
 
 /// From which byte on an entry has pushed its index.
@@ -175,15 +176,27 @@ mod tests {
 
     #[test]
     fn tables_that_only_jump() {
-        assert_eq!(x86_64_rows(&[]), [(0, sp(8))]);
         assert_eq!(x86_64_rows(&[0xff, 0x25, 1, 2, 3, 4, 0x66, 0x90]), [(0, sp(8))]);
+        assert_eq!(x86_64_rows(&[0xf3, 0x0f, 0x1e, 0xfa, 0xf2, 0xff, 0x25, 1, 2, 3, 4]), [(0, sp(8))]);
         let mold = [0xf3, 0x0f, 0x1e, 0xfa, 0x41, 0x53, 0xff, 0x35, 1, 2, 3, 4, 0xff, 0x25, 1, 2];
         assert_eq!(x86_64_rows(&mold), [(0, sp(8)), (6, sp(16)), (12, sp(24)), (32, sp(8))]);
     }
 
     #[test]
+    fn tables_of_an_unknown_kind_are_left_alone() {
+        // What `-z retpolineplt` makes calls within its entries: mov GOT(%rip), %r11; call; or, where it is lazy, a header
+        // like that of others and: mov %r11, (%rsp); ret.
+        assert_eq!(x86_64_rows(&[0x4c, 0x8b, 0x1d, 1, 2, 3, 4, 0xe8, 0x14, 0, 0, 0]), []);
+        let header = [0xff, 0x35, 1, 2, 3, 4, 0x4c, 0x8b, 0x1d, 1, 2, 3, 4, 0xe8, 0x0e, 0];
+        let entry =
+            [0, 0, 0xf3, 0x90, 0x0f, 0xae, 0xe8, 0xeb, 0xf9, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc];
+        assert_eq!(x86_64_rows(&table(&header, &entry))[2], (16, Rule::NONE));
+        assert_eq!(x86_64_rows(&[]), []);
+    }
+
+    #[test]
     fn a_header_without_entries_is_no_trouble() {
-        assert_eq!(x86_64_rows(PUSH_GOT), [(0, sp(16)), (6, sp(24)), (16, sp(8))]);
+        assert_eq!(x86_64_rows(PUSH_GOT), [(0, sp(16)), (6, sp(24)), (16, Rule::NONE)]);
         assert_eq!(pushed_from(&[]), None);
         assert_eq!(pushed_from(&[0xff, 0x25, 0, 0, 0, 0]), None);
     }

@@ -49,14 +49,17 @@ pub struct Layout {
 impl Layout {
     /// The bias of an executable mapping of `bytes` bytes at `start` that shows the file from `offset` on, such that
     /// avma - bias = pc; `None` where no segment of code lies in that part of the file.
+    ///
+    /// A mapping begins and ends with whole pages, and so may show the end of the segment before its own, or the beginning
+    /// of the next: it is that of the segment which it shows most of.
     pub fn bias(&self, start: Avma, offset: FileOffset, bytes: u64) -> Option<u64> {
         let end = offset.0.saturating_add(bytes);
-        let overlaps = |segment: &&Segment| {
-            segment.executable
-                && segment.offset.0 < end
-                && segment.offset.0.saturating_add(segment.file_bytes) > offset.0
+        let shown = |segment: &&Segment| {
+            let segment_end = segment.offset.0.saturating_add(segment.file_bytes);
+            segment_end.min(end).saturating_sub(segment.offset.0.max(offset.0))
         };
-        let segment = self.segments.iter().find(overlaps)?;
+        let code = self.segments.iter().filter(|segment| segment.executable);
+        let segment = code.max_by_key(shown).filter(|segment| shown(segment) > 0)?;
         let svma_of_start = segment.svma.wrapping_sub(segment.offset.0).wrapping_add(offset.0);
         Some(start.0.wrapping_sub(svma_of_start.wrapping_sub(self.lowest_svma)))
     }
@@ -187,6 +190,16 @@ mod tests {
         let bias = layout.bias(Avma(0x7f00_0000_2000), FileOffset(0x2000), 0x2000).unwrap();
         assert_eq!(0x7f00_0000_2c40_u64 - bias, 0x3c40);
         assert_eq!(layout.bias(Avma(0x7f00_0000_0000), FileOffset(0), 0x2000), None);
+
+        // Two segments of code that have a page of the file in common.
+        let layout = Layout {
+            lowest_svma: 0,
+            segments: vec![segment(0x1000, 0x1000, 0x1c40, true), segment(0x2c40, 0x3c40, 0x1000, true)],
+        };
+        let second = layout.bias(Avma(0x7f00_0000_3000), FileOffset(0x2000), 0x2000).unwrap();
+        assert_eq!(0x7f00_0000_3c40_u64 - second, 0x3c40);
+        let first = layout.bias(Avma(0x7f00_0000_1000), FileOffset(0x1000), 0x2000).unwrap();
+        assert_eq!(0x7f00_0000_1000_u64 - first, 0x1000);
 
         let fixed =
             Layout { lowest_svma: 0x40_0000, segments: vec![segment(0x1000, 0x40_1000, 0x500, true)] };

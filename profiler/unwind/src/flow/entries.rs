@@ -1,4 +1,5 @@
-//! Where functions begin that have no call frame information: at symbols, at the file's entry point, and at `main`.
+//! Where functions begin that have no call frame information: at symbols, at the file's entry point, at `main`, and where
+//! the information has holes.
 
 use std::ops::Range;
 
@@ -24,10 +25,12 @@ pub(super) struct Entries {
 
 pub(super) fn find<F: ReadAt + ?Sized>(elf: &Elf<'_, F>, draft: &mut Draft) -> Result<Entries, Unreadable> {
     let mut functions = by_symbol(elf, draft)?;
-    let start = read_start(elf)?;
+    let start = elf.entry.map(|entry| read_start(elf, entry)).transpose()?.unwrap_or_default();
     let is_bare = |draft: &mut Draft, svma| draft.gap_at(svma).is_some();
-    functions
-        .extend(start.main.map(|svma| Entry { svma, end: None }).filter(|main| is_bare(draft, main.svma)));
+    let main = start.main.map(|svma| Entry { svma, end: None, is_hole: false });
+    functions.extend(main.filter(|main| is_bare(draft, main.svma)));
+    let holes = draft.holes().into_iter();
+    functions.extend(holes.map(|hole| Entry { svma: hole.start, end: Some(hole.end), is_hole: true }));
     let entry_point = Some(start.code).filter(|code| !code.is_empty() && is_bare(draft, code.start));
     if let Some(entry_point) = &entry_point {
         functions.retain(|entry| !entry_point.contains(&entry.svma));
@@ -45,11 +48,11 @@ fn by_symbol<F: ReadAt + ?Sized>(elf: &Elf<'_, F>, draft: &mut Draft) -> Result<
     // Of several names of one function one that says its size is kept.
     symbols.sort_unstable_by_key(|symbol| (symbol.svma, symbol.bytes == 0));
     symbols.dedup_by_key(|symbol| symbol.svma);
-    let mut bare: Vec<_> = Vec::new();
-    for (index, symbol) in symbols.iter().enumerate() {
-        bare.extend(draft.gap_at(symbol.svma).map(|gap| (index, symbol, gap)));
-    }
-    for (index, symbol, gap) in bare.into_iter().take(MAX_ENTRIES) {
+    let bare = symbols.iter().enumerate().filter_map(|(index, symbol)| {
+        let gap = draft.gap_at(symbol.svma)?;
+        Some((index, symbol, gap))
+    });
+    for (index, symbol, gap) in bare.take(MAX_ENTRIES) {
         // Parts of functions that were put elsewhere begin with whatever frame the jump to them had.
         if elf.symbol_name(*symbol)?.windows(COLD.len()).any(|part| part == COLD) {
             continue;
@@ -60,7 +63,7 @@ fn by_symbol<F: ReadAt + ?Sized>(elf: &Elf<'_, F>, draft: &mut Draft) -> Result<
             0 => next.map_or(gap.end, |next| next.min(gap.end)),
             bytes => symbol.svma.saturating_add(bytes).min(gap.end),
         };
-        entries.push(Entry { svma: symbol.svma, end: Some(end) });
+        entries.push(Entry { svma: symbol.svma, end: Some(end), is_hole: false });
     }
     Ok(entries)
 }
@@ -68,6 +71,7 @@ fn by_symbol<F: ReadAt + ?Sized>(elf: &Elf<'_, F>, draft: &mut Draft) -> Result<
 const COLD: &[u8] = b".cold";
 
 /// What the code at the file's entry point says.
+#[derive(Default)]
 struct StartCode {
     /// Its instructions, up to the call.
     code: Range<u64>,
@@ -75,10 +79,10 @@ struct StartCode {
     main: Option<u64>,
 }
 
-fn read_start<F: ReadAt + ?Sized>(elf: &Elf<'_, F>) -> Result<StartCode, Unreadable> {
-    let bytes = if elf.entry == 0 { Vec::new() } else { elf.loaded(elf.entry, ENTRY_POINT_BYTES)? };
-    let mut start = StartCode { code: elf.entry..elf.entry, main: None };
-    for instruction in &mut Decoder::with_ip(64, &bytes, elf.entry, DecoderOptions::NONE) {
+fn read_start<F: ReadAt + ?Sized>(elf: &Elf<'_, F>, entry: u64) -> Result<StartCode, Unreadable> {
+    let bytes = elf.loaded(entry, ENTRY_POINT_BYTES)?;
+    let mut start = StartCode { code: entry..entry, main: None };
+    for instruction in &mut Decoder::with_ip(64, &bytes, entry, DecoderOptions::NONE) {
         if instruction.is_invalid() {
             break;
         }
@@ -94,8 +98,6 @@ fn read_start<F: ReadAt + ?Sized>(elf: &Elf<'_, F>) -> Result<StartCode, Unreada
             _ => {}
         }
         if instruction.flow_control() != FlowControl::Next {
-            // The return address lies behind the call.
-            start.code.end += 1;
             break;
         }
     }

@@ -137,9 +137,13 @@ impl Frame {
         }
     }
 
+    /// Where the caller's FP is restored, the slot counts no more: the function may put something else there.
     fn load_fp(&mut self, slot: Option<i32>) {
         self.fp = None;
         self.fp_is_callers = slot.is_some() && slot == self.saved_fp;
+        if self.fp_is_callers {
+            self.saved_fp = None;
+        }
     }
 
     /// `mov`, `lea`, `add` and `sub`, of which those of SP and FP can be followed.

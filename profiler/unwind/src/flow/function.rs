@@ -3,7 +3,10 @@
 use std::ops::Range;
 
 use hashbrown::HashMap;
-use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic};
+use iced_x86::{
+    Code, Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpKind,
+    Register,
+};
 
 use super::frame::{Frame, Refused};
 use crate::rule::Rule;
@@ -42,15 +45,19 @@ impl Gap {
     }
 }
 
-/// Where a function begins and, where a symbol says so, ends.
+/// Where a function begins and, where that is known, ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) svma: u64,
     pub(super) end: Option<u64>,
+    /// Nothing says that this is where one begins. Code that comes from here to a return with SP as it was has the return
+    /// address at SP all the same.
+    pub(super) is_hole: bool,
 }
 
-/// The walk through functions; keeps its memory from one to the next.
+/// The walk through functions, one after the other.
 pub(super) struct Explorer {
+    /// The instructions of the function at hand. Made anew for each: to clear a map takes as long as its largest function did.
     seen: HashMap<u64, Seen>,
     /// Ways still to be followed.
     ways: Vec<(u64, Frame)>,
@@ -59,6 +66,8 @@ pub(super) struct Explorer {
     behind_calls: Vec<(u64, Frame)>,
     /// Frames at jumps to addresses out of a table.
     switches: Vec<Frame>,
+    /// The function was seen to return.
+    returns: bool,
     /// Where functions are called that no symbol names.
     pub(super) callees: Vec<u64>,
     /// How many instructions may still be looked at.
@@ -79,6 +88,7 @@ impl Explorer {
             ways: Vec::new(),
             behind_calls: Vec::new(),
             switches: Vec::new(),
+            returns: false,
             callees: Vec::new(),
             budget,
             info: InstructionInfoFactory::new(),
@@ -87,13 +97,15 @@ impl Explorer {
 
     /// Appends what holds in the function. One that cannot be followed says nothing, where its end is known.
     pub(super) fn explore(&mut self, gap: &Gap, entry: Entry, pieces: &mut Vec<Piece>) {
-        self.seen.clear();
+        self.seen = HashMap::new();
         self.switches.clear();
         self.ways.clear();
         self.behind_calls.clear();
+        self.returns = false;
         let callees_before = self.callees.len();
         self.ways.push((entry.svma, Frame::ENTRY));
-        if let Err(Refused) = self.follow_all(gap, entry) {
+        let followed = self.follow_all(gap, entry);
+        if followed == Err(Refused) || (entry.is_hole && !self.returns) {
             self.callees.truncate(callees_before);
             let code = entry.svma..entry.end.unwrap_or(entry.svma);
             pieces.push(Piece { code, rule: Rule::NONE });
@@ -133,6 +145,7 @@ impl Explorer {
 
     /// Follows one way to its end; what branches off is put aside.
     fn follow(&mut self, gap: &Gap, entry: Entry, mut at: u64, mut frame: Frame) -> Result<(), Refused> {
+        let mut before = Instruction::default();
         loop {
             if let Some(seen) = self.seen.get(&at) {
                 let met = seen.frame.meet(frame).ok_or(Refused)?;
@@ -158,7 +171,10 @@ impl Explorer {
                     return self.jump(gap, entry, instruction.near_branch_target(), frame);
                 }
                 FlowControl::IndirectBranch => {
-                    self.switches.push(frame);
+                    // Where the function may leave, the jump may be a call by a pointer.
+                    if !frame.may_leave() || is_switch(&before, &instruction) {
+                        self.switches.push(frame);
+                    }
                     return Ok(());
                 }
                 FlowControl::Call | FlowControl::IndirectCall => {
@@ -166,12 +182,13 @@ impl Explorer {
                     return Ok(());
                 }
                 FlowControl::Return if instruction.code() == Code::Retnq && frame.may_leave() => {
+                    self.returns = true;
                     return Ok(());
                 }
                 FlowControl::Return | FlowControl::XbeginXabortXend => return Err(Refused),
                 FlowControl::Interrupt | FlowControl::Exception => return Ok(()),
             }
-            at = next;
+            (at, before) = (next, instruction);
         }
     }
 
@@ -219,6 +236,16 @@ impl Explorer {
         }
         None
     }
+}
+
+/// Whether a jump is to an address out of a table for sure: one that the instruction before added up, or one that the
+/// processor is told not to track (by a prefix that once chose DS).
+fn is_switch(before: &Instruction, jump: &Instruction) -> bool {
+    let is_sum = before.mnemonic() == Mnemonic::Add
+        && jump.op0_kind() == OpKind::Register
+        && before.op0_kind() == OpKind::Register
+        && before.op0_register() == jump.op0_register();
+    is_sum || jump.segment_prefix() == Register::DS
 }
 
 fn is_padding(instruction: &Instruction) -> bool {

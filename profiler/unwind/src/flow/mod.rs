@@ -76,7 +76,7 @@ fn explore<F: ReadAt + ?Sized>(
         }
         // What they call is a function too.
         let new = explorer.callees.drain(..).filter(|callee| known.insert(*callee));
-        entries.extend(new.map(|svma| Entry { svma, end: None }));
+        entries.extend(new.map(|svma| Entry { svma, end: None, is_hole: false }));
         entries.sort_unstable_by_key(|entry| entry.svma);
     }
     Ok(pieces)

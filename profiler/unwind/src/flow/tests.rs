@@ -9,10 +9,14 @@ use crate::rule::{Cfa, Saved};
 const START: u64 = 0x1000;
 
 fn explored(code: &[u8], end: Option<u64>) -> (Vec<Piece>, Vec<u64>) {
+    explored_from(code, Entry { svma: START, end, is_hole: false })
+}
+
+fn explored_from(code: &[u8], entry: Entry) -> (Vec<Piece>, Vec<u64>) {
     let gap = Gap { start: START, bytes: code.to_vec() };
     let mut explorer = Explorer::new(1000);
     let mut pieces = Vec::new();
-    explorer.explore(&gap, Entry { svma: START, end }, &mut pieces);
+    explorer.explore(&gap, entry, &mut pieces);
     (pieces, explorer.callees)
 }
 
@@ -73,7 +77,7 @@ fn a_frame_pointer_is_followed_from_its_push_to_its_pop() {
     check(&[PUSH_RBP, 0x31, 0xed, POP_RBP, RET], &[(0, sp(8)), (1, sp_saved(16, -16)), (4, sp(8))]);
     // mov %rbp,-0x10(%rsp); xor %ebp,%ebp; mov -0x10(%rsp),%rbp; ret
     let below = [0x48, 0x89, 0x6c, 0x24, 0xf0, 0x31, 0xed, 0x48, 0x8b, 0x6c, 0x24, 0xf0, RET];
-    check(&below, &[(0, sp(8)), (5, sp_saved(8, -24))]);
+    check(&below, &[(0, sp(8)), (5, sp_saved(8, -24)), (12, sp(8))]);
 }
 
 #[test]
@@ -138,6 +142,19 @@ fn the_cases_of_a_switch_begin_as_it_ends() {
 }
 
 #[test]
+fn a_jump_where_a_function_may_leave_may_be_a_call() {
+    // xor %eax,%eax; jmp *%rax; and what only an exception leads to: jmp out of the function
+    let landing = [0xe9, 0, 0, 0x10, 0];
+    let call = [&[0x31, 0xc0, 0xff, 0xe0][..], &landing].concat();
+    let piece = |end, rule| Piece { code: START..START + end, rule };
+    assert_eq!(explored(&call, Some(START + 9)).0, [piece(4, sp(8))]);
+    // add %rdx,%rax; jmp *%rax; a case: ret
+    check(&[0x48, 0x01, 0xd0, 0xff, 0xe0, RET], &[(0, sp(8))]);
+    // xor %eax,%eax; notrack jmp *%rax; a case: ret
+    check(&[0x31, 0xc0, 0x3e, 0xff, 0xe0, RET], &[(0, sp(8))]);
+}
+
+#[test]
 fn callees_without_information_are_functions_too() {
     // call +1; ret; ret
     let code = [0xe8, 1, 0, 0, 0, RET, RET];
@@ -154,6 +171,21 @@ fn an_end_that_is_not_known_is_found() {
     // push %rax; call abort; nop
     let code = [&[PUSH_RAX][..], &CALL_FAR, &[0x90, 0x06]].concat();
     assert_eq!(explored(&code, None).0.last(), Some(&Piece { code: START + 1..START + 6, rule: sp(16) }));
+}
+
+#[test]
+fn a_hole_must_return() {
+    let check = |code: &[u8], rule| {
+        let end = START + code.len() as u64;
+        let (pieces, _) = explored_from(code, Entry { svma: START, end: Some(end), is_hole: true });
+        assert_eq!(pieces, [Piece { code: START..end, rule }]);
+    };
+    // glibc's clone: syscall; test %rax,%rax; jl error; je thread; ret
+    check(&[0x0f, 0x05, 0x48, 0x85, 0xc0, 0x7c, 0x13, 0x74, 0x01, RET], sp(8));
+    // jmp out of it; call what does not return; pop %rcx; ret
+    check(&[0xe9, 0, 0, 0x10, 0], Rule::NONE);
+    check(&CALL_FAR, Rule::NONE);
+    check(&[POP_RCX, RET], Rule::NONE);
 }
 
 #[test]
@@ -178,7 +210,7 @@ fn the_work_is_bounded() {
     let gap = Gap { start: START, bytes: nops };
     let mut explorer = Explorer::new(100);
     let mut pieces = Vec::new();
-    let entry = Entry { svma: START, end: Some(START + 4096) };
+    let entry = Entry { svma: START, end: Some(START + 4096), is_hole: false };
     explorer.explore(&gap, entry, &mut pieces);
     assert_eq!((explorer.budget, pieces.len()), (0, 1));
 }

@@ -251,7 +251,7 @@ fn relocations<F: ReadAt + ?Sized>(
         let (Some(rela), Some(rela_bytes)) = (rela, rela_bytes) else { return Ok(None) };
         let Some(first) = offset_of(layout, rela) else { return Ok(None) };
         let count = rela_bytes.min(pages.byte_count().saturating_sub(first)) / RELA_BYTES;
-        return Ok(Some((first, count)));
+        return Ok(Some((first, count.min(Limits::RELOCATIONS))));
     }
     Ok(None)
 }

@@ -76,8 +76,8 @@ impl GoRefusal {
 struct Limits;
 
 impl Limits {
-    /// The largest Go program known here has a fifth of a million.
-    const FUNCTIONS: u64 = 1 << 22;
+    /// The largest Go program known here has a fifth of a million. Each may lead to a few places of the file of its own.
+    const FUNCTIONS: u64 = 1 << 20;
     const ROWS: u64 = 1 << 23;
     /// Of one function; generated ones have some ten thousand.
     const FUNCTION_SPANS: usize = 1 << 17;
@@ -85,6 +85,8 @@ impl Limits {
     const SEARCHED_PLACES: usize = 1 << 27;
     const MODULES: usize = 16;
     const DYNAMIC_ENTRIES: u64 = 4096;
+    /// A sparse file has room for any number; large position-independent programs have a million.
+    const RELOCATIONS: u64 = 1 << 22;
     /// How much of a function's code is looked at.
     const CODE_BYTES: u64 = 256;
 }

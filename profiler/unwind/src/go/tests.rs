@@ -1,9 +1,13 @@
 //! Tables made by hand in each layout that Go has had, and broken ones.
 
+use std::cell::Cell;
+use std::io;
+
 use proptest::prelude::*;
 use pyrite_model::FileOffset;
 
 use super::{GoRefusal, GoReport, go_functions};
+use crate::read::ReadAt;
 use crate::rule::{Cfa, Rule, Saved};
 use crate::table::{Arch, Layout, Segment};
 
@@ -128,7 +132,7 @@ fn layout() -> Layout {
 
 type Function = (u64, u64, Vec<(u64, Rule)>);
 
-fn read(file: &[u8]) -> Result<(Vec<Function>, GoReport), GoRefusal> {
+fn read(file: &(impl ReadAt + ?Sized)) -> Result<(Vec<Function>, GoReport), GoRefusal> {
     let mut functions = Vec::new();
     let report = go_functions(file, Arch::X86_64, &layout(), &mut |function| {
         functions.push((function.code.start, function.code.end, function.rows.to_vec()));
@@ -234,6 +238,35 @@ fn a_list_that_many_functions_share_is_read_a_bounded_number_of_times() {
     layout.segments[0].file_bytes = 1 << 40;
     let read = go_functions(&image.0, Arch::X86_64, &layout, &mut |_| {});
     assert!(matches!(read, Err(GoRefusal::TooManyRows)), "{read:?}");
+}
+
+/// A file far larger than what there is of it: zeros follow, of which so many can be read.
+struct Sparse {
+    bytes: Vec<u8>,
+    left: Cell<usize>,
+}
+
+impl ReadAt for Sparse {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let left =
+            self.left.get().checked_sub(buffer.len()).ok_or_else(|| io::Error::other("read enough"))?;
+        self.left.set(left);
+        let count = self.bytes.read_at(offset, buffer)?;
+        buffer[count..].fill(0);
+        Ok(buffer.len())
+    }
+
+    fn byte_count(&self) -> u64 {
+        1 << 40
+    }
+}
+
+#[test]
+fn relocations_are_read_a_bounded_number_of_times() {
+    let mut file = Image(image(0xffff_fff1, TextStart::Relocations));
+    file.put_u64(DYNAMIC + 24, u64::MAX);
+    let sparse = Sparse { bytes: file.0, left: Cell::new(256 << 20) };
+    assert_eq!(read(&sparse).unwrap().0, expected());
 }
 
 proptest! {

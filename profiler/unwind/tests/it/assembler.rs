@@ -27,11 +27,13 @@ pub(crate) struct Elf {
     pub(crate) arch: Arch,
     pub(crate) sections: Vec<Section>,
     pub(crate) section_headers: bool,
+    /// svma of the first instruction.
+    pub(crate) entry: u64,
 }
 
 impl Elf {
     pub(crate) fn new(arch: Arch, eh_frame: Vec<u8>) -> Self {
-        Self { arch, sections: vec![Section::new(".eh_frame", eh_frame)], section_headers: true }
+        Self { arch, sections: vec![Section::new(".eh_frame", eh_frame)], section_headers: true, entry: 0 }
     }
 
     pub(crate) fn bytes(&self) -> Vec<u8> {
@@ -73,28 +75,31 @@ impl Elf {
         if self.section_headers {
             file.extend_from_slice(&section_table);
         }
-        let header = self.header(table_at, loaded, hdr_at);
+        let dynamic = self.sections.iter().zip(&places).find(|(section, _)| section.name == ".dynamic");
+        let dynamic = dynamic.map(|(section, at)| program_header(2, 6, *at, section.bytes.len() as u64));
+        let mut header = self.header(table_at, 2 + u16::from(dynamic.is_some()));
+        // PT_LOAD, readable and executable; PT_GNU_EH_FRAME; PT_DYNAMIC.
+        header.extend_from_slice(&program_header(1, 5, 0, loaded));
+        header.extend_from_slice(&program_header(0x6474_e550, 4, hdr_at, 16));
+        header.extend(dynamic.into_iter().flatten());
         file[..header.len()].copy_from_slice(&header);
         file
     }
 
-    fn header(&self, table_at: u64, loaded: u64, hdr_at: u64) -> Vec<u8> {
+    fn header(&self, table_at: u64, programs: u16) -> Vec<u8> {
         let machine: u16 = if self.arch == Arch::X86_64 { 62 } else { 183 };
         let sections = if self.section_headers { self.sections.len() as u16 + 2 } else { 0 };
         let mut header = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
         header.extend_from_slice(&3_u16.to_le_bytes());
         header.extend_from_slice(&machine.to_le_bytes());
         header.extend_from_slice(&1_u32.to_le_bytes());
-        for word in [0, 64, table_at] {
+        for word in [self.entry, 64, table_at] {
             header.extend_from_slice(&word.to_le_bytes());
         }
         header.extend_from_slice(&0_u32.to_le_bytes());
-        for half in [64, 56, 2, 64, sections, sections.saturating_sub(1)] {
+        for half in [64, 56, programs, 64, sections, sections.saturating_sub(1)] {
             header.extend_from_slice(&half.to_le_bytes());
         }
-        // PT_LOAD, readable and executable; PT_GNU_EH_FRAME.
-        header.extend_from_slice(&program_header(1, 5, 0, loaded));
-        header.extend_from_slice(&program_header(0x6474_e550, 4, hdr_at, 16));
         header
     }
 

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use pyrite_unwind::{Arch, Cfa, Rule, Saved, Unreadable, Unsupported, extract};
 
-use crate::assembler::{Cfi, Elf, Section, rows};
+use crate::assembler::{Cfi, Elf, LOWEST_SVMA, Section, rows};
 
 // DW_CFA instructions.
 const fn advance(code_units: u8) -> u8 {
@@ -73,7 +73,7 @@ fn a_function_that_keeps_a_frame_pointer() {
         ]
     );
     assert_eq!((table.report.functions, table.report.input_rows, table.report.rows), (1, 4, 5));
-    assert_eq!(table.layout.lowest_svma, crate::assembler::LOWEST_SVMA);
+    assert_eq!(table.layout.lowest_svma, LOWEST_SVMA);
 }
 
 #[test]
@@ -111,7 +111,10 @@ fn code_that_aarch64_compilers_write() {
         .fde(0x1040, 16, &[])
         .fde(0x1050, 16, &[UNDEFINED, 30])
         .cie(Arch::Aarch64, "S", &[DEF_CFA, 29, 0, offset(29), 0])
-        .fde(0x1060, 8, &[]);
+        .fde(0x1060, 8, &[])
+        // Signed by the second key, in tagged memory.
+        .cie(Arch::Aarch64, "BG", &AARCH64)
+        .fde(0x1068, 8, &[NEGATE_RA_STATE]);
     let leaf = Rule::new(Cfa::Sp(0), Saved::Same, Saved::Same);
     let table = Elf::new(Arch::Aarch64, cfi.done()).table();
     let saved = Rule::new(Cfa::Sp(32), fp(-32), fp(-24));
@@ -127,7 +130,8 @@ fn code_that_aarch64_compilers_write() {
             (0x1040, leaf),
             (0x1050, Rule::END),
             (0x1060, Rule::SIGNAL),
-            (0x1068, Rule::NONE),
+            (0x1068, leaf),
+            (0x1070, Rule::NONE),
         ]
     );
     assert_eq!(table.report.malformed, 0);
@@ -227,17 +231,43 @@ fn what_cannot_be_expressed_is_counted_by_reason() {
 
 #[test]
 fn gaps_of_padding_have_no_row_and_real_gaps_do() {
-    let elf = x86_64(|cfi| {
-        cfi.fde(0x1000, 16, &[]).fde(0x1010 + 15, 16, &[DEF_CFA_OFFSET, 16]).fde(
-            0x102f + 16,
-            16,
-            &[DEF_CFA_OFFSET, 16],
-        )
-    });
+    for (gap_from, start, is_padding) in [
+        (0x1001, 0x1010, true),
+        (0x1000, 0x1010, false),
+        (0x1021, 0x1040, false),
+        (0x1001, 0x1008, true),
+        (0x1000, 0x1008, false),
+        (0x1005, 0x1006, true),
+        (0x1005, 0x1007, false),
+    ] {
+        let elf = x86_64(|cfi| {
+            cfi.fde(0xff0, (gap_from - 0xff0) as u32, &[]).fde(start, 16, &[DEF_CFA_OFFSET, 16])
+        });
+        let (start, gap) = (start as u32, (gap_from as u32, Rule::NONE));
+        let functions = [(0xff0, sp(8)), (start, sp(16)), (start + 16, Rule::NONE)];
+        let with_gap = [functions[0], gap, functions[1], functions[2]];
+        let expect = if is_padding { &functions[..] } else { &with_gap[..] };
+        assert_eq!(rows(&elf.table()), expect, "{gap_from:#x} {start:#x}");
+    }
+}
+
+/// As in glibc's `clone`: the system call and what both threads come through behind it.
+#[test]
+fn a_hole_in_a_function_has_the_rule_that_its_instructions_ask_for() {
+    let mut elf =
+        x86_64(|cfi| cfi.fde(0x1ff0, 18, &[DEF_CFA_OFFSET, 32]).fde(0x200c, 16, &[DEF_CFA_OFFSET, 48]));
+    let mut text = vec![0x90; 32];
+    text[2..12].copy_from_slice(&[0x0f, 0x05, 0x48, 0x85, 0xc0, 0x7c, 0x13, 0x74, 0x01, 0xc3]);
+    elf.sections.push(Section { flags: 6, at: Some(0x2000), ..Section::new(".text", text.clone()) });
     assert_eq!(
         rows(&elf.table()),
-        [(0x1000, sp(8)), (0x101f, sp(16)), (0x102f, Rule::NONE), (0x103f, sp(16)), (0x104f, Rule::NONE)]
+        [(0x1ff0, sp(32)), (0x2002, sp(8)), (0x200c, sp(48)), (0x201c, Rule::NONE)]
     );
+    // Without the return.
+    text[11] = 0x90;
+    elf.sections.truncate(1);
+    elf.sections.push(Section { flags: 6, at: Some(0x2000), ..Section::new(".text", text) });
+    assert_eq!(rows(&elf.table())[1], (0x2002, Rule::NONE));
 }
 
 #[test]
@@ -361,6 +391,35 @@ fn a_static_libcs_signal_trampoline_is_known_by_its_bytes() {
     elf.sections.push(Section { flags: 6, at: Some(0x2000), ..Section::new(".text", text) });
     // From the byte before on, where the address that a handler returns to is looked up.
     assert_eq!(rows(&elf.table())[2..], [(0x2010, Rule::SIGNAL), (0x201a, Rule::NONE)]);
+}
+
+/// A program whose first instructions have no call frame information, and `main` directly behind them.
+fn started() -> Elf {
+    let mut elf = x86_64(|cfi| cfi.fde(0x1000, 16, &[]));
+    // lea main(%rip), %rdi; call; then: push %rax; pop %rcx; ret
+    let start = [0x48, 0x8d, 0x3d, 5, 0, 0, 0, 0xe8, 0, 0, 0x10, 0];
+    let text = [&start[..], &[0x50, 0x59, 0xc3]].concat();
+    elf.sections.push(Section { flags: 6, at: Some(0x2000), ..Section::new(".text", text) });
+    elf.entry = LOWEST_SVMA + 0x2000;
+    elf
+}
+
+#[test]
+fn stacks_end_at_a_programs_entry_point() {
+    assert_eq!(
+        rows(&started().table())[2..],
+        [(0x2000, Rule::END), (0x200c, sp(8)), (0x200d, sp(16)), (0x200e, sp(8)), (0x200f, Rule::NONE)]
+    );
+}
+
+/// Linkers have them begin anywhere, most with the first function that there is.
+#[test]
+fn a_librarys_entry_point_is_no_end() {
+    let mut elf = started();
+    // DT_NEEDED, without PT_INTERP.
+    let dynamic = [1_u64, 1, 0, 0].map(u64::to_le_bytes).concat();
+    elf.sections.push(Section { flags: 3, ..Section::new(".dynamic", dynamic) });
+    assert_eq!(rows(&elf.table()), [(0x1000, sp(8)), (0x1010, Rule::NONE)]);
 }
 
 fn refused(bytes: &[u8], arch: Arch) -> &'static str {

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::io;
 
 use proptest::prelude::*;
-use pyrite_unwind::{Arch, ReadAt, RuleBook, build, decode, encode, extract};
+use pyrite_unwind::{Arch, ReadAt, RuleBook, Unreadable, build, decode, encode, extract};
 
 use crate::assembler::{Cfi, Elf, Section};
 
@@ -67,6 +67,24 @@ fn the_victim_is_healthy() {
     assert_eq!((table.report.functions, table.report.malformed), (5, 0));
 }
 
+/// Every row has a rule of its own, and no table can tell so many apart.
+#[test]
+fn rules_beyond_what_any_table_can_hold_are_refused() {
+    let table_of = |rows: u32| {
+        // advance by one; the CFA offset in three bytes
+        let instructions: Vec<u8> = (1..rows)
+            .flat_map(|row| [0x41, 0x0e, row as u8 | 0x80, (row >> 7) as u8 | 0x80, (row >> 14) as u8])
+            .collect();
+        let cfi = Cfi::eh_frame().cie(Arch::X86_64, "", &[0x0c, 7, 8, 0x90, 1]);
+        extract(
+            Elf::new(Arch::X86_64, cfi.fde(0, rows, &instructions).done()).bytes().as_slice(),
+            Arch::X86_64,
+        )
+    };
+    assert!(table_of(1 << 15).is_ok_and(|table| table.rules.len() > 1 << 14));
+    assert!(matches!(table_of(1 << 17), Err(Unreadable::TooManyRows)));
+}
+
 /// A file that counts what is read of it.
 struct Counted {
     bytes: Vec<u8>,
@@ -93,7 +111,7 @@ fn sections_that_are_searched_are_so_within_a_bound_for_all_of_them() {
     let eh_frame = Cfi::eh_frame().cie(Arch::X86_64, "", &[0x0c, 7, 8, 0x90, 1]).fde(0x1000, 64, &[]);
     let mut elf = Elf::new(Arch::X86_64, eh_frame.done());
     for name in [".text", ".plt"] {
-        let code = || Section { flags: 6, at: Some(0x4000), ..Section::new(name, vec![0x90; BYTES]) };
+        let code = || Section { flags: 6, at: Some(0x1_0000), ..Section::new(name, vec![0x90; BYTES]) };
         elf.sections.extend((0..SECTIONS).map(|_| code()));
     }
     let file = Counted { bytes: elf.bytes(), read: Cell::new(0) };

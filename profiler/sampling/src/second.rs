@@ -1,7 +1,7 @@
 //! Counted stacks, second by second.
 
 use std::collections::BTreeMap;
-use std::hash::BuildHasher as _;
+use std::hash::{BuildHasher as _, Hash, Hasher};
 use std::sync::Arc;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
@@ -11,7 +11,7 @@ use pyrite_model::{Avma, FileOffset, UnixMs};
 use crate::{Comm, MappedFile, OffCpuStack, ProcessKey};
 
 /// One frame in user space. Addresses of callers are those of the call, one byte before the return address.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UserFrame {
     /// Code of a file.
     File {
@@ -29,6 +29,18 @@ pub enum UserFrame {
     Anonymous(Avma),
     /// No mapping was known to hold this address.
     Unmapped(Avma),
+}
+
+/// Stacks of equal places in different files are rare, so hashing more than the place would only cost time.
+impl Hash for UserFrame {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match self {
+            Self::File { offset: FileOffset(place), .. }
+            | Self::Vdso { offset: FileOffset(place) }
+            | Self::Anonymous(Avma(place))
+            | Self::Unmapped(Avma(place)) => place.hash(state),
+        }
+    }
 }
 
 /// A stack trace and whose it is.

@@ -296,6 +296,17 @@ fn what_proc_says_after_lost_events_is_published_only_where_it_is_new() {
 }
 
 #[test]
+fn lost_events_are_counted_where_there_is_no_room_for_the_news_of_it() {
+    let mut story = Story::new(Filter::default(), Limits { pending: 1, ..Limits::default() });
+    story.at(100).sample(9, 50);
+    for records in [5, u64::MAX] {
+        story.change(ChangeKind::Lost { records });
+    }
+    let notes = [Note::SidebandFull, Note::SidebandLost].map(|note| story.sampling.notes().get(note));
+    assert_eq!(notes, [2, u64::MAX]);
+}
+
+#[test]
 fn a_copied_stack_is_finished_by_the_mappings_of_its_moment() {
     let mut story = started();
     story.at(110).tick(9, 100, copied(&[0x1010], 1)).at(120).exec(9, "/bin/b").at(130).exit(9).until(2000);

@@ -25,8 +25,9 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 type Bench = fn(&mut Report) -> Result<()>;
 
-const BENCHES: [(&str, Bench); 10] = [
+const BENCHES: [(&str, Bench); 11] = [
     ("sampling", sampling::records_to_counted_stacks),
+    ("score", sampling::counted_stacks_to_score),
     ("rows", sampling::counted_stacks_to_named_rows),
     ("unwind", unwind::tables_of_executables),
     ("append", store::append_and_flush),

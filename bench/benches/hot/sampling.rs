@@ -11,7 +11,7 @@ use pyrite_bpf::abi::{PYRITE_RECORD_SAMPLE, PYRITE_SAMPLE_USER_MODE, pyrite_samp
 use pyrite_model::{Avma, FileKey, FileOffset, LabelSet, UnixMs};
 use pyrite_sampling::{
     BootNs, Comm, Command, CountedStack, Event, Filter, Limits, LoadedProcess, MappedFile, MappedRange,
-    ProcessKey, SampledStack, Sampling, Second, UserFrame, WallClock,
+    ProcessKey, SampledStack, Sampling, Second, UnwindHealth, UserFrame, WallClock,
 };
 use pyrite_symbolizer::{Executables, SymbolizerConfig};
 
@@ -37,15 +37,13 @@ pub(crate) fn records_to_counted_stacks(report: &mut Report) -> Result<()> {
     ensure!(generations.len() == PROCESSES as usize, "every process has a mapping set of its own");
     let (mut random, mut now) = (Random(1), SECOND_NS);
     let (mut sent, mut told) = (0, 0);
-    let mut records: Vec<Vec<u8>> = Vec::new();
+    let mut records: Vec<Vec<u8>> =
+        (0..100 * SAMPLES_PER_SECOND).map(|_| record(&mut random, &generations)).collect();
     report.measure("BPF record → counted stack, 30 + 6 frames", "samples", || {
-        for _ in 0..100 {
-            records.clear();
-            records.extend(
-                (0..SAMPLES_PER_SECOND)
-                    .map(|n| record(&mut random, now + n * SECOND_NS / SAMPLES_PER_SECOND, &generations)),
-            );
-            for record in &records {
+        for second in records.chunks_mut(SAMPLES_PER_SECOND as usize) {
+            for (n, record) in second.iter_mut().enumerate() {
+                let time_ns = now + n as u64 * SECOND_NS / SAMPLES_PER_SECOND;
+                record[offset_of!(Header, time_boot_ns)..][..8].copy_from_slice(&time_ns.to_ne_bytes());
                 sampling.on_record(record);
             }
             now += SECOND_NS;
@@ -57,6 +55,50 @@ pub(crate) fn records_to_counted_stacks(report: &mut Report) -> Result<()> {
     })?;
     told += ticks(&sampling.finish());
     ensure!(told == sent && sampling.fates().total() == 0, "{told} of {sent} samples came out");
+    Ok(())
+}
+
+/// Keeping the score of unwinding; a stack goes through five files.
+pub(crate) fn counted_stacks_to_score(report: &mut Report) -> Result<()> {
+    let mut random = Random(3);
+    let files: Vec<Arc<MappedFile>> = (0..40)
+        .map(|inode| {
+            let key = FileKey { dev_major: 8, dev_minor: 1, inode };
+            Arc::new(MappedFile { key, path: format!("/usr/lib/lib{inode}.so").into() })
+        })
+        .collect();
+    let offsets: Vec<FileOffset> = (0..3_000).map(FileOffset).collect();
+    let mut stacks = Vec::new();
+    for _ in 0..20 * SAMPLES_PER_SECOND {
+        let mut counted = counted(&mut random, &files[0], &offsets);
+        for frames in counted.stack.user.chunks_mut(FRAMES / 5) {
+            let met = &files[random.below(files.len() as u64) as usize];
+            for frame in frames {
+                if let UserFrame::File { file, .. } = frame {
+                    *file = Arc::clone(met);
+                }
+            }
+        }
+        stacks.push(counted);
+    }
+    let seconds = stacks.chunks(SAMPLES_PER_SECOND as usize).enumerate();
+    let seconds: Vec<Second> = seconds
+        .map(|(n, stacks)| Second {
+            start: UnixMs(n as i64 * 1000),
+            stacks: stacks.to_vec(),
+            off_cpu: Vec::new(),
+        })
+        .collect();
+    let (mut health, mut fed) = (UnwindHealth::default(), 0);
+    report.measure("counted stack → score of unwinding, 30 frames", "samples", || {
+        for second in &seconds {
+            health.on_second(second);
+        }
+        fed += stacks.len() as u64;
+        Ok(stacks.len() as u64)
+    })?;
+    let complete = health.totals().get(StackOutcome::Complete);
+    ensure!(complete == fed, "{complete} of {fed} stacks are complete");
     Ok(())
 }
 
@@ -123,12 +165,12 @@ fn generations(commands: &[Command]) -> HashMap<u32, u32> {
     published.collect()
 }
 
-fn record(random: &mut Random, time_ns: u64, generations: &HashMap<u32, u32>) -> Vec<u8> {
+/// A record whose time is to be filled in.
+fn record(random: &mut Random, generations: &HashMap<u32, u32>) -> Vec<u8> {
     let tgid = 1 + random.below(u64::from(PROCESSES)) as u32;
     let mut bytes = vec![0; size_of::<Header>()];
     let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
     put(offset_of!(Header, kind), &PYRITE_RECORD_SAMPLE.to_ne_bytes());
-    put(offset_of!(Header, time_boot_ns), &time_ns.to_ne_bytes());
     put(offset_of!(Header, start_boot_ns), &u64::from(tgid).to_ne_bytes());
     put(offset_of!(Header, cgroup_id), &u64::from(tgid).to_ne_bytes());
     put(offset_of!(Header, tgid), &tgid.to_ne_bytes());

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use pyrite_bpf::Note;
 use pyrite_bpf::abi::PYRITE_MAX_USER_FRAMES;
-use pyrite_model::Avma;
 
-use crate::{BootNs, Limits, Mappings, Notes, ProcessKey, Sample, Unwinder};
+use crate::trust::{Located, instructions};
+use crate::{BootNs, Limits, Mappings, Notes, ProcessKey, Sample, StackCopy, Unwinder};
 
 /// How long a sample waits for an unwind table. The largest of them takes a tenth of that.
 const PATIENCE_NS: u64 = 1_000_000_000;
@@ -73,13 +73,17 @@ impl Copies {
         self.bytes -= sample.copy.as_ref().map_or(0, |copy| copy.stack.len());
     }
 
-    /// Whether there is something to finish, and room for it to wait.
-    pub(crate) fn wants(&mut self, sample: &Sample) -> bool {
+    /// Whether there is something to finish, reached by a walk that can be trusted, and room for it to wait.
+    pub(crate) fn wants(&mut self, sample: &Sample, located: &Located) -> bool {
+        let is_usable = |copy: &StackCopy| located.can_be_trusted_behind(copy.frames_before);
+        if !sample.copy.as_deref().is_some_and(is_usable) {
+            return false;
+        }
         let has_room = self.waiting.len() < self.limit;
-        if sample.copy.is_some() && !has_room {
+        if !has_room {
             self.notes.add(Note::CopyDropped, 1);
         }
-        sample.copy.is_some() && has_room
+        has_room
     }
 
     pub(crate) fn push(&mut self, sample: Sample, process: ProcessKey, mappings: Arc<Mappings>) {
@@ -128,6 +132,7 @@ impl Unfinished {
         // The BPF program went on by frame pointers, which may have led further than the copied part of the stack.
         let led_further = frames.len() < self.sample.user.len() && !self.went_astray(before);
         if walked.outcome.is_known_end() || !led_further {
+            // How many of those before the copied frame were guessed is not known, so all of them count.
             let guessed_before = if before == 0 { 0 } else { self.sample.frame_pointer_frames };
             self.sample.frame_pointer_frames = guessed_before.saturating_add(walked.frame_pointer_frames);
             self.sample.user = frames;
@@ -138,8 +143,7 @@ impl Unfinished {
 
     /// Whether what the BPF program took for callers of the copied frame, the first behind `before` others, is no code.
     fn went_astray(&self, before: usize) -> bool {
-        let guessed = self.sample.user.iter().skip(before + 1);
-        let mut calls = guessed.map(|avma| Avma(avma.0.saturating_sub(1)));
-        calls.any(|call| self.mappings.find(call).is_none())
+        let mut guessed = instructions(&self.sample.user).skip(before + 1);
+        guessed.any(|call| self.mappings.find(call).is_none())
     }
 }

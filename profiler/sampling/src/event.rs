@@ -34,8 +34,8 @@ pub enum Event {
     },
     /// The rows of one second.
     Second(Second),
-    /// The process ended a while ago, or was dropped from a full table: no later row names this key, unless it is seen
-    /// again.
+    /// The process ended a while ago; or it was dropped from a full table or had its tgid used again, and then rows of what
+    /// had been sampled by then may still come.
     ProcessGone {
         /// The process.
         key: ProcessKey,

@@ -5,6 +5,7 @@
 //! rest is only in the totals.
 
 use std::collections::VecDeque;
+use std::mem::discriminant;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
@@ -15,8 +16,8 @@ use crate::{Comm, CountedStack, MappedFile, ProcessKey, SampledStack, Second, Us
 
 /// The window is moved on in steps of this.
 const PART_MS: i64 = 10_000;
-/// Parts in the window.
-const PARTS: usize = 6;
+/// So much is in the window.
+const WINDOW_MS: u64 = 60_000;
 /// Processes and executables that one part tells apart.
 const ENTRIES: usize = 1_024;
 /// Entries in a report's lists.
@@ -170,10 +171,12 @@ impl UnwindHealth {
     /// Takes one second's stacks.
     pub fn on_second(&mut self, second: &Second) {
         let start = UnixMs(second.start.0 - second.start.0.rem_euclid(PART_MS));
-        // A second may come late or in parts; only the newest part grows, so that the window never runs backwards.
-        if self.window.back().is_none_or(|part| part.start < start) {
+        // A second may come late or in parts; only the newest part grows, so that the window never runs backwards. It begins
+        // anew where the wall clock was set back by more than it holds.
+        let is_past = |part: &Part| part.start < start || start.0.abs_diff(part.start.0) >= WINDOW_MS;
+        if self.window.back().is_none_or(is_past) {
             self.window.push_back(Part::new(start));
-            self.window.retain(|part| start.0 - part.start.0 < PARTS as i64 * PART_MS);
+            self.window.retain(|part| start.0.abs_diff(part.start.0) < WINDOW_MS);
         }
         let Some(part) = self.window.back_mut() else { return };
         let with_user_stack = |counted: &&CountedStack| counted.stack.user_outcome != StackOutcome::Absent;
@@ -241,18 +244,8 @@ impl Part {
                 .1
                 .add(stack, count);
         }
-        let stopped_in = match stack.user.last() {
-            Some(last) if !stack.user_outcome.is_known_end() => Some(CodeOrigin::of(last)),
-            _ => None,
-        };
-        // Few executables take part in a stack, and neighbours mostly belong together.
-        let mut met: Vec<CodeOrigin> = Vec::new();
-        for code in stack.user.iter().map(CodeOrigin::of) {
-            if met.last() != Some(&code) && !met.contains(&code) {
-                met.push(code);
-            }
-        }
-        for code in met {
+        let stopped_in = stack.user.last().filter(|_| !stack.user_outcome.is_known_end()).map(CodeOrigin::of);
+        for code in distinct_code(&stack.user) {
             let stopped_here = stopped_in.as_ref() == Some(&code);
             if self.executables.len() < ENTRIES || self.executables.contains_key(&code) {
                 let (passed, stopped) = self.executables.entry(code).or_default();
@@ -263,6 +256,25 @@ impl Part {
                 }
             }
         }
+    }
+}
+
+/// What the frames belong to, each once. Few executables take part in a stack, and neighbours mostly belong together.
+fn distinct_code(frames: &[UserFrame]) -> Vec<CodeOrigin> {
+    let mut distinct = Vec::new();
+    for neighbours in frames.chunk_by(is_same_code) {
+        let code = CodeOrigin::of(&neighbours[0]);
+        if !distinct.contains(&code) {
+            distinct.push(code);
+        }
+    }
+    distinct
+}
+
+fn is_same_code(one: &UserFrame, other: &UserFrame) -> bool {
+    match (one, other) {
+        (UserFrame::File { file: one, .. }, UserFrame::File { file: other, .. }) => Arc::ptr_eq(one, other),
+        _ => discriminant(one) == discriminant(other),
     }
 }
 
@@ -337,8 +349,11 @@ mod tests {
             health.on_second(&one(at_s));
         }
         assert_eq!((health.report().stacks.total(), health.totals().total()), (3, 5));
-        health.on_second(&one(100_000));
-        assert_eq!((health.report().stacks.total(), health.window.len()), (1, 1));
+        for at_s in [100_000, 40_000, 40_020] {
+            health.on_second(&one(at_s));
+            let expect = if at_s == 40_020 { 2 } else { 1 };
+            assert_eq!((health.report().stacks.total(), health.window.len()), (expect, expect as usize));
+        }
     }
 
     #[test]

@@ -80,9 +80,10 @@ impl Notes {
         self.0[note as usize]
     }
 
-    /// Counts `times` more.
+    /// Counts `times` more, which may be any number that the kernel tells.
     pub fn add(&mut self, note: Note, times: u64) {
-        self.0[note as usize] += times;
+        let count = &mut self.0[note as usize];
+        *count = count.saturating_add(times);
     }
 
     /// Adds all of `other`.

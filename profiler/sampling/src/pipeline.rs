@@ -10,58 +10,21 @@ use pyrite_bpf::{Note, TickFate};
 use pyrite_model::UnixMs;
 
 use crate::copies::{Copies, Unfinished};
-use crate::offcpu::{BlockLimits, Blocks, IsTick, RingRecord, decode_record};
+use crate::offcpu::{BlockLimits, Blocks, Broken, RingRecord, decode_record};
 use crate::processes::{Lookup, Processes};
 use crate::second::OpenSeconds;
 use crate::tape::Taping;
 use crate::trust::{Located, Trust};
 use crate::{
-    BootNs, Change, ChangeKind, Command, Event, Fates, Filter, LoadFailure, LoadedProcess, Mappings, Notes,
-    OffCpu, OffFates, ProcessKey, Sample, SampledStack, TapeEntry, Unwinder, UserFrame, WallClock,
-    decode_change,
+    BootNs, Change, ChangeKind, Command, Event, Fates, Filter, Limits, LoadFailure, LoadedProcess, Notes,
+    OffCpu, OffFates, ProcessKey, Sample, SampledStack, TapeEntry, Unwinder, WallClock, decode_change,
 };
 
-/// Bounds of everything that grows (invariant I4).
+/// Whether a sample that its process's mappings do not explain may wait for the process to be read from `/proc`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Processes known at once.
-    pub processes: usize,
-    /// Executable mappings of one process.
-    pub mappings_per_process: usize,
-    /// Executable mappings of all processes.
-    pub mappings: usize,
-    /// Records between two calls of [`Sampling::advance`].
-    pub pending: usize,
-    /// Samples that wait for their process to be read from `/proc`.
-    pub waiting: usize,
-    /// Distinct stacks within the seconds that are still open.
-    pub stacks: usize,
-    /// Samples whose copied stack waits for an unwind table.
-    pub copies: usize,
-    /// Copied stacks in all samples that are held, in bytes.
-    pub copy_bytes: usize,
-    /// Threads off the CPU at once, of those that were captured.
-    pub blocks: usize,
-    /// Their distinct stacks, and as many that were accounted and not told yet.
-    pub block_stacks: usize,
-}
-
-impl Default for Limits {
-    /// Enough for a node with 200 CPUs at 97 Hz. Two CPUs and 100 processes hold about half a megabyte in all.
-    fn default() -> Self {
-        Self {
-            processes: 16_384,
-            mappings_per_process: 4_096,
-            mappings: 262_144,
-            pending: 32_768,
-            waiting: 4_096,
-            stacks: 32_768,
-            copies: 2048,
-            copy_bytes: 8 << 20,
-            blocks: 32_768,
-            block_stacks: 8_192,
-        }
-    }
+enum Reading {
+    MayHelp,
+    IsDone,
 }
 
 #[derive(Debug)]
@@ -81,7 +44,6 @@ pub struct Sampling {
     /// Samples by the process that is being read from `/proc`. A tgid is here from the asking to the answer.
     waiting: HashMap<u32, Vec<Sample>>,
     waiting_samples: usize,
-    load: Vec<u32>,
     copies: Copies,
     seconds: OpenSeconds,
     /// Samples as they were counted, where somebody wants to see them.
@@ -106,7 +68,6 @@ impl Sampling {
             processes: Processes::new(filter, limits),
             waiting: HashMap::new(),
             waiting_samples: 0,
-            load: Vec::new(),
             copies: Copies::new(limits),
             seconds: OpenSeconds::default(),
             witnessed: None,
@@ -150,15 +111,21 @@ impl Sampling {
         self.on_tape(&TapeEntry::Record(bytes));
         let is_full = self.pending.len() >= self.limits.pending;
         match decode_record(bytes) {
-            Err(IsTick(true)) => self.fates.add(TickFate::Malformed, 1),
-            Err(IsTick(false)) => self.blocks.malformed(),
+            Err(Broken::Tick) => self.fates.add(TickFate::Malformed, 1),
+            Err(Broken::Left) => self.blocks.malformed(),
+            Err(Broken::End) => self.blocks.lose_end(),
+            Err(Broken::Tail) => self.blocks.lose_tail(),
             Ok(RingRecord::Sample(sample)) if is_full => self.drop_sample(&sample, TickFate::PendingFull),
             Ok(RingRecord::Sample(mut sample)) => {
                 self.copies.admit(&mut sample);
-                self.under_way += u64::from(sample.off_cpu.is_none());
+                match sample.off_cpu {
+                    None => self.under_way += 1,
+                    Some(OffCpu::Left(_)) => self.blocks.expect((sample.tid, sample.time)),
+                    Some(OffCpu::Tail(_)) => {}
+                }
                 self.pending.push((sample.time, Pending::Sample(sample)));
             }
-            // It names its departure, so it need not come after it.
+            // It names its departure, so it need not wait for its turn.
             Ok(RingRecord::End(end)) => self.blocks.ended(end, self.clock),
         }
     }
@@ -175,17 +142,24 @@ impl Sampling {
         match decode_change(bytes) {
             Err(_) => self.notes.add(Note::SidebandMalformed, 1),
             Ok(Change { kind: ChangeKind::Other, .. }) => {}
-            Ok(_) if self.pending.len() >= self.limits.pending => {
-                self.notes.add(Note::SidebandFull, 1);
-                self.processes.gap();
-            }
-            Ok(change) => {
-                if let ChangeKind::Mapped { tgid, range } = &change.kind {
-                    self.processes.meet(*tgid, range);
-                }
-                self.pending.push((change.time, Pending::Change(change.kind)));
-            }
+            Ok(change) => self.hold_change(change),
         }
+    }
+
+    /// Holds a change until its turn comes.
+    fn hold_change(&mut self, Change { time, kind }: Change) {
+        if let ChangeKind::Lost { records } = kind {
+            self.notes.add(Note::SidebandLost, records);
+        }
+        if self.pending.len() >= self.limits.pending {
+            self.notes.add(Note::SidebandFull, 1);
+            self.processes.gap();
+            return;
+        }
+        if let ChangeKind::Mapped { tgid, range } = &kind {
+            self.processes.meet(*tgid, range);
+        }
+        self.pending.push((time, Pending::Change(kind)));
     }
 
     /// Events may have been missed, for example because a CPU came online before its ring was opened.
@@ -201,13 +175,13 @@ impl Sampling {
         }
         match answer {
             Ok(loaded) => self.processes.loaded(&loaded),
-            Err(failure) => self.processes.load_failed(failure),
+            Err(failure) => self.processes.load_failed(tgid, failure),
         }
         for sample in self.waiting.remove(&tgid).unwrap_or_default() {
             self.waiting_samples -= 1;
             match self.processes.adopt(&sample) {
                 Lookup::Filtered => self.lose(&sample, TickFate::Filtered),
-                Lookup::Known | Lookup::Load => self.count(sample),
+                Lookup::Known | Lookup::Load => self.count(sample, Reading::IsDone),
             }
         }
     }
@@ -232,8 +206,7 @@ impl Sampling {
             }
         }
         self.processes.advanced(until);
-        self.load.append(&mut self.processes.to_read);
-        std::mem::take(&mut self.load)
+        std::mem::take(&mut self.processes.to_read)
     }
 
     /// What the caller has to do for unwinding, once the load requests of [`Self::advance`] are answered.
@@ -253,10 +226,7 @@ impl Sampling {
             }
             None => self.copies.finish(unwinder, now),
         };
-        for Unfinished { sample, process, mappings, .. } in finished {
-            let located = Trust::All.locate(&sample.user, &mappings);
-            self.enter(sample, process, located);
-        }
+        self.enter_all(finished);
     }
 
     /// What there is to tell, once the load requests of [`Self::advance`] up to `until` are answered: news of processes
@@ -279,10 +249,8 @@ impl Sampling {
             self.lose(&sample, TickFate::WaitingFull);
         }
         self.waiting_samples = 0;
-        for Unfinished { sample, process, mappings, .. } in self.copies.take_all() {
-            let located = Trust::All.locate(&sample.user, &mappings);
-            self.enter(sample, process, located);
-        }
+        let unfinished = self.copies.take_all();
+        self.enter_all(unfinished);
         self.blocks.account_all(self.taken_until, self.clock);
         self.take(BootNs::default(), None)
     }
@@ -360,11 +328,11 @@ impl Sampling {
                 self.processes.forked(*tgid, *parent_tgid, time);
             }
             ChangeKind::ThreadStarted { tgid } => self.processes.thread_started(*tgid, time),
-            ChangeKind::ThreadExited { tgid } => self.processes.thread_exited(*tgid, time),
-            ChangeKind::Lost { records } => {
-                self.notes.add(Note::SidebandLost, *records);
-                self.processes.gap();
+            ChangeKind::ThreadExited { tgid, tid } => {
+                self.processes.thread_exited(*tgid, time);
+                self.blocks.ran_until(*tid, time);
             }
+            ChangeKind::Lost { .. } => self.processes.gap(),
             ChangeKind::Other => {}
         }
     }
@@ -374,8 +342,8 @@ impl Sampling {
         let is_waited_for = self.waiting.contains_key(&sample.tgid);
         let lookup = if is_waited_for { Lookup::Load } else { self.processes.lookup(&sample) };
         match lookup {
-            Lookup::Known if !self.processes.wants_reload(&sample) => self.count(sample),
-            Lookup::Known | Lookup::Load => self.wait(sample),
+            Lookup::Known => self.count(sample, Reading::MayHelp),
+            Lookup::Load => self.wait(sample),
             Lookup::Filtered => self.lose(&sample, TickFate::Filtered),
         }
     }
@@ -391,23 +359,40 @@ impl Sampling {
         let waiting = self.waiting.entry(tgid).or_default();
         waiting.push(sample);
         if waiting.len() == 1 {
-            self.load.push(tgid);
+            self.processes.to_read.push(tgid);
         }
     }
 
-    /// Counts a sample whose process is known, now or once its stack is finished.
-    fn count(&mut self, sample: Sample) {
+    /// Counts a sample whose process is known: now, once its stack is finished, or once the process has been read again where
+    /// that may help.
+    fn count(&mut self, mut sample: Sample, reading: Reading) {
         let Some((process, trust)) = self.processes.of_sample(&sample) else {
             // adopt() or lookup() has just put it there; only a table of no entries at all can have dropped it.
             self.lose(&sample, TickFate::WaitingFull);
             return;
         };
-        let (key, mappings) = (process.key, &process.mappings);
-        if self.copies.wants(&sample) && is_trusted_up_to_copy(&sample, trust, mappings) {
-            self.copies.push(sample, key, Arc::clone(mappings));
+        let key = process.key;
+        let located = trust.locate(&sample.user, &process.mappings);
+        let mappings = sample.copy.as_ref().map(|_| Arc::clone(&process.mappings));
+        // In the kernel's execve the registers belong to the memory of the program before.
+        let is_strange = located.has_unmapped_leaf() && sample.is_user_mode;
+        if is_strange && reading == Reading::MayHelp && self.processes.is_worth_reading(&sample) {
+            self.wait(sample);
+        } else if let Some(mappings) = mappings.filter(|_| self.copies.wants(&sample, &located)) {
+            // The BPF program went on from there as well as it could, perhaps by mappings that held no more.
+            sample.user.truncate(located.frames.len());
+            sample.user_outcome = located.outcome(sample.user_outcome);
+            self.copies.push(sample, key, mappings);
         } else {
-            let located = trust.locate(&sample.user, mappings);
             self.enter(sample, key, located);
+        }
+    }
+
+    /// Enters samples whose copied stack is finished, or never will be.
+    fn enter_all(&mut self, samples: Vec<Unfinished>) {
+        for Unfinished { sample, process, mappings, .. } in samples {
+            let located = Trust::All.locate(&sample.user, &mappings);
+            self.enter(sample, process, located);
         }
     }
 
@@ -415,9 +400,10 @@ impl Sampling {
     fn enter(&mut self, sample: Sample, process: ProcessKey, user: Located) {
         self.copies.release(&sample);
         let user_outcome = user.outcome(sample.user_outcome);
-        let has_leaf = !matches!(user.frames.first(), None | Some(UserFrame::Unmapped(_)));
-        if has_leaf && user_outcome.is_astray() {
-            self.processes.ended_badly(&sample);
+        // Other code may be where the mappings say that this is.
+        let is_strange = user_outcome.is_astray() && !user.has_unmapped_leaf();
+        if is_strange && self.processes.is_worth_reading(&sample) {
+            self.processes.to_read.push(sample.tgid);
         }
         if let Some(witnessed) = &mut self.witnessed {
             witnessed.push(Sample { user_outcome, ..sample.clone() });
@@ -454,20 +440,18 @@ impl Sampling {
     }
 
     fn drop_sample(&mut self, sample: &Sample, fate: TickFate) {
-        match &sample.off_cpu {
+        match sample.off_cpu {
             None => self.fates.add(fate, 1),
-            Some(off_cpu) => self.blocks.lose(off_cpu, fate),
+            Some(OffCpu::Left(_)) => self.blocks.lose((sample.tid, sample.time), fate),
+            // Those that nobody asked for are missed by nobody.
+            Some(OffCpu::Tail(_)) if fate == TickFate::Filtered => {}
+            Some(OffCpu::Tail(_)) => self.blocks.lose_tail(),
         }
     }
 }
 
-/// Whether the frames that led to the copied state were all walked by mappings that held.
-fn is_trusted_up_to_copy(sample: &Sample, trust: Trust<'_>, mappings: &Mappings) -> bool {
-    let before = sample.copy.as_ref().map_or(0, |copy| usize::from(copy.frames_before));
-    let led_there = sample.user.get(..before).unwrap_or(&sample.user);
-    led_there.is_empty() || !trust.locate(led_there, mappings).is_cut
-}
-
+#[cfg(test)]
+mod off_cpu_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use pyrite_bpf::Note;
 
 use crate::publication::SetState;
-use crate::{BootNs, Comm, Event, MappedRange, Mapping, MappingTarget, Mappings, ProcessKey, Sample};
+use crate::{BootNs, Comm, Event, MappedRange, Mapping, MappingTarget, Mappings, OffCpu, ProcessKey, Sample};
 
 /// Something strange about a process has it read again, but not more often than this.
 const RELOAD_AFTER_NS: u64 = 10_000_000_000;
@@ -118,8 +118,9 @@ impl Process {
             self.is_kernel_thread = true;
             self.comm = sample.comm;
         }
-        // A thread's last moments come after the event of its end.
-        let was_dead = !sample.is_exiting && self.exited.is_some_and(|exited| sample.time > exited);
+        // A thread's last moments come after the event of its end; a tail may be of one of them.
+        let may_be_last = sample.is_exiting || matches!(sample.off_cpu, Some(OffCpu::Tail(_)));
+        let was_dead = !may_be_last && self.exited.is_some_and(|exited| sample.time > exited);
         if was_dead {
             self.exited = None;
             self.threads = 1;
@@ -136,12 +137,10 @@ impl Process {
         asks
     }
 
-    /// Takes over what was read, which was known already where it `is_same`: what is strange then stays so, and is looked at
-    /// less and less often.
-    pub(crate) fn was_read(&mut self, read_at: BootNs, is_same: bool) {
+    /// It was read, or could not be. Where that brought no news, what is strange stays so and is looked at less and less often.
+    pub(crate) fn was_read(&mut self, read_at: BootNs, brought_news: bool) {
         self.loaded_at = read_at;
-        self.mappings_loaded = self.mappings.len();
-        let next_ns = if is_same { 2 * self.reload_after_ns } else { RELOAD_AFTER_NS };
+        let next_ns = if brought_news { RELOAD_AFTER_NS } else { 2 * self.reload_after_ns };
         self.reload_after_ns = next_ns.min(MOST_RELOAD_AFTER_NS);
     }
 

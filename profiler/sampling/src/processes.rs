@@ -50,7 +50,7 @@ pub(crate) struct Processes {
     limits: Limits,
     mapping_count: usize,
     publisher: Publisher,
-    /// Processes to be read from `/proc` though no sample waits for it.
+    /// Processes to be read from `/proc`.
     pub(crate) to_read: Vec<u32>,
     pub(crate) notes: Notes,
     pub(crate) events: Vec<Event>,
@@ -109,7 +109,9 @@ impl Processes {
                 if process.sampled(sample) {
                     self.publisher.note(&mut process.set, sample.tgid);
                 }
-                if sample.generation == 0 && sample.user_outcome != StackOutcome::Absent {
+                let has_walked =
+                    !matches!(sample.user_outcome, StackOutcome::Absent | StackOutcome::NotTaken);
+                if has_walked && sample.generation == 0 {
                     process.set.was_unknown_at(sample.time, &mut self.publisher, sample.tgid);
                 }
                 let is_trusted = process.trusted_in == Some(epoch) || sample.is_kernel_thread;
@@ -127,6 +129,7 @@ impl Processes {
             let key = ProcessKey { tgid: sample.tgid, start: sample.start };
             let mut process = Process::new(key, sample.start, SetState::new(self.publisher.last));
             process.comm = sample.comm;
+            process.loaded_at = sample.time;
             process.sampled(sample);
             process.descends = self.filter.roots.contains(&sample.tgid).then_some(true);
             self.insert(process);
@@ -165,24 +168,11 @@ impl Processes {
         }
     }
 
-    /// Whether a sample should wait until its process has been read again, because its very leaf is in no mapping: the kernel
-    /// tells of no `mremap`.
-    pub(crate) fn wants_reload(&mut self, sample: &Sample) -> bool {
-        // In the kernel's execve the registers belong to the memory of the program before.
-        let Some(leaf) = sample.user.first().filter(|_| sample.is_user_mode) else { return false };
+    /// Whether the process of a sample that its mappings do not explain is to be read again: the kernel tells of no `mremap`
+    /// and no `munmap`. Not whenever it is asked.
+    pub(crate) fn is_worth_reading(&mut self, sample: &Sample) -> bool {
         let process = self.by_tgid.get_mut(&sample.tgid);
-        process.is_some_and(|process| {
-            process.mappings.find(*leaf).is_none() && process.asks_for_reload(sample.time)
-        })
-    }
-
-    /// Has the process of a stack that came to no good end read again, for other code may be where its mappings say that this
-    /// is: the kernel tells of no `mremap` and no `munmap`.
-    pub(crate) fn ended_badly(&mut self, sample: &Sample) {
-        let process = self.by_tgid.get_mut(&sample.tgid);
-        if process.is_some_and(|process| process.asks_for_reload(sample.time)) {
-            self.to_read.push(sample.tgid);
-        }
+        process.is_some_and(|process| process.asks_for_reload(sample.time))
     }
 
     pub(crate) fn forked(&mut self, tgid: u32, parent_tgid: u32, time: BootNs) {
@@ -298,12 +288,13 @@ impl Processes {
             process.mappings = Arc::new(mappings);
             process.set.changed(&mut self.publisher, loaded.tgid);
         }
+        process.mappings_loaded = process.mappings.len();
+        process.was_read(loaded.read_at, !is_same);
         self.publisher.note(&mut process.set, loaded.tgid);
         process.trusted_in = Some(self.epoch);
         process.comm = loaded.comm;
         process.is_kernel_thread = loaded.is_kernel_thread;
         process.threads = loaded.threads.max(1);
-        process.was_read(loaded.read_at, is_same);
         process.parent = process.parent.or(parent);
         process.descends = process.descends.or(descends);
         self.evict_while_full();
@@ -326,8 +317,11 @@ impl Processes {
         (mappings, is_same)
     }
 
-    pub(crate) fn load_failed(&mut self, failure: LoadFailure) {
+    pub(crate) fn load_failed(&mut self, tgid: u32, failure: LoadFailure) {
         self.notes.add(failure.note(), 1);
+        if let Some(process) = self.by_tgid.get_mut(&tgid) {
+            process.was_read(self.publisher.as_of, false);
+        }
     }
 
     /// Forgets the processes that ended long enough before `until`.
@@ -367,7 +361,7 @@ impl Processes {
             let key = process.parent?;
             self.get(key.tgid).filter(|parent| parent.key == key)
         };
-        let ancestors = std::iter::successors(parent_of(&process), parent_of).take(MAX_ANCESTORS);
+        let ancestors = std::iter::successors(Some(process), parent_of).skip(1).take(MAX_ANCESTORS);
         Some((process, Trust::of(sample, process, ancestors, self.publisher.last)))
     }
 

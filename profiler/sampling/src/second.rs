@@ -1,7 +1,7 @@
 //! Counted stacks, second by second.
 
 use std::collections::BTreeMap;
-use std::hash::BuildHasher as _;
+use std::hash::{BuildHasher as _, Hash, Hasher};
 use std::sync::Arc;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
@@ -11,7 +11,7 @@ use pyrite_model::{Avma, FileOffset, UnixMs};
 use crate::{Comm, MappedFile, OffCpuStack, ProcessKey};
 
 /// One frame in user space. Addresses of callers are those of the call, one byte before the return address.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UserFrame {
     /// Code of a file.
     File {
@@ -29,6 +29,18 @@ pub enum UserFrame {
     Anonymous(Avma),
     /// No mapping was known to hold this address.
     Unmapped(Avma),
+}
+
+/// Stacks of equal places in different files are rare, so hashing more than the place would only cost time.
+impl Hash for UserFrame {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match self {
+            Self::File { offset: FileOffset(place), .. }
+            | Self::Vdso { offset: FileOffset(place) }
+            | Self::Anonymous(Avma(place))
+            | Self::Unmapped(Avma(place)) => place.hash(state),
+        }
+    }
 }
 
 /// A stack trace and whose it is.
@@ -133,16 +145,9 @@ impl OpenSeconds {
         self.ticks
     }
 
-    /// Takes every second but `current` and its successor, which may still grow. Seconds after that exist only where the
-    /// wall clock was set back.
+    /// Takes every second but `current` and its successor.
     pub(crate) fn take_all_but(&mut self, current: Option<UnixMs>) -> Vec<Second> {
-        let is_open = |start: UnixMs| current.is_some_and(|now| (0..=1000).contains(&(start.0 - now.0)));
-        let (open, closed) =
-            std::mem::take(&mut self.seconds).into_iter().partition(|(start, _)| is_open(*start));
-        self.seconds = open;
-        let closed: BTreeMap<UnixMs, HashTable<Hashed>> = closed;
-        let seconds: Vec<Second> = closed
-            .into_iter()
+        let seconds: Vec<Second> = take_finished(&mut self.seconds, current)
             .map(|(start, stacks)| Second {
                 start,
                 stacks: stacks.into_iter().map(|hashed| hashed.counted).collect(),
@@ -154,4 +159,14 @@ impl OpenSeconds {
         self.ticks -= seconds.iter().map(Second::ticks).sum::<u64>();
         seconds
     }
+}
+
+/// Takes the seconds that are over: all but `current` and its successor, which may still grow. Those after that exist only
+/// where the wall clock was set back.
+pub(crate) fn take_finished<T>(
+    seconds: &mut BTreeMap<UnixMs, T>,
+    current: Option<UnixMs>,
+) -> impl Iterator<Item = (UnixMs, T)> {
+    let may_grow = move |start: UnixMs| current.is_some_and(|now| (0..=1000).contains(&(start.0 - now.0)));
+    seconds.extract_if(.., move |start, _| !may_grow(*start))
 }

@@ -66,6 +66,8 @@ pub enum ChangeKind {
     ThreadExited {
         /// Thread group id.
         tgid: u32,
+        /// Thread id.
+        tid: u32,
     },
     /// The kernel had no room for this many records.
     Lost {
@@ -168,7 +170,10 @@ pub fn decode_change(bytes: &[u8]) -> Result<Change, SidebandError> {
                 ChangeKind::ProcessForked { tgid, parent_tgid }
             }
         }
-        PERF_RECORD_EXIT => ChangeKind::ThreadExited { tgid: fields.u32()? },
+        PERF_RECORD_EXIT => {
+            let (tgid, _parent) = (fields.u32()?, fields.u32()?);
+            ChangeKind::ThreadExited { tgid, tid: fields.u32()? }
+        }
         PERF_RECORD_LOST => {
             let (_id, records) = (fields.u64()?, fields.u64()?);
             ChangeKind::Lost { records }
@@ -234,8 +239,8 @@ pub(crate) mod tests {
                 words(&mut body, &[*tgid, *tgid, *tgid + 1, *tgid, 0, 0]);
                 (PERF_RECORD_FORK, 0)
             }
-            ChangeKind::ThreadExited { tgid } => {
-                words(&mut body, &[*tgid, 1, *tgid, 1, 0, 0]);
+            ChangeKind::ThreadExited { tgid, tid } => {
+                words(&mut body, &[*tgid, 1, *tid, 1, 0, 0]);
                 (PERF_RECORD_EXIT, 0)
             }
             ChangeKind::Lost { records } => {
@@ -274,7 +279,7 @@ pub(crate) mod tests {
         check(ChangeKind::Exec { tgid: 3, comm: Comm::new(b"true") });
         check(ChangeKind::ProcessForked { tgid: 4, parent_tgid: 3 });
         check(ChangeKind::ThreadStarted { tgid: 4 });
-        check(ChangeKind::ThreadExited { tgid: 4 });
+        check(ChangeKind::ThreadExited { tgid: 4, tid: 5 });
         check(ChangeKind::Lost { records: 9 });
         check(ChangeKind::Other);
     }

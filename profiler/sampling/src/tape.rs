@@ -222,7 +222,7 @@ fn read_body(kind: u8, body: &[u8]) -> Option<TapeEntry<'_>> {
         6 => TapeEntry::Commands,
         7 => TapeEntry::Copies(BootNs(fields.u64()?)),
         8 => {
-            let outcome = StackOutcome::ALL.get(usize::from(fields.u8()?)).copied()?;
+            let outcome = StackOutcome::from_code(fields.u8()?)?;
             let is_provisional = fields.flag()?;
             let frame_pointer_frames = fields.take().map(u16::from_ne_bytes)?;
             let mut frames = Vec::new();

@@ -32,6 +32,16 @@ pub(crate) struct Located {
 }
 
 impl Located {
+    /// Whether the leaf lies in no mapping.
+    pub(crate) fn has_unmapped_leaf(&self) -> bool {
+        matches!(self.frames.first(), Some(UserFrame::Unmapped(_)))
+    }
+
+    /// Whether what the walk knew after its first `frames` frames can be trusted.
+    pub(crate) fn can_be_trusted_behind(&self, frames: u16) -> bool {
+        !self.is_cut || usize::from(frames) < self.frames.len()
+    }
+
     /// How the walk ended, as far as it can be believed. A frame pointer that was none leads to numbers that are no code,
     /// and often to a zero behind them, which looks like the end of a chain.
     pub(crate) fn outcome(&self, walked: StackOutcome) -> StackOutcome {
@@ -81,15 +91,11 @@ impl<'a> Trust<'a> {
     }
 
     /// Places `stack` in `mappings` as far as it can be trusted.
-    ///
-    /// The leaf is the instruction itself; a caller's address is where the call will return to, so the call is a byte
-    /// before it, which may lie in another line or function.
     pub(crate) fn locate(self, stack: &[Avma], mappings: &Mappings) -> Located {
         let mut frames = Vec::with_capacity(stack.len());
         // Neighbours on the stack often lie in one mapping.
         let mut near: Option<&Mapping> = None;
-        for (depth, avma) in stack.iter().enumerate() {
-            let at = if depth == 0 { *avma } else { Avma(avma.0.saturating_sub(1)) };
+        for at in instructions(stack) {
             let mapping = near.filter(|near| near.holds(at)).or_else(|| mappings.find(at));
             frames.push(mapping.map_or(UserFrame::Unmapped(at), |mapping| mapping.resolve(at)));
             if mapping.is_some_and(|mapping| !self.allows(mapping, at)) {
@@ -99,4 +105,11 @@ impl<'a> Trust<'a> {
         }
         Located { frames, is_cut: false }
     }
+}
+
+/// The address of the instruction that each frame is at. The leaf's is in the record; a caller's address is where the call
+/// will return to, so the call is a byte before it, which may lie in another line or function.
+pub(crate) fn instructions(stack: &[Avma]) -> impl Iterator<Item = Avma> {
+    let call = |avma: &Avma| Avma(avma.0.saturating_sub(1));
+    stack.iter().take(1).copied().chain(stack.iter().skip(1).map(call))
 }

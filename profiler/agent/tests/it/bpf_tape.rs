@@ -148,7 +148,7 @@ fn concerns(entry: &TapeEntry<'_>, tree: &HashSet<u32>) -> bool {
             | ChangeKind::Mapped { tgid, .. }
             | ChangeKind::Exec { tgid, .. }
             | ChangeKind::ThreadStarted { tgid }
-            | ChangeKind::ThreadExited { tgid } => tree.contains(&tgid),
+            | ChangeKind::ThreadExited { tgid, .. } => tree.contains(&tgid),
             ChangeKind::Lost { .. } => true,
             ChangeKind::Other => false,
         },

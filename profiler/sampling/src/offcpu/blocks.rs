@@ -13,7 +13,8 @@ use hashbrown::{HashMap, HashSet};
 use pyrite_bpf::{Note, OffFate, TickFate};
 use pyrite_model::UnixMs;
 
-use super::{Left, OffCpu, OffCpuEnd, OffFates, Tail};
+use super::{Left, OffCpuEnd, OffFates, Tail};
+use crate::second::take_finished;
 use crate::{BootNs, Notes, SampledStack, Second, WallClock};
 
 /// How often open blocks are accounted: as often as makes no more rows a second than [`OPEN_ROWS_PER_SECOND`], and at least
@@ -21,9 +22,6 @@ use crate::{BootNs, Notes, SampledStack, Second, WallClock};
 const ACCOUNT_EVERY_MS: [i64; 5] = [5_000, 10_000, 15_000, 30_000, 60_000];
 /// A tenth of a percent of a CPU.
 const OPEN_ROWS_PER_SECOND: i64 = 100;
-/// An end that came before its departure is kept for so long: departures wait for their turn, for their process to be read
-/// from `/proc`, or for an unwind table, a second at most.
-const KEEP_EARLY_NS: u64 = 3_000_000_000;
 
 /// What a thread does, off the CPU or on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -67,6 +65,9 @@ pub(crate) struct BlockLimits {
     pub(crate) stacks: usize,
 }
 
+/// What names a departure: which thread left, and when.
+pub(crate) type DepartureId = (u32, BootNs);
+
 #[derive(Debug)]
 struct Block {
     start: BootNs,
@@ -83,8 +84,9 @@ pub(crate) struct Blocks {
     open: HashMap<u32, Block>,
     /// Each stack once, however many threads sleep in it.
     stacks: HashSet<Arc<SampledStack>>,
-    /// Ends that came before their departures, by what names those.
-    early: HashMap<(u32, BootNs), OffCpuEnd>,
+    /// Departures that wait for their turn, for their process to be read from `/proc` or for an unwind table, and their end
+    /// where that is here already. As many as samples may wait for that.
+    under_way: HashMap<DepartureId, Option<OffCpuEnd>>,
     seconds: BTreeMap<UnixMs, HashMap<(Arc<SampledStack>, ThreadState), u64>>,
     distinct: usize,
     accounted_up_to: UnixMs,
@@ -98,7 +100,7 @@ impl Blocks {
             limits,
             open: HashMap::new(),
             stacks: HashSet::new(),
-            early: HashMap::new(),
+            under_way: HashMap::new(),
             seconds: BTreeMap::new(),
             distinct: 0,
             accounted_up_to: UnixMs::default(),
@@ -112,40 +114,47 @@ impl Blocks {
         self.open.len()
     }
 
+    /// A departure has come in. [`Self::left`] or [`Self::lose`] will say what becomes of it.
+    pub(crate) fn expect(&mut self, departure: DepartureId) {
+        self.under_way.insert(departure, None);
+    }
+
     /// A thread left the CPU.
-    pub(crate) fn left(
-        &mut self,
-        (tid, start): (u32, BootNs),
-        stack: SampledStack,
-        left: Left,
-        clock: WallClock,
-    ) {
-        // It cannot leave again without having been back: the end of the one before was lost.
-        self.displace(tid, start);
-        // The end is here already unless the thread stayed away for as long as records are held back.
-        if let Some(end) = self.early.remove(&(tid, start)) {
-            let block = Block { start, accounted: start, stack: Arc::new(stack), left };
-            self.close(&block, end, clock);
-            return;
+    pub(crate) fn left(&mut self, departure: DepartureId, stack: SampledStack, left: Left, clock: WallClock) {
+        let (tid, start) = departure;
+        self.ran_until(tid, start);
+        match self.under_way.remove(&departure) {
+            // Most are back within the time for which records are held.
+            Some(Some(end)) => {
+                let block = Block { start, accounted: start, stack: Arc::new(stack), left };
+                self.close(&block, end, clock);
+            }
+            Some(None) => self.open(departure, stack, left),
+            // Ends were lost meanwhile, and its own may be one of them.
+            None => self.fates.count(OffFate::EndLost),
         }
+    }
+
+    fn open(&mut self, (tid, start): DepartureId, stack: SampledStack, left: Left) {
         let is_full = self.open.len() >= self.limits.open
             || (self.stacks.len() >= self.limits.stacks && !self.stacks.contains(&stack));
         if is_full {
             self.fates.count(OffFate::OpenFull);
             return;
         }
-        let stack = self.stacks.get_or_insert_with(&stack, |stack| Arc::new(stack.clone()));
-        let block = Block { start, accounted: start, stack: Arc::clone(stack), left };
         match self.open.entry(tid) {
             // One that was held up, and has a successor.
             Entry::Occupied(_) => self.fates.count(OffFate::EndLost),
-            Entry::Vacant(free) => drop(free.insert(block)),
+            Entry::Vacant(free) => {
+                let stack = Arc::clone(self.stacks.get_or_insert(Arc::new(stack)));
+                free.insert(Block { start, accounted: start, stack, left });
+            }
         }
     }
 
-    /// A thread is known to be off the CPU since `start`, so what is open from before is not any more.
-    fn displace(&mut self, tid: u32, start: BootNs) {
-        if self.open.get(&tid).is_some_and(|open| open.start < start) {
+    /// A thread ran right before `time`, so that what it left earlier than that is over, and its end was lost.
+    pub(crate) fn ran_until(&mut self, tid: u32, time: BootNs) {
+        if self.open.get(&tid).is_some_and(|open| open.start < time) {
             self.open.remove(&tid);
             self.fates.count(OffFate::EndLost);
         }
@@ -153,18 +162,16 @@ impl Blocks {
 
     /// A thread is back.
     pub(crate) fn ended(&mut self, end: OffCpuEnd, clock: WallClock) {
-        self.displace(end.tid, end.start);
+        self.ran_until(end.tid, end.start);
         if let Entry::Occupied(open) = self.open.entry(end.tid)
             && open.get().start == end.start
         {
             let block = open.remove();
             self.close(&block, end, clock);
-        } else if self.early.len() < self.limits.open {
-            // Its departure is on its way, or was lost and counted.
-            self.early.insert((end.tid, end.start), end);
-        } else {
-            self.lose_end();
+        } else if let Some(known_end) = self.under_way.get_mut(&(end.tid, end.start)) {
+            *known_end = Some(end);
         }
+        // Any other departure was lost and counted.
     }
 
     fn close(&mut self, block: &Block, end: OffCpuEnd, clock: WallClock) {
@@ -182,24 +189,30 @@ impl Blocks {
         self.add(second, &stack, ThreadState::Runnable, tail.probability.weigh(runnable_ns));
     }
 
-    /// A record of a departure or a return does not follow the ABI.
+    /// The record of a departure does not follow the ABI.
     pub(crate) fn malformed(&mut self) {
         self.fates.count(OffFate::Malformed);
     }
 
-    /// A departure or a tail did not get here, for what would lose a tick as well.
-    pub(crate) fn lose(&mut self, off_cpu: &OffCpu, why: TickFate) {
-        match (off_cpu, why) {
-            (OffCpu::Tail(_), _) => self.notes.add(Note::OffCpuTailLost, 1),
-            (OffCpu::Left(_), TickFate::Filtered) => self.fates.count(OffFate::Filtered),
-            (OffCpu::Left(_), TickFate::WaitingFull) => self.fates.count(OffFate::WaitingFull),
-            (OffCpu::Left(_), _) => self.fates.count(OffFate::PendingFull),
-        }
+    /// A departure is given up, for what would lose a tick as well.
+    pub(crate) fn lose(&mut self, departure: DepartureId, why: TickFate) {
+        self.under_way.remove(&departure);
+        self.fates.count(match why {
+            TickFate::Filtered => OffFate::Filtered,
+            TickFate::WaitingFull => OffFate::WaitingFull,
+            _ => OffFate::PendingFull,
+        });
+    }
+
+    /// A tail was lost.
+    pub(crate) fn lose_tail(&mut self) {
+        self.notes.add(Note::OffCpuTailLost, 1);
     }
 
     /// An end was lost: nobody knows which blocks are still open, so none is taken for open any more.
     pub(crate) fn lose_end(&mut self) {
         self.notes.add(Note::OffCpuEndLost, 1);
+        self.under_way.retain(|_, end| end.is_some());
         for _ in self.open.drain() {
             self.fates.count(OffFate::EndLost);
         }
@@ -214,14 +227,8 @@ impl Blocks {
         clock: WallClock,
         current: Option<UnixMs>,
     ) -> Vec<Second> {
-        let is_open = |start: UnixMs| current.is_some_and(|now| (0..=1000).contains(&(start.0 - now.0)));
         self.account_open(clock.second_of(until), clock);
-        self.early.retain(|_, end| until.0.saturating_sub(end.end.0) < KEEP_EARLY_NS);
-        let (open, over) =
-            std::mem::take(&mut self.seconds).into_iter().partition(|(start, _)| is_open(*start));
-        self.seconds = open;
-        let over: BTreeMap<_, HashMap<_, u64>> = over;
-        for (start, values) in over {
+        for (start, values) in take_finished(&mut self.seconds, current) {
             self.distinct -= values.len();
             let values = values.into_iter().map(|((stack, state), ns)| OffCpuStack { stack, state, ns });
             match seconds.iter_mut().find(|second| second.start == start) {
@@ -235,7 +242,8 @@ impl Blocks {
 
     /// Accounts what is open up to the last round time, once it is past.
     fn account_open(&mut self, now: UnixMs, clock: WallClock) {
-        let rows = self.stacks.len() as i64;
+        // Of the stacks some are no longer open, and blocks can share one.
+        let rows = self.stacks.len().min(self.open.len()) as i64;
         let is_rare_enough = |every_ms: &i64| rows * 1_000 <= OPEN_ROWS_PER_SECOND * every_ms;
         let [.., rarest] = ACCOUNT_EVERY_MS;
         let every_ms = ACCOUNT_EVERY_MS.into_iter().find(is_rare_enough).unwrap_or(rarest);
@@ -279,15 +287,13 @@ impl Blocks {
         if ns == 0 {
             return;
         }
-        let values = self.seconds.entry(second).or_default();
-        let key = (Arc::clone(stack), state);
-        if let Some(value) = values.get_mut(&key) {
-            *value = value.saturating_add(ns);
-        } else if self.distinct < self.limits.stacks {
-            values.insert(key, ns);
-            self.distinct += 1;
-        } else {
-            self.notes.add(Note::OffCpuStackLost, 1);
+        match self.seconds.entry(second).or_default().entry((Arc::clone(stack), state)) {
+            Entry::Occupied(mut known) => *known.get_mut() = known.get().saturating_add(ns),
+            Entry::Vacant(free) if self.distinct < self.limits.stacks => {
+                free.insert(ns);
+                self.distinct += 1;
+            }
+            Entry::Vacant(_) => self.notes.add(Note::OffCpuStackLost, 1),
         }
     }
 }

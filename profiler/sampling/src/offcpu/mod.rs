@@ -16,7 +16,7 @@ mod record;
 pub(crate) use blocks::{BlockLimits, Blocks};
 pub use blocks::{OffCpuStack, ThreadState};
 pub use ledger::OffFates;
-pub(crate) use record::{IsTick, RingRecord, decode_record};
+pub(crate) use record::{Broken, RingRecord, decode_record};
 pub use record::{Left, OffCpu, OffCpuEnd, Probability, Tail};
 
 #[cfg(test)]

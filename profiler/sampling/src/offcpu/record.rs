@@ -90,21 +90,28 @@ pub(crate) enum RingRecord {
     End(OffCpuEnd),
 }
 
-/// Whether a broken record is one of the sampling clock's.
+/// What a record that does not follow the ABI would have told of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct IsTick(pub(crate) bool);
+pub(crate) enum Broken {
+    /// A tick, or nothing that there is.
+    Tick,
+    /// A departure.
+    Left,
+    /// The end of one.
+    End,
+    /// A tail.
+    Tail,
+}
 
-/// Decodes a record of any kind. Of a broken one it says whose books it belongs to; a word that names no kind counts as a
-/// tick's.
-pub(crate) fn decode_record(bytes: &[u8]) -> Result<RingRecord, IsTick> {
-    let a_tick = |_: RecordError| IsTick(true);
-    let not_a_tick = |_: RecordError| IsTick(false);
-    match u32_at(bytes, 0) {
-        Ok(PYRITE_RECORD_OFF_CPU) => decode_left(bytes).map(RingRecord::Sample).map_err(not_a_tick),
-        Ok(PYRITE_RECORD_OFF_CPU_END) => decode_end(bytes).map(RingRecord::End).map_err(not_a_tick),
-        Ok(PYRITE_RECORD_OFF_CPU_TAIL) => decode_tail(bytes).map(RingRecord::Sample).map_err(not_a_tick),
-        _ => decode_sample(bytes).map(RingRecord::Sample).map_err(a_tick),
-    }
+/// Decodes a record of any kind.
+pub(crate) fn decode_record(bytes: &[u8]) -> Result<RingRecord, Broken> {
+    let (decoded, broken) = match u32_at(bytes, 0) {
+        Ok(PYRITE_RECORD_OFF_CPU) => (decode_left(bytes).map(RingRecord::Sample), Broken::Left),
+        Ok(PYRITE_RECORD_OFF_CPU_END) => (decode_end(bytes).map(RingRecord::End), Broken::End),
+        Ok(PYRITE_RECORD_OFF_CPU_TAIL) => (decode_tail(bytes).map(RingRecord::Sample), Broken::Tail),
+        _ => (decode_sample(bytes).map(RingRecord::Sample), Broken::Tick),
+    };
+    decoded.or(Err(broken))
 }
 
 fn decode_left(bytes: &[u8]) -> Result<Sample, RecordError> {
@@ -196,7 +203,8 @@ pub(crate) mod tests {
         bytes
     }
 
-    fn encode_tail(sample: &Sample, tail: Tail) -> Vec<u8> {
+    /// The bytes that the BPF program would write for a tail of the thread that `sample` is of.
+    pub(crate) fn encode_tail(sample: &Sample, tail: Tail) -> Vec<u8> {
         let mut bytes = PYRITE_RECORD_OFF_CPU_TAIL.to_ne_bytes().to_vec();
         bytes.extend(tail.probability.0.to_ne_bytes());
         let runnable_ns = tail.runnable_ns.unwrap_or(UNKNOWN);
@@ -232,12 +240,12 @@ pub(crate) mod tests {
     #[test]
     fn broken_records_go_into_the_books_they_belong_to() {
         let impossible = Left { probability: Probability(0), ..departure() };
-        assert_eq!(decode_record(&encode_left(&sample(), impossible)), Err(IsTick(false)));
-        assert_eq!(decode_record(&encode_left(&sample(), departure())[..70]), Err(IsTick(false)));
-        assert_eq!(decode_record(&PYRITE_RECORD_OFF_CPU_END.to_ne_bytes()), Err(IsTick(false)));
-        assert_eq!(decode_record(&PYRITE_RECORD_OFF_CPU_TAIL.to_ne_bytes()), Err(IsTick(false)));
-        assert_eq!(decode_record(&99_u32.to_ne_bytes()), Err(IsTick(true)));
-        assert_eq!(decode_record(&[]), Err(IsTick(true)));
+        assert_eq!(decode_record(&encode_left(&sample(), impossible)), Err(Broken::Left));
+        assert_eq!(decode_record(&encode_left(&sample(), departure())[..70]), Err(Broken::Left));
+        assert_eq!(decode_record(&PYRITE_RECORD_OFF_CPU_END.to_ne_bytes()), Err(Broken::End));
+        assert_eq!(decode_record(&PYRITE_RECORD_OFF_CPU_TAIL.to_ne_bytes()), Err(Broken::Tail));
+        assert_eq!(decode_record(&99_u32.to_ne_bytes()), Err(Broken::Tick));
+        assert_eq!(decode_record(&[]), Err(Broken::Tick));
     }
 
     #[test]

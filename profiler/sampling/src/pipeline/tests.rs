@@ -6,7 +6,7 @@ use pyrite_bpf::StackOutcome;
 use crate::offcpu::tests::{departure, encode_end, encode_left};
 use crate::record::tests::{encode as encode_sample, sample, stack_copy_at};
 use crate::sideband::tests::{encode as encode_change, range};
-use crate::{Comm, CountedStack, Mapping, OffCpuEnd, StackCopy, Walked};
+use crate::{Comm, CountedStack, Mapping, Mappings, OffCpuEnd, StackCopy, UserFrame, Walked};
 use proptest::prelude::{Just, Strategy, any, prop_assert_eq, prop_oneof, proptest};
 use pyrite_model::{Avma, FileOffset};
 
@@ -88,7 +88,7 @@ impl Story {
     }
 
     pub(super) fn exit(&mut self, tgid: u32) -> &mut Self {
-        self.change(ChangeKind::ThreadExited { tgid })
+        self.change(ChangeKind::ThreadExited { tgid, tid: tgid })
     }
 
     pub(super) fn sample(&mut self, tgid: u32, start_ms: u64) -> &mut Self {
@@ -191,6 +191,13 @@ fn draw(frame: &UserFrame) -> String {
     }
 }
 
+/// Process 9, which runs `/bin/a`.
+pub(super) fn started() -> Story {
+    let mut story = Story::plain();
+    story.at(100).fork(1, 9).at(101).exec(9, "/bin/a");
+    story
+}
+
 pub(super) fn loaded(tgid: u32, start_ms: u64, path: &str) -> LoadedProcess {
     LoadedProcess {
         tgid,
@@ -251,10 +258,10 @@ fn an_unknown_process_is_asked_for_once_and_its_samples_wait() {
 #[test]
 fn a_process_that_cannot_be_read_is_counted_and_its_samples_stay() {
     let mut story = Story::plain();
-    story.at(100).sample(9, 50).until(200);
+    story.at(20_100).sample(9, 20_050).until(20_200);
     story.sampling.process_loaded(9, Err(LoadFailure::Gone));
-    story.at(300).sample(9, 50).until(1000);
-    assert_eq!(story.rows(), ["1000 9 ?1010 ?101f x2"]);
+    story.at(20_300).sample(9, 20_050).until(21_000);
+    assert_eq!(story.rows(), ["1020 9 ?1010 ?101f x2"]);
     assert_eq!(story.asked, [9]);
     assert_eq!(story.sampling.notes().get(Note::ProcessGone), 1);
 }
@@ -430,7 +437,7 @@ fn any_step() -> impl Strategy<Value = (u64, u32, ChangeKind, bool)> {
         (1_u32..6).prop_map(|tgid| ChangeKind::Exec { tgid, comm: Comm::new(b"x") }),
         (1_u32..6, 0_u64..3)
             .prop_map(|(tgid, inode)| ChangeKind::Mapped { tgid, range: range(0x1000, 0x3000, inode, "/x") }),
-        (1_u32..6).prop_map(|tgid| ChangeKind::ThreadExited { tgid }),
+        (1_u32..6).prop_map(|tgid| ChangeKind::ThreadExited { tgid, tid: 43 }),
         (1_u32..6).prop_map(|tgid| ChangeKind::ThreadStarted { tgid }),
         Just(ChangeKind::Lost { records: 1 }),
     ];

@@ -1,6 +1,6 @@
 //! Mapping sets published, stale frames cut, copied stacks finished.
 
-use super::tests::{SECOND, Story, loaded};
+use super::tests::{SECOND, Story, loaded, started};
 use super::*;
 use crate::Comm;
 use crate::record::tests::{sample, stack_copy_at};
@@ -9,12 +9,6 @@ use pyrite_bpf::StackOutcome;
 use pyrite_model::Avma;
 
 const UNKNOWN: StackOutcome = StackOutcome::UnknownProcess;
-
-fn started() -> Story {
-    let mut story = Story::plain();
-    story.at(100).fork(1, 9).at(101).exec(9, "/bin/a");
-    story
-}
 
 fn walked_by(generation: u32) -> Sample {
     Sample { generation, ..sample() }
@@ -236,19 +230,24 @@ fn code_at_an_address_that_nobody_told_of_waits_for_proc() {
 
 #[test]
 fn a_stack_that_leads_nowhere_has_its_process_read_again_ever_less_often() {
-    let mut story = started();
-    let strange = || Sample { user_outcome: StackOutcome::BadFrame, ..sample() };
-    let mut asked_at = Vec::new();
-    for second in 20..120 {
-        story.at(1000 * second).tick(9, 100, strange()).until(1000 * second + 1);
-        if story.asked.pop().is_some() {
-            asked_at.push(second);
-            let read_at = BootNs(second * SECOND);
-            story.sampling.process_loaded(9, Ok(LoadedProcess { read_at, ..loaded(9, 100, "/bin/a") }));
+    let check = |is_readable: bool| {
+        let mut story = started();
+        let strange = || Sample { user_outcome: StackOutcome::BadFrame, ..sample() };
+        let mut asked_at = Vec::new();
+        for second in 20..120 {
+            story.at(1000 * second).tick(9, 100, strange()).until(1000 * second + 1);
+            if story.asked.pop().is_some() {
+                asked_at.push(second);
+                let read = LoadedProcess { read_at: BootNs(second * SECOND), ..loaded(9, 100, "/bin/a") };
+                let answer = if is_readable { Ok(read) } else { Err(LoadFailure::Unreadable) };
+                story.sampling.process_loaded(9, answer);
+            }
         }
-    }
-    assert_eq!(asked_at, [20, 41, 82]);
-    assert_eq!(story.outcomes().len(), 99, "none of them has waited");
+        assert_eq!(asked_at, [20, 41, 82]);
+        assert_eq!(story.outcomes().len(), 99, "none of them has waited");
+    };
+    check(true);
+    check(false);
 }
 
 #[test]
@@ -294,6 +293,17 @@ fn what_proc_says_after_lost_events_is_published_only_where_it_is_new() {
     story.until(3000);
     assert_eq!(story.told(), ["publish 9 /bin/a /lib"]);
     assert_eq!(story.outcomes(), [StackOutcome::ChainEnd], "what did not change can still be trusted");
+}
+
+#[test]
+fn lost_events_are_counted_where_there_is_no_room_for_the_news_of_it() {
+    let mut story = Story::new(Filter::default(), Limits { pending: 1, ..Limits::default() });
+    story.at(100).sample(9, 50);
+    for records in [5, u64::MAX] {
+        story.change(ChangeKind::Lost { records });
+    }
+    let notes = [Note::SidebandFull, Note::SidebandLost].map(|note| story.sampling.notes().get(note));
+    assert_eq!(notes, [2, u64::MAX]);
 }
 
 #[test]
@@ -390,6 +400,24 @@ fn a_longer_stack_that_is_no_code_does_not_stand_against_a_copy_that_ended() {
     let by_frame_pointer = "1000 9 /bin/a+1030 /bin/a+104f /bin/a+105f /bin/a+106f x1";
     check(0x1070, by_frame_pointer, StackOutcome::ChainEnd);
     check(0x72_0403, "1000 9 /bin/a+1030 /bin/a+2000 /bin/a+3000 x1", StackOutcome::CopyEnded);
+}
+
+#[test]
+fn what_older_mappings_led_to_behind_a_copy_does_not_stand_against_it() {
+    let check = |third: u64, expect: &str, outcome: StackOutcome| {
+        let mut story = started();
+        story.until(200);
+        let old = story.generation(9);
+        library(story.at(300), 9, 0x10_0000, 20, "/lib");
+        story.tables.outcome = StackOutcome::CopyEnded;
+        let led = copied(&[0x1030, 0x1050, third, 0x1060, 0x1070], 0);
+        let led = Sample { user_outcome: StackOutcome::ChainEnd, generation: old, ..led };
+        story.at(310).tick(9, 100, led).until(3000);
+        assert_eq!((story.rows(), story.outcomes()), (vec![expect.to_owned()], vec![outcome]));
+    };
+    let whole = "1000 9 /bin/a+1030 /bin/a+104f /bin/a+1055 /bin/a+105f /bin/a+106f x1";
+    check(0x1056, whole, StackOutcome::ChainEnd);
+    check(0x10_0010, "1000 9 /bin/a+1030 /bin/a+2000 /bin/a+3000 x1", StackOutcome::CopyEnded);
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Accounting of blocks: what is exact, what is right on average, and that none is lost.
 
-use proptest::prelude::{Strategy, any, prop_assert_eq, prop_oneof, proptest};
+use std::collections::VecDeque;
+
+use proptest::prelude::{Just, Strategy, prop_assert, prop_assert_eq, prop_oneof, proptest};
 use pyrite_bpf::StackOutcome;
 
 use super::*;
@@ -30,6 +32,12 @@ fn blocks() -> Blocks {
     Blocks::new(BlockLimits { open: 64, stacks: 64 })
 }
 
+/// A departure that has its turn at once.
+fn depart(blocks: &mut Blocks, (tid, start): (u32, u64), name: &[u8], left: Left) {
+    blocks.expect((tid, BootNs(start)));
+    blocks.left((tid, BootNs(start)), stack(name), left, CLOCK);
+}
+
 fn certain(is_preempted: bool) -> Left {
     Left { probability: Probability::CERTAIN, head_ns: 0, is_preempted }
 }
@@ -54,11 +62,11 @@ fn take(blocks: &mut Blocks, until: u64) -> Vec<(i64, ThreadState, u64)> {
 #[test]
 fn a_block_is_accounted_where_it_ends_by_what_it_waited_for() {
     let mut blocks = blocks();
-    blocks.left((7, BootNs(300 * MS)), stack(b"a"), certain(false), CLOCK);
+    depart(&mut blocks, (7, 300 * MS), b"a", certain(false));
     blocks.ended(end(7, 300 * MS, 1_500 * MS, Some(200 * MS)), CLOCK);
-    blocks.left((7, BootNs(1_600 * MS)), stack(b"a"), certain(true), CLOCK);
+    depart(&mut blocks, (7, 1_600 * MS), b"a", certain(true));
     blocks.ended(end(7, 1_600 * MS, 1_700 * MS, Some(1)), CLOCK);
-    blocks.left((7, BootNs(1_800 * MS)), stack(b"a"), certain(false), CLOCK);
+    depart(&mut blocks, (7, 1_800 * MS), b"a", certain(false));
     blocks.ended(end(7, 1_800 * MS, 1_801 * MS, None), CLOCK);
     let expect = [(101, ThreadState::Runnable, 300 * MS), (101, ThreadState::Blocked, 1_001 * MS)];
     assert_eq!(take(&mut blocks, 2_100 * MS), expect);
@@ -68,7 +76,7 @@ fn a_block_is_accounted_where_it_ends_by_what_it_waited_for() {
 #[test]
 fn an_open_block_is_accounted_every_five_seconds_and_once_in_all() {
     let mut blocks = blocks();
-    blocks.left((7, BootNs(3 * SECOND)), stack(b"a"), certain(false), CLOCK);
+    depart(&mut blocks, (7, 3 * SECOND), b"a", certain(false));
     assert_eq!(take(&mut blocks, 4_900 * MS), []);
     assert_eq!(take(&mut blocks, 5_000 * MS), [(104, ThreadState::Blocked, 2 * SECOND)]);
     assert_eq!(take(&mut blocks, 9_900 * MS), []);
@@ -80,32 +88,80 @@ fn an_open_block_is_accounted_every_five_seconds_and_once_in_all() {
 }
 
 #[test]
-fn an_end_may_come_before_its_departure() {
-    let mut blocks = blocks();
-    blocks.ended(end(7, 10, 20, None), CLOCK);
-    assert_eq!(blocks.fates.settled(), 0);
-    blocks.left((7, BootNs(10)), stack(b"a"), certain(false), CLOCK);
-    assert_eq!((blocks.len(), blocks.fates.get(OffFate::Closed)), (0, 1));
-    // Several of one thread that is being read wait each for their own.
-    for start in [30, 50] {
-        blocks.ended(end(9, start, start + 10, None), CLOCK);
+fn stacks_that_nobody_sleeps_in_any_more_do_not_make_the_others_wait() {
+    let mut blocks = Blocks::new(BlockLimits { open: 64, stacks: 1024 });
+    take(&mut blocks, 0);
+    for name in 0..600_u32 {
+        depart(&mut blocks, (7, SECOND), name.to_string().as_bytes(), certain(false));
+        blocks.ended(end(7, SECOND, 2 * SECOND, None), CLOCK);
     }
-    for start in [30, 50] {
-        blocks.left((9, BootNs(start)), stack(b"a"), certain(false), CLOCK);
+    depart(&mut blocks, (8, 3 * SECOND), b"a", certain(false));
+    assert_eq!(blocks.stacks.len(), 601);
+    let values = take(&mut blocks, 5_000 * MS);
+    assert_eq!(values.last(), Some(&(104, ThreadState::Blocked, 2 * SECOND)));
+    take(&mut blocks, 10_000 * MS);
+    assert_eq!(blocks.stacks.len(), 1);
+}
+
+#[test]
+fn an_end_may_come_before_the_turn_of_its_departure() {
+    let mut blocks = blocks();
+    for start in [10, 30, 50] {
+        blocks.expect((7, BootNs(start)));
+        blocks.ended(end(7, start, start + 10, None), CLOCK);
+    }
+    assert_eq!(blocks.fates.settled(), 0);
+    for start in [10, 30, 50] {
+        blocks.left((7, BootNs(start)), stack(b"a"), certain(false), CLOCK);
     }
     assert_eq!((blocks.len(), blocks.fates.get(OffFate::Closed)), (0, 3));
     // One that was held up leaves the one after it alone.
-    blocks.left((6, BootNs(200)), stack(b"a"), certain(false), CLOCK);
+    blocks.expect((6, BootNs(100)));
+    depart(&mut blocks, (6, 200), b"a", certain(false));
     blocks.ended(end(6, 100, 150, None), CLOCK);
     blocks.left((6, BootNs(100)), stack(b"a"), certain(false), CLOCK);
     assert_eq!((blocks.len(), blocks.fates.get(OffFate::Closed)), (1, 4));
     blocks.ended(end(6, 200, 250, None), CLOCK);
-    // That of another departure ends nothing, and is forgotten.
+    // That of another departure ends nothing.
     blocks.ended(end(8, 10, 20, None), CLOCK);
-    blocks.left((8, BootNs(30)), stack(b"a"), certain(false), CLOCK);
-    assert_eq!(blocks.len(), 1);
-    take(&mut blocks, 11 * SECOND);
-    assert!(blocks.early.is_empty());
+    depart(&mut blocks, (8, 30), b"a", certain(false));
+    assert_eq!((blocks.len(), blocks.under_way.len()), (1, 0));
+}
+
+#[test]
+fn a_departure_that_is_given_up_leaves_nothing_behind() {
+    let mut blocks = blocks();
+    blocks.expect((7, BootNs(10)));
+    blocks.ended(end(7, 10, 20, None), CLOCK);
+    blocks.lose((7, BootNs(10)), TickFate::Filtered);
+    assert_eq!((blocks.under_way.len(), blocks.fates.get(OffFate::Filtered)), (0, 1));
+}
+
+#[test]
+fn once_an_end_was_lost_only_what_ended_before_is_believed() {
+    let mut blocks = blocks();
+    depart(&mut blocks, (5, 10), b"a", certain(false));
+    for tid in [6, 7] {
+        blocks.expect((tid, BootNs(10)));
+    }
+    blocks.ended(end(7, 10, 20, None), CLOCK);
+    blocks.lose_end();
+    for tid in [6, 7] {
+        blocks.left((tid, BootNs(10)), stack(b"a"), certain(false), CLOCK);
+    }
+    let fates = [OffFate::EndLost, OffFate::Closed].map(|fate| blocks.fates.get(fate));
+    assert_eq!((blocks.len(), fates), (0, [2, 1]));
+}
+
+#[test]
+fn a_thread_that_has_ended_is_away_no_more() {
+    let mut blocks = blocks();
+    depart(&mut blocks, (7, 10), b"a", certain(false));
+    blocks.ran_until(7, BootNs(20));
+    assert_eq!((blocks.len(), blocks.fates.get(OffFate::EndLost)), (0, 1));
+    depart(&mut blocks, (7, 30), b"a", certain(false));
+    blocks.ran_until(7, BootNs(20));
+    assert_eq!(blocks.len(), 1, "on its way out it can leave once more");
 }
 
 #[test]
@@ -113,9 +169,9 @@ fn a_weight_holds_for_the_head_alone() {
     let mut blocks = blocks();
     let left =
         Left { probability: Probability::new(1 << 30).unwrap(), head_ns: 10 * MS, is_preempted: false };
-    blocks.left((7, BootNs(0)), stack(b"a"), left, CLOCK);
+    depart(&mut blocks, (7, 0), b"a", left);
     blocks.ended(end(7, 0, 5 * MS, None), CLOCK);
-    blocks.left((7, BootNs(500 * MS)), stack(b"a"), left, CLOCK);
+    depart(&mut blocks, (7, 500 * MS), b"a", left);
     blocks.ended(end(7, 500 * MS, 600 * MS, None), CLOCK);
     let tail =
         Tail { probability: Probability::new(1 << 31).unwrap(), tail_ns: 7 * MS, runnable_ns: Some(MS) };
@@ -132,13 +188,13 @@ fn a_weight_holds_for_the_head_alone() {
 fn full_tables_refuse_and_count() {
     let mut blocks = Blocks::new(BlockLimits { open: 2, stacks: 2 });
     for tid in 1..=3 {
-        blocks.left((tid, BootNs(5)), stack(b"same"), certain(false), CLOCK);
+        depart(&mut blocks, (tid, 5), b"same", certain(false));
     }
     assert_eq!((blocks.len(), blocks.stacks.len()), (2, 1));
     assert_eq!(blocks.fates.get(OffFate::OpenFull), 1);
     blocks.ended(end(1, 5, 10, None), CLOCK);
     for (tid, name) in [(3, b"a"), (4, b"b")] {
-        blocks.left((tid, BootNs(20)), stack(name), certain(false), CLOCK);
+        depart(&mut blocks, (tid, 20), name, certain(false));
         blocks.ended(end(tid, 20, 30, None), CLOCK);
     }
     assert_eq!(blocks.fates.get(OffFate::OpenFull), 2, "two stacks are known until the next round time");
@@ -190,7 +246,7 @@ fn play(habit: Habit, waits: u64, scale: u64, seed: u64) -> (f64, f64) {
         if dice.draw() < chance {
             let probability = Probability::new(chance as u32).unwrap();
             let left = Left { probability, head_ns: foreseen << 8, is_preempted: false };
-            blocks.left((1, BootNs(now)), stack(habit.name), left, CLOCK);
+            depart(&mut blocks, (1, now), habit.name, left);
             blocks.ended(end(1, now, now + ns, None), CLOCK);
         } else if units > foreseen {
             let chance = Dice::chance(scale, (units - foreseen) * 8);
@@ -242,18 +298,25 @@ fn totals_are_right_on_average_whatever_the_mixture_and_never_far_off() {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Left { tid: u32, at: u64, name: u8 },
+    Departs { tid: u32, at: u64, name: u8 },
+    Left,
+    GivenUp,
     Ended { tid: u32, at: u64 },
+    Exited { tid: u32, at: u64 },
     Take { at: u64 },
     Gap,
 }
 
 fn step() -> impl Strategy<Value = Step> {
+    let thread = || (0..6_u32, 0..1_000_u64);
     prop_oneof![
-        4 => (0..6_u32, 0..1_000_u64, 0..4_u8).prop_map(|(tid, at, name)| Step::Left { tid, at, name }),
-        4 => (0..6_u32, 0..1_000_u64).prop_map(|(tid, at)| Step::Ended { tid, at }),
+        4 => (thread(), 0..4_u8).prop_map(|((tid, at), name)| Step::Departs { tid, at, name }),
+        3 => Just(Step::Left),
+        1 => Just(Step::GivenUp),
+        4 => thread().prop_map(|(tid, at)| Step::Ended { tid, at }),
+        1 => thread().prop_map(|(tid, at)| Step::Exited { tid, at }),
         1 => (0..20_000_u64).prop_map(|at| Step::Take { at }),
-        1 => any::<bool>().prop_map(|_| Step::Gap),
+        1 => Just(Step::Gap),
     ]
 }
 
@@ -262,18 +325,32 @@ proptest! {
     #[test]
     fn every_departure_has_one_fate(steps in proptest::collection::vec(step(), 0..200)) {
         let mut blocks = Blocks::new(BlockLimits { open: 4, stacks: 3 });
+        let mut waiting = VecDeque::new();
         let mut sent = 0;
         for step in steps {
             match step {
-                Step::Left { tid, at, name } => {
+                Step::Departs { tid, at, name } => {
                     sent += 1;
-                    blocks.left((tid, BootNs(at)), stack(&[b'a' + name]), certain(false), CLOCK);
+                    blocks.expect((tid, BootNs(at)));
+                    waiting.push_back(((tid, BootNs(at)), stack(&[b'a' + name])));
+                }
+                Step::Left => {
+                    if let Some((departure, stack)) = waiting.pop_front() {
+                        blocks.left(departure, stack, certain(false), CLOCK);
+                    }
+                }
+                Step::GivenUp => {
+                    if let Some((departure, _)) = waiting.pop_front() {
+                        blocks.lose(departure, TickFate::WaitingFull);
+                    }
                 }
                 Step::Ended { tid, at } => blocks.ended(end(tid, at / 2, at, Some(3)), CLOCK),
+                Step::Exited { tid, at } => blocks.ran_until(tid, BootNs(at)),
                 Step::Take { at } => drop(take(&mut blocks, at * MS)),
                 Step::Gap => blocks.lose_end(),
             }
-            prop_assert_eq!(blocks.fates.settled() + blocks.len() as u64, sent);
+            prop_assert_eq!(blocks.fates.settled() + (blocks.len() + waiting.len()) as u64, sent);
+            prop_assert!(blocks.under_way.len() <= waiting.len());
         }
     }
 }

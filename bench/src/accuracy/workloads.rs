@@ -82,7 +82,7 @@ pub const WORKLOADS: &[Workload] = &[
         ..native("rust_abort", None)
     },
     // On the threads' own stacks, on which the runtime runs itself, on behalf of a goroutine or not.
-    Workload { written_in: "Go", language: Language::Go, max_further_percent: 30.0, ..native("go", None) },
+    Workload { written_in: "Go", language: Language::Go, max_further_percent: 10.0, ..native("go", None) },
     // Debian's musl has none in all of its C code: what calls `main` and the threads' functions is the end.
     Workload {
         written_in: "C with musl",

@@ -165,11 +165,17 @@ fn chain(prefix: &str, rest: &str) -> String {
 fn check(test: &str, mode: &str, frequency_hz: u64, chains: &[String], whole: f64) -> Shares {
     let Some(_guard) = privileged(test) else { return Shares::default() };
     let lives = Lives::build();
-    // The first will do, unless others want the CPUs too.
-    let mut runs = [4, 8, 16].into_iter().map(|seconds| lives.sample(frequency_hz, seconds, mode, chains));
-    let shares = runs.find(|shares| shares.all > 200).expect("it is sampled");
-    assert_eq!(shares.wrong, 0);
-    assert!(shares.astray * 50 <= shares.all, "{} of {} went astray", shares.astray, shares.all);
+    let mut shares = Shares::default();
+    // The first will do, unless others want the CPUs too: then there are few ticks, and first tables take a part of them.
+    for seconds in [4, 8, 16] {
+        shares = lives.sample(frequency_hz, seconds, mode, chains);
+        assert_eq!(shares.wrong, 0);
+        assert!(shares.astray * 50 <= shares.all, "{} of {} went astray", shares.astray, shares.all);
+        if shares.all > 200 && shares.whole() >= whole {
+            break;
+        }
+    }
+    assert!(shares.all > 200, "hardly sampled");
     assert!(shares.whole() >= whole, "{}", shares.whole());
     shares
 }

@@ -39,8 +39,8 @@ pub struct Workload {
     pub without_information: &'static [&'static str],
     /// The function behind those that stacks end in; `?` where it has no name.
     pub outermost: &'static str,
-    /// Largest share of stacks that may go further than the judge, in percent. All of them pass through a function that is
-    /// `without_information`, so for those there is no bound.
+    /// Largest share of stacks that may go further than the judge, in percent. Where any stack may pass through a function
+    /// that is `without_information` there is no bound.
     pub max_further_percent: f64,
 }
 
@@ -81,7 +81,7 @@ pub const WORKLOADS: &[Workload] = &[
         max_further_percent: 100.0,
         ..native("rust_abort", None)
     },
-    // On the threads' own stacks, on which the runtime runs itself, on behalf of a goroutine or not.
+    // They go further where a goroutine has work done on its thread's own stack, or asks the vDSO for the time.
     Workload { written_in: "Go", language: Language::Go, max_further_percent: 10.0, ..native("go", None) },
     // Debian's musl has none in all of its C code: what calls `main` and the threads' functions is the end.
     Workload {
@@ -102,7 +102,13 @@ pub const WORKLOADS: &[Workload] = &[
         max_further_percent: 10.0,
         ..native("node", None)
     },
-    Workload { written_in: "Java", language: Language::Jit, bound_percent: 98.0, ..native("java", None) },
+    Workload {
+        written_in: "Java",
+        language: Language::Jit,
+        bound_percent: 98.0,
+        max_further_percent: 2.0,
+        ..native("java", None)
+    },
     native("dlopen", Some(r"^((plugin_burn )?plugin_run |\? )?((\? )?use )?(\? )?(main )?(_start )?$")),
     native("fork", None),
     native("exec", None),

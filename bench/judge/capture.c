@@ -6,7 +6,7 @@
  * Samples the command and its descendants on every CPU, for SECONDS or until the command ends, and writes cases (case.h) to
  * OUT. The kernel's own perf copies registers and stack (up to 64 KiB, the most a perf record holds), so nothing of
  * Pyrite's takes part in it. Mappings come from perf's events of the same rings, in order of time: each stack meets the
- * mappings of its moment.
+ * mappings of its moment. The last message says how many records met a full ring.
  *
  * PROGRAM is the id of a BPF program that runs at the same ticks, 0 for none: the kernel writes a perf sample only where
  * the program returns 1, and afterwards, so both have seen the same registers and the same stack.
@@ -351,8 +351,8 @@ int main(int argc, char **argv)
 		ioctl(rings[i].fd, PERF_EVENT_IOC_DISABLE, 0);
 	kill(-pid, SIGKILL);
 	round_until(UINT64_MAX);
+	write_message(MESSAGE_LOST, &(struct lost_records){ lost }, sizeof(struct lost_records), NULL, 0);
 	if (fclose(out) != 0)
 		die("write");
-	fprintf(stderr, "%llu stacks, %llu records lost\n", (unsigned long long)stacks, (unsigned long long)lost);
 	return 0;
 }

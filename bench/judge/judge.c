@@ -12,8 +12,9 @@
  * Frames are leaf first: the address in hex, then how the step to its caller was found: `c` by call frame information,
  * `p` by the frame pointer for want of it, `-` not at all. The first address is that of the instruction; one byte before
  * each of the others lies the instruction: they are return addresses or, where a signal interrupted the frame and in the
- * signal's trampoline, one more than the instruction's. END is `complete` where the last frame's rule says that it has no caller, or where it lies at the entry
- * point of its file and has no rule, as the dynamic loader's does; else why it could not go on:
+ * signal's trampoline, one more than the instruction's. END is `complete` where the last frame's rule says that it has no
+ * caller, or where it lies at the entry point of its file and has no rule, as the dynamic loader's does; else why it could
+ * not go on:
  *
  *   no_memory      needs stack beyond what was captured
  *   below_sp       needs a register that an epilogue has just popped: its rule still names the slot, which lies below the
@@ -232,7 +233,7 @@ int main(void)
 			if (!modules)
 				malformed("unknown mapping set");
 			judge(modules, stack, (const unsigned char *)(stack + 1));
-		} else {
+		} else if (kind != MESSAGE_LOST) {
 			malformed("kind");
 		}
 	}

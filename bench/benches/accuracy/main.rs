@@ -2,8 +2,9 @@
 //!
 //! Runs each workload under Pyrite's sampler while the kernel's own perf captures registers and stack at the same ticks,
 //! draws a random sample of the ticks, and has the judge say what each stack is (`bench/judge`). Prints the share of
-//! identical stacks per workload and per language, with reasons. Fails below a workload's bound, or where more than 2 %
-//! cannot be judged, or where a chain of calls that is known beforehand is not found. With `--judge-only` Pyrite is left
+//! identical stacks per workload and per language, with reasons. Fails below a workload's bound, or where more stacks than
+//! are known to must go further than the judge, or more than 2 % cannot be judged, or where a chain of calls that is known
+//! beforehand is not found. With `--judge-only` Pyrite is left
 //! out and the judge itself is checked: by those chains, and by a second judge.
 
 #![forbid(unsafe_code)]
@@ -17,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Parser;
-use pyrite_bench::accuracy::{Capture, Tools, Trial, Verdict, WORKLOADS, Workload, compare};
+use pyrite_bench::accuracy::{Capture, Tools, Trial, Verdict, WORKLOADS, Workload};
 
 use crate::draw::Draw;
 use crate::profiler::Profiler;
@@ -111,25 +112,32 @@ fn measure(args: &Args, tools: &Tools, workload: &'static Workload, directory: &
     let mut shown = 0;
     for (set, stack) in drawn.cases() {
         let reference = trial.hear(set, stack).with_context(|| format!("judging {}", workload.name))?;
-        let truth = reference.judged_stack();
-        let stack_seen = match &observed {
-            Some(observed) => observed.find(stack).cloned(),
-            None => Some(truth.clone()),
+        let truth = reference.frames();
+        let seen = observed.as_ref().and_then(|observed| observed.find(stack));
+        let verdict = match &observed {
+            Some(_) => trial.verdict(set, seen, &reference),
+            None => reference.own_verdict(),
         };
-        let verdict = compare(stack_seen.as_ref(), &reference.judgement, &reference.allowance);
-        let planted = stack_seen.as_ref().filter(|seen| seen.is_complete);
-        let planted = planted.and_then(|seen| trial.is_as_planted(set, &seen.frames));
+        // Without Pyrite it is the judge's own stacks that must be as planted.
+        let whole = match &observed {
+            Some(_) => seen.filter(|seen| seen.is_complete).map(|seen| &seen.frames),
+            None => (verdict == Verdict::Identical).then_some(&truth),
+        };
+        let planted = whole.and_then(|frames| trial.is_as_planted(set, frames));
         if shown < args.show
             && (verdict != Verdict::Identical || planted.as_ref().is_some_and(Result::is_err))
         {
             shown += 1;
             println!(
-                "{} {verdict} planted {planted:?}\n  truth {truth:x?}\n  seen  {stack_seen:x?}",
-                workload.name
+                "{} {verdict} planted {planted:?}\n  judge {:?} {truth:x?}\n  seen  {seen:x?}",
+                workload.name, reference.judgement.ending
             );
-            println!("  names {}", trial.names(set, &truth.frames));
+            println!("  names {}", trial.names(set, &truth));
         }
         row.add(verdict, planted, reference.second_agrees);
+    }
+    for _ in 0..drawn.lost() {
+        row.add(Verdict::NotJudged("not_captured".to_owned()), None, None);
     }
     Ok(row)
 }

@@ -20,7 +20,7 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    pub(crate) const HEAD: &str = "workload       identical   bound  not judged   ticks      planted  second judge  what became of them";
+    pub(crate) const HEAD: &str = "workload       identical    further      both at least  not judged   ticks      planted  second judge  what became of them";
 
     pub(crate) fn new(workload: &'static Workload, judge_only: bool) -> Self {
         Self {
@@ -66,8 +66,11 @@ impl Row {
     pub(crate) fn broken(&self, max_not_judged_percent: f64) -> Vec<String> {
         let name = self.workload.name;
         let mut broken = Vec::new();
-        if !self.judge_only && self.tally.identical_percent() < self.workload.bound_percent {
-            broken.push(format!("{name}: {:.2} % identical", self.tally.identical_percent()));
+        if !self.judge_only && self.tally.right_percent() < self.workload.bound_percent {
+            broken.push(format!("{name}: {:.2} % right", self.tally.right_percent()));
+        }
+        if self.tally.further_percent() > self.workload.max_further_percent {
+            broken.push(format!("{name}: {:.2} % go further than the judge", self.tally.further_percent()));
         }
         if self.tally.total() == 0 {
             broken.push(format!("{name}: no ticks"));
@@ -87,15 +90,16 @@ impl Row {
 
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let identical =
-            if self.judge_only { "-".to_owned() } else { format!("{:.2} %", self.tally.identical_percent()) };
+        let shown = |percent: f64| if self.judge_only { "-".to_owned() } else { format!("{percent:.2} %") };
+        let (identical, further) =
+            (shown(self.tally.identical_percent()), shown(self.tally.further_percent()));
         let planted = match self.workload.planted {
             Some(_) => format!("{}/{}", self.as_planted, self.as_planted + self.not_as_planted_count),
             None => "-".to_owned(),
         };
         write!(
             f,
-            "{:<14} {identical:>9} {:>6.1}  {:>8.2} %  {:>6} {planted:>12} {:>13}  {}",
+            "{:<14} {identical:>9}  {further:>9} {:>16.1} %  {:>8.2} %  {:>6} {planted:>12} {:>13}  {}",
             self.workload.name,
             self.workload.bound_percent,
             self.tally.not_judged_percent(),
@@ -122,10 +126,11 @@ impl Languages {
 impl fmt::Display for Languages {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (language, tally) in &self.0 {
-            let (identical, not_judged) = (tally.identical_percent(), tally.not_judged_percent());
+            let (identical, further) = (tally.identical_percent(), tally.further_percent());
             writeln!(
                 f,
-                "{language:<14} {identical:>7.2} %         {not_judged:>8.2} %  {:>6}  {tally}",
+                "{language:<14} {identical:>7.2} %  {further:>7.2} % {:>27.2} %  {:>6}  {tally}",
+                tally.not_judged_percent(),
                 tally.total()
             )?;
         }

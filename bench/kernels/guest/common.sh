@@ -1,4 +1,4 @@
-# What the tasks share. Results are lines: a word that says what it is, then its value; kernels/main.rs reads them.
+# What the tasks share. Results are lines: a word that says what it is, then its value; kernels/report.rs reads them.
 # Set by whoever runs a task: PYRITE (the program), SCRATCH (a directory), RESULTS (where to write).
 HERE=${HERE:-/pyrite}
 LISTEN=127.0.0.1:4040

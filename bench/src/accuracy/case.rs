@@ -6,6 +6,7 @@ use std::io::{self, Read};
 const REGISTERS: usize = 32;
 const MAPPINGS: u32 = 1;
 const STACK: u32 = 2;
+const LOST: u32 = 3;
 const SET_BYTES: usize = 16;
 const STACK_HEAD_BYTES: usize = 40 + 8 * REGISTERS + 16;
 /// Far above the largest perf record.
@@ -54,6 +55,8 @@ pub enum Message {
     Mappings(MappingSet),
     /// A case.
     Stack(Box<CapturedStack>),
+    /// Comes last: how many records met a full ring.
+    Lost(u64),
 }
 
 /// Why a stream cannot be read.
@@ -102,6 +105,7 @@ impl<R: Read> Cases<R> {
         let message = match kind {
             MAPPINGS => decode_set(&body).map(Message::Mappings),
             STACK => decode_stack(&body).map(|stack| Message::Stack(Box::new(stack))),
+            LOST => body.first_chunk().map(|count| Message::Lost(u64::from_ne_bytes(*count))),
             _ => None,
         };
         message.map(Some).ok_or(malformed)
@@ -217,8 +221,8 @@ mod tests {
     #[test]
     fn messages_survive_and_are_padded_to_eight_bytes() {
         let set = MappingSet { id: 2, tgid: 10, maps: "1000-2000 r-xp 0 00:00 5 /bin/x\n".into() };
-        let bytes = [set.encode(), stack().encode()].concat();
-        let messages = [Message::Mappings(set), Message::Stack(Box::new(stack()))];
+        let bytes = [set.encode(), stack().encode(), message(LOST, vec![7, 0, 0, 0, 0, 0, 0, 0])].concat();
+        let messages = [Message::Mappings(set), Message::Stack(Box::new(stack())), Message::Lost(7)];
         assert_eq!(bytes.len() % 8, 0);
         let read: Result<Vec<_>, _> = Cases::new(&*bytes).collect();
         assert_eq!(read.unwrap(), messages);

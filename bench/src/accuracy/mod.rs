@@ -5,12 +5,14 @@
 //!        └─▶ Pyrite's sampler, at the same ticks ─▶ its stacks ───────────────────────────────▶ verdict ◀───────┘
 //! ```
 //!
-//! A stack is identical when every frame is the judge's, down to the thread's root. A truncated stack is wrong. What the
-//! judge cannot follow to the root is no verdict, and counted. The judge itself is checked by chains of calls that are
+//! A stack is identical when every frame is the judge's, down to the thread's root. A truncated stack is wrong. One that goes
+//! further than the judge can see is counted by itself, and must be what else is known of it. What the judge cannot follow to
+//! the root is no verdict, and counted. The judge itself is checked by chains of calls that are
 //! known beforehand ([`Workload::planted`]) and by a second opinion ([`SecondJudge`]).
 
 mod case;
 mod client;
+mod leaf;
 mod second;
 mod symbols;
 mod trial;
@@ -22,5 +24,5 @@ pub use client::{Capture, Ending, Frame, Judge, Judgement, Step, Tools, open_cas
 pub use second::SecondJudge;
 pub use symbols::{Place, Symbols};
 pub use trial::{Reference, Trial};
-pub use verdict::{Allowance, ObservedStack, Tally, Verdict, compare};
+pub use verdict::{Allowance, ObservedStack, Tally, Verdict};
 pub use workloads::{Language, Root, WORKLOADS, Workload};

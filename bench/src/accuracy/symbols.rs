@@ -49,11 +49,6 @@ pub(crate) fn mapped_code(set: &MappingSet) -> Vec<MappedCode> {
     set.maps.lines().filter_map(parse_line).filter(|code| code.path.is_absolute()).collect()
 }
 
-/// All executable mappings of a set, with a file or without.
-pub(crate) fn mapped_ranges(set: &MappingSet) -> Vec<Range<u64>> {
-    set.maps.lines().filter_map(parse_line).map(|code| code.range).collect()
-}
-
 impl Symbols {
     /// Where `avma` lies in the mappings of `set`.
     pub fn place(&mut self, set: &MappingSet, avma: u64) -> Option<Place<'_>> {

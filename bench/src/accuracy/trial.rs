@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use regex::Regex;
 
-use crate::accuracy::symbols::mapped_ranges;
+use crate::accuracy::leaf::caller_passed_over;
+use crate::accuracy::verdict::{compare, judged_frames, why_not_judged};
 use crate::accuracy::{
     Allowance, CapturedStack, Ending, Judge, Judgement, Language, MappingSet, ObservedStack, Root,
-    SecondJudge, Step, Symbols, Workload,
+    SecondJudge, Symbols, Verdict, Workload,
 };
 
 /// A workload's stacks before the judges.
@@ -37,16 +38,14 @@ pub struct Reference {
 }
 
 impl Reference {
-    /// The judge's own stack, as if it had been observed.
-    pub fn judged_stack(&self) -> ObservedStack {
-        let frames = self.judgement.frames.iter().map(|frame| frame.avma);
-        let frames = frames.take(self.allowance.root_at.unwrap_or(usize::MAX)).collect();
-        let is_complete = self.judgement.ending == Ending::Complete || self.allowance.root_at.is_some();
-        let outcome = match &self.judgement.ending {
-            Ending::Complete => "complete".to_owned(),
-            Ending::Stopped(reason) => reason.clone(),
-        };
-        ObservedStack { frames, is_complete, outcome }
+    /// The frames that a stack must have.
+    pub fn frames(&self) -> Vec<u64> {
+        judged_frames(&self.judgement, &self.allowance).iter().map(|frame| frame.avma).collect()
+    }
+
+    /// The verdict on the judge's own stack.
+    pub fn own_verdict(&self) -> Verdict {
+        why_not_judged(&self.judgement, &self.allowance).map_or(Verdict::Identical, Verdict::NotJudged)
     }
 }
 
@@ -84,14 +83,30 @@ impl<'a> Trial<'a> {
             }
             _ => None,
         };
-        let root = self.find_root(set, &judgement);
+        let is_jit = self.workload.language == Language::Jit;
         let allowance = Allowance {
-            frame_pointers: self.workload.language == Language::Jit,
-            root_at: root.map(|(at, _)| at),
-            may_go_on: root.is_some_and(|(_, root)| root == Root::Open),
-            leaf_callers: self.leaf_callers(set, stack, &judgement),
+            frame_pointers: is_jit,
+            root: self.find_root(set, &judgement),
+            leaf_caller: is_jit.then(|| caller_passed_over(set, stack, &judgement)).flatten(),
         };
         Ok(Reference { judgement, allowance, second_agrees })
+    }
+
+    /// What becomes of a tick for which the profiler has this stack.
+    pub fn verdict(
+        &mut self,
+        set: &MappingSet,
+        observed: Option<&ObservedStack>,
+        reference: &Reference,
+    ) -> Verdict {
+        let verdict = compare(observed, &reference.judgement, &reference.allowance);
+        let is_open = matches!(reference.allowance.root, Some((_, Root::Open)));
+        match observed.and_then(|observed| observed.frames.last()) {
+            Some(last) if is_open && verdict == Verdict::Further && !self.is_outermost(set, *last) => {
+                Verdict::Different
+            }
+            _ => verdict,
+        }
     }
 
     /// Whether a stack is the chain of calls that was planted; `None` where none was, or where the tick fell into the
@@ -133,20 +148,10 @@ impl<'a> Trial<'a> {
         names
     }
 
-    /// The code addresses at the top of the stack, where the leaf has no call frame information.
-    fn leaf_callers(&self, set: &MappingSet, stack: &CapturedStack, judgement: &Judgement) -> Vec<u64> {
-        /// A leaf without a frame may have pushed every register.
-        const TOP_BYTES: usize = 16 * 8;
-
-        let is_by_frame_pointer =
-            judgement.frames.first().is_some_and(|leaf| leaf.step == Step::FramePointer);
-        if self.workload.language != Language::Jit || !is_by_frame_pointer {
-            return Vec::new();
-        }
-        let top = &stack.stack[..stack.stack.len().min(TOP_BYTES)];
-        let words = top.as_chunks::<8>().0.iter().map(|word| u64::from_ne_bytes(*word));
-        let code = mapped_ranges(set);
-        words.filter(|word| code.iter().any(|range| range.contains(word))).collect()
+    /// Whether stacks of this workload may end in the function that a caller's frame lies in.
+    fn is_outermost(&mut self, set: &MappingSet, avma: u64) -> bool {
+        let place = self.symbols.place_of_frame(set, avma, false);
+        place.is_some_and(|place| self.workload.is_outermost(place.name))
     }
 
     /// How many frames the truth has where a function's name says so, and what kind of root that is.

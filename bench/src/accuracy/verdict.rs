@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::accuracy::{Ending, Judgement, Step};
+use crate::accuracy::{Ending, Frame, Judgement, Root, Step};
 
 /// A stack as the profiler under test recorded it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +21,9 @@ pub struct ObservedStack {
 pub enum Verdict {
     /// Every frame is the judge's, down to the root.
     Identical,
+    /// Every frame of the judge's is there, and where it sees no further others are that fit what is known: the caller of a
+    /// leaf that it left by the frame pointer, or what lies behind a function that it cannot leave.
+    Further,
     /// Ended before the root, for this reason.
     Truncated(String),
     /// Said to be complete, and is not the judge's stack.
@@ -36,44 +39,61 @@ pub enum Verdict {
 pub struct Allowance {
     /// Code without call frame information keeps a chain of frame pointers.
     pub frame_pointers: bool,
-    /// The judge's chain ends after this many frames: the last of them is known to be a root.
-    pub root_at: Option<usize>,
-    /// Behind that frame another stack begins, which only a profiler that knows the language's own stacks can follow.
-    pub may_go_on: bool,
-    /// Where the judge left the leaf by the frame pointer: the code addresses at the top of the stack. A leaf that has not
-    /// made its frame yet, or makes none, was called from one of them, and the frame pointer leads past that.
-    pub leaf_callers: Vec<u64>,
+    /// How many frames the judge's stack has where the name of the last one's function says more than the judge can, and
+    /// what it says.
+    pub root: Option<(usize, Root)>,
+    /// The caller of a leaf without a frame, which the judge has passed over by the frame pointer.
+    pub leaf_caller: Option<u64>,
 }
 
-/// Compares a stack with what the judge says.
-pub fn compare(observed: Option<&ObservedStack>, judgement: &Judgement, allowance: &Allowance) -> Verdict {
-    let root_at = allowance.root_at;
-    let truth = &judgement.frames[..root_at.unwrap_or(judgement.frames.len()).min(judgement.frames.len())];
-    if let (Ending::Stopped(reason), None) = (&judgement.ending, root_at) {
-        return Verdict::NotJudged(reason.clone());
+/// Why the judge's word does not count.
+pub(crate) fn why_not_judged(judgement: &Judgement, allowance: &Allowance) -> Option<String> {
+    if let (Ending::Stopped(reason), None) = (&judgement.ending, allowance.root) {
+        return Some(reason.clone());
     }
     // The root's own step leads nowhere, so how it was tried says nothing.
-    let steps = truth.split_last().map_or(&[][..], |(_, steps)| steps);
-    if !allowance.frame_pointers && steps.iter().any(|frame| frame.step == Step::FramePointer) {
-        return Verdict::NotJudged("frame_pointer".to_owned());
+    let steps = judged_frames(judgement, allowance).split_last().map_or(&[][..], |(_, steps)| steps);
+    let is_by_frame_pointer = steps.iter().any(|frame| frame.step == Step::FramePointer);
+    (is_by_frame_pointer && !allowance.frame_pointers).then(|| "frame_pointer".to_owned())
+}
+
+/// The judge's frames, down to a root that is known by its name.
+pub(crate) fn judged_frames<'a>(judgement: &'a Judgement, allowance: &Allowance) -> &'a [Frame] {
+    let frames = &judgement.frames;
+    allowance.root.and_then(|(depth, _)| frames.get(..depth)).unwrap_or(frames)
+}
+
+/// Compares a stack with what the judge says. Where that leaves a stack open at its root, whoever asks has to look at what
+/// [`Verdict::Further`] ends in.
+pub(crate) fn compare(
+    observed: Option<&ObservedStack>,
+    judgement: &Judgement,
+    allowance: &Allowance,
+) -> Verdict {
+    if let Some(reason) = why_not_judged(judgement, allowance) {
+        return Verdict::NotJudged(reason);
     }
     let Some(observed) = observed else { return Verdict::Missing };
-    let mut frames = observed.frames.clone();
-    let is_passed_over = |caller| {
-        allowance.leaf_callers.contains(caller) && truth.get(1).is_none_or(|frame| frame.avma != *caller)
-    };
-    if frames.get(1).is_some_and(is_passed_over) {
-        frames.remove(1);
+    if !observed.is_complete {
+        return Verdict::Truncated(observed.outcome.clone());
     }
-    let begins_alike =
-        truth.len() <= frames.len() && truth.iter().zip(&frames).all(|(truth, frame)| truth.avma == *frame);
-    match begins_alike {
-        true if frames.len() == truth.len() && observed.is_complete => Verdict::Identical,
-        true if frames.len() > truth.len() && allowance.may_go_on && observed.is_complete => {
-            Verdict::Identical
+    let truth: Vec<u64> = judged_frames(judgement, allowance).iter().map(|frame| frame.avma).collect();
+    let is_open = matches!(allowance.root, Some((_, Root::Open)));
+    let fits = |frames: &[u64]| match frames.strip_prefix(&*truth) {
+        Some(beyond) => beyond.is_empty() != is_open,
+        None => false,
+    };
+    let fits_without_leaf_caller = || match &*observed.frames {
+        [leaf, caller, rest @ ..] => {
+            allowance.leaf_caller == Some(*caller) && fits(&[&[*leaf], rest].concat())
         }
-        _ if !observed.is_complete => Verdict::Truncated(observed.outcome.clone()),
-        _ => Verdict::Different,
+        _ => false,
+    };
+    match fits(&observed.frames) {
+        true if is_open => Verdict::Further,
+        true => Verdict::Identical,
+        false if fits_without_leaf_caller() => Verdict::Further,
+        false => Verdict::Different,
     }
 }
 
@@ -101,13 +121,26 @@ impl Tally {
 
     /// Share of identical stacks among those that could be judged, in percent.
     pub fn identical_percent(&self) -> f64 {
-        let identical = self.0.get(&Verdict::Identical).copied().unwrap_or(0);
-        percent(identical, self.total() - self.not_judged())
+        self.percent_of_judged(&Verdict::Identical)
+    }
+
+    /// Share of stacks that go further than the judge among those that could be judged, in percent.
+    pub fn further_percent(&self) -> f64 {
+        self.percent_of_judged(&Verdict::Further)
+    }
+
+    /// Share of both together, in percent.
+    pub fn right_percent(&self) -> f64 {
+        self.identical_percent() + self.further_percent()
     }
 
     /// Share of ticks that could not be judged, in percent.
     pub fn not_judged_percent(&self) -> f64 {
         percent(self.not_judged(), self.total())
+    }
+
+    fn percent_of_judged(&self, verdict: &Verdict) -> f64 {
+        percent(self.0.get(verdict).copied().unwrap_or(0), self.total() - self.not_judged())
     }
 
     fn not_judged(&self) -> u64 {
@@ -125,6 +158,7 @@ impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Identical => f.write_str("identical"),
+            Self::Further => f.write_str("further"),
             Self::Truncated(reason) => write!(f, "truncated:{reason}"),
             Self::Different => f.write_str("different"),
             Self::Missing => f.write_str("missing"),
@@ -148,7 +182,6 @@ impl fmt::Display for Tally {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::accuracy::Frame;
 
     fn judgement(ending: Ending, frames: &[(u64, Step)]) -> Judgement {
         let frames = frames.iter().map(|(avma, step)| Frame { avma: *avma, step: *step }).collect();
@@ -183,12 +216,21 @@ mod tests {
         let observed = complete(&[1, 2]);
         let not_judged = Verdict::NotJudged("no_memory".into());
         assert_eq!(compare(Some(&observed), &stopped, &Allowance::default()), not_judged);
-        // Unless the last frame is known to be one.
-        let rooted = Allowance { root_at: Some(2), ..Allowance::default() };
-        assert_eq!(compare(Some(&observed), &stopped, &rooted), Verdict::Identical);
-        assert_eq!(compare(Some(&complete(&[1, 2, 3])), &stopped, &rooted), Verdict::Different);
-        let onwards = Allowance { may_go_on: true, ..rooted.clone() };
-        assert_eq!(compare(Some(&complete(&[1, 2, 3])), &stopped, &onwards), Verdict::Identical);
+    }
+
+    #[test]
+    fn a_root_known_by_its_name_ends_the_judges_stack() {
+        let stopped = judgement(Ending::Stopped("no_info".into()), &[(1, C), (2, P), (3, Step::Failed)]);
+        let check = |root, frames: &[u64]| {
+            let allowance = Allowance { root: Some((2, root)), ..Allowance::default() };
+            compare(Some(&complete(frames)), &stopped, &allowance)
+        };
+        assert_eq!(check(Root::End, &[1, 2]), Verdict::Identical);
+        assert_eq!(check(Root::End, &[1, 2, 4]), Verdict::Different);
+        // It was called from somewhere that the judge does not see.
+        assert_eq!(check(Root::Open, &[1, 2, 4]), Verdict::Further);
+        assert_eq!(check(Root::Open, &[1, 5, 4]), Verdict::Different);
+        assert_eq!(check(Root::Open, &[1, 2]), Verdict::Different, "its callers are missing");
     }
 
     #[test]
@@ -202,26 +244,30 @@ mod tests {
     }
 
     #[test]
-    fn the_frame_pointer_passes_over_the_caller_of_a_leaf_without_a_frame() {
+    fn a_caller_that_the_judge_passed_over_is_no_part_of_its_stack() {
         let truth = judgement(Ending::Complete, &[(1, P), (3, C), (4, C)]);
-        let leaf_callers = vec![2, 9];
-        let passed = Allowance { frame_pointers: true, leaf_callers, ..Allowance::default() };
+        let passed = Allowance { frame_pointers: true, leaf_caller: Some(2), ..Allowance::default() };
         let check = |frames: &[u64]| compare(Some(&complete(frames)), &truth, &passed);
         assert_eq!(check(&[1, 3, 4]), Verdict::Identical);
-        assert_eq!(check(&[1, 2, 3, 4]), Verdict::Identical);
+        assert_eq!(check(&[1, 2, 3, 4]), Verdict::Further);
         assert_eq!(check(&[1, 5, 3, 4]), Verdict::Different);
-        assert_eq!(check(&[1, 2, 9, 3, 4]), Verdict::Different);
+        assert_eq!(check(&[1, 2, 2, 3, 4]), Verdict::Different);
         assert_eq!(check(&[1, 2, 4]), Verdict::Different);
+        let recursive = Allowance { leaf_caller: Some(3), ..passed.clone() };
+        assert_eq!(compare(Some(&complete(&[1, 3, 4])), &truth, &recursive), Verdict::Identical);
+        assert_eq!(compare(Some(&complete(&[1, 3, 3, 4])), &truth, &recursive), Verdict::Further);
     }
 
     #[test]
     fn shares_leave_out_what_could_not_be_judged() {
         let mut tally = Tally::default();
-        for verdict in [Verdict::Identical, Verdict::Identical, Verdict::Different, Verdict::Missing] {
+        for verdict in [Verdict::Identical, Verdict::Identical, Verdict::Further, Verdict::Missing] {
             tally.add(verdict);
         }
         tally.add(Verdict::NotJudged("no_info".into()));
         assert!((tally.identical_percent() - 50.0).abs() < 1e-9);
+        assert!((tally.further_percent() - 25.0).abs() < 1e-9);
+        assert!((tally.right_percent() - 75.0).abs() < 1e-9);
         assert!((tally.not_judged_percent() - 20.0).abs() < 1e-9);
         assert!(tally.to_string().starts_with("identical 2, "));
         assert!(Tally::default().identical_percent() < 1.0);

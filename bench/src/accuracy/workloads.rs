@@ -37,6 +37,11 @@ pub struct Workload {
     pub planted: Option<&'static str>,
     /// Functions at the outer end of its stacks for which its toolchain makes no call frame information.
     pub without_information: &'static [&'static str],
+    /// The function behind those that stacks end in; `?` where it has no name.
+    pub outermost: &'static str,
+    /// Largest share of stacks that may go further than the judge, in percent. Where any stack may pass through a function
+    /// that is `without_information` there is no bound.
+    pub max_further_percent: f64,
 }
 
 const fn native(name: &'static str, planted: Option<&'static str>) -> Workload {
@@ -47,6 +52,8 @@ const fn native(name: &'static str, planted: Option<&'static str>) -> Workload {
         bound_percent: 99.5,
         planted,
         without_information: &[],
+        outermost: "_start",
+        max_further_percent: 0.0,
     }
 }
 
@@ -68,15 +75,23 @@ pub const WORKLOADS: &[Workload] = &[
     Workload { written_in: "C++", ..native("exceptions", None) },
     Workload { written_in: "Rust", ..native("rust_release", None) },
     // rustc makes the C `main` itself, and with `panic=abort` without information.
-    Workload { written_in: "Rust", without_information: &["main"], ..native("rust_abort", None) },
-    Workload { written_in: "Go", language: Language::Go, ..native("go", None) },
+    Workload {
+        written_in: "Rust",
+        without_information: &["main"],
+        max_further_percent: 100.0,
+        ..native("rust_abort", None)
+    },
+    // They go further where a goroutine has work done on its thread's own stack, or asks the vDSO for the time.
+    Workload { written_in: "Go", language: Language::Go, max_further_percent: 10.0, ..native("go", None) },
     // Debian's musl has none in all of its C code: what calls `main` and the threads' functions is the end.
     Workload {
         written_in: "C with musl",
         without_information: &["libc_start_main_stage2", "start"],
+        outermost: "?",
+        max_further_percent: 100.0,
         ..native(
             "musl",
-            Some(r"^(mix )?(sort_numbers )?(nest ){0,11}work (main libc_start_main_stage2|start) \? $"),
+            Some(r"^(mix )?(sort_numbers )?(nest ){0,11}work (main libc_start_main_stage2|start) (\? )?$"),
         )
     },
     Workload { written_in: "Python", ..native("python", None) },
@@ -84,9 +99,16 @@ pub const WORKLOADS: &[Workload] = &[
         written_in: "JavaScript",
         language: Language::Jit,
         bound_percent: 98.0,
+        max_further_percent: 10.0,
         ..native("node", None)
     },
-    Workload { written_in: "Java", language: Language::Jit, bound_percent: 98.0, ..native("java", None) },
+    Workload {
+        written_in: "Java",
+        language: Language::Jit,
+        bound_percent: 98.0,
+        max_further_percent: 2.0,
+        ..native("java", None)
+    },
     native("dlopen", Some(r"^((plugin_burn )?plugin_run |\? )?((\? )?use )?(\? )?(main )?(_start )?$")),
     native("fork", None),
     native("exec", None),
@@ -119,6 +141,14 @@ impl Workload {
         }
     }
 
+    /// Whether stacks that the judge left at a [`Root::Open`] may end in a function of this name, or in one without.
+    pub fn is_outermost(&self, name: Option<&str>) -> bool {
+        match self.language {
+            Language::Go => name.and_then(Root::of_go) == Some(Root::End),
+            Language::Native | Language::Jit => name.unwrap_or("?") == self.outermost,
+        }
+    }
+
     /// The call that runs what [`Self::build`] put into `directory`.
     pub fn command(&self, directory: &Path, seconds: u32) -> Command {
         let mut command = Command::new(directory.join("run"));
@@ -132,7 +162,7 @@ impl Workload {
 pub enum Root {
     /// The outermost frame.
     End,
-    /// What comes behind it is known to others only, if at all: it called from another stack, or has no information.
+    /// It was called, but from where is not known to the judge: from another stack, or it has no information.
     Open,
 }
 
@@ -143,10 +173,10 @@ impl Root {
             "runtime.goexit" | "runtime.mstart" | "runtime.rt0_go" | "_rt0_amd64" | "_rt0_amd64_linux" => {
                 Some(Self::End)
             }
-            // They go over to the thread's own stack, the last three for calls into the vDSO.
+            // They leave a goroutine for good: Go's own tracebacks end there, too.
+            "runtime.mcall" | "runtime.morestack" => Some(Self::End),
+            // They go over to the thread's own stack and come back, the last three for calls into the vDSO.
             "runtime.systemstack"
-            | "runtime.mcall"
-            | "runtime.morestack"
             | "runtime.asmcgocall"
             | "runtime.nanotime1"
             | "runtime.walltime"
@@ -176,11 +206,27 @@ mod tests {
         let named = |name: &str| *WORKLOADS.iter().find(|workload| workload.name == name).unwrap();
         let go = named("go");
         assert_eq!(go.root("runtime.goexit.abi0", Step::Information), Some(Root::End));
-        assert_eq!(go.root("runtime.mcall", Step::Information), Some(Root::Open));
+        assert_eq!(go.root("runtime.mcall", Step::Information), Some(Root::End));
+        assert_eq!(go.root("runtime.systemstack.abi0", Step::Information), Some(Root::Open));
         assert_eq!(go.root("main.goexit", Step::Information), None);
         assert_eq!(named("rust_abort").root("main", Step::Failed), Some(Root::Open));
         assert_eq!(named("rust_abort").root("main", Step::Information), None);
         assert_eq!(named("chain").root("main", Step::Failed), None);
+    }
+
+    #[test]
+    fn stacks_that_go_on_end_where_they_must() {
+        let named = |name: &str| *WORKLOADS.iter().find(|workload| workload.name == name).unwrap();
+        let check = |workload: &str, function: Option<&str>, expect: bool| {
+            assert_eq!(named(workload).is_outermost(function), expect, "{workload} {function:?}");
+        };
+        check("go", Some("runtime.goexit.abi0"), true);
+        check("go", Some("runtime.systemstack.abi0"), false);
+        check("go", None, false);
+        check("rust_abort", Some("_start"), true);
+        check("rust_abort", Some("main"), false);
+        check("musl", None, true);
+        check("musl", Some("work"), false);
     }
 
     #[test]

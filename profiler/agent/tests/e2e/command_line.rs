@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::process::Output;
 
-use crate::privileged;
+use crate::common::privileged;
 use crate::pyrite::{Pyrite, command};
 
 fn output(args: &[&str]) -> (Output, String) {

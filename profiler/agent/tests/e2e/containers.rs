@@ -2,14 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::privileged;
+use crate::common::privileged;
+use crate::podman::{IMAGE, Podman};
 use crate::pyrite::{Pyrite, command, eventually};
-use crate::support::{Podman, folded_samples, stdout};
+use crate::support::{folded_samples, stdout};
 
 const RED: &str = "pyrite-e2e-red";
 const BLUE: &str = "pyrite-e2e-blue";
@@ -26,7 +26,7 @@ fn bpf_two_containers_side_by_side_and_one_that_idles() {
     // One that was there before Pyrite, one that comes after it.
     let blue = podman.spin(BLUE);
 
-    let services = eventually("both containers burn, the third idles", Duration::from_secs(15), || {
+    let services = eventually("both containers burn, the third idles", || {
         let services = pyrite.services();
         let used = |name| services.get(name).and_then(|service| service["cpu_seconds"].as_f64());
         let is_listed = used(RED) > Some(1.0) && used(BLUE) > Some(1.0) && used(IDLE).is_some();
@@ -38,7 +38,7 @@ fn bpf_two_containers_side_by_side_and_one_that_idles() {
         assert_eq!(service["kind"], "container", "{service}");
         assert_eq!(service["idle"], Value::Bool(name == IDLE), "{service}");
         assert_eq!(label("container_name"), name);
-        assert_eq!((label("container_id").as_str(), label("image").as_str()), (id.as_str(), Podman::IMAGE));
+        assert_eq!((label("container_id").as_str(), label("image").as_str()), (id.as_str(), IMAGE));
     }
     for (name, id) in [(RED, &red), (BLUE, &blue)] {
         let by_name = pyrite.cpu_series(&format!("{{container_id={id:?}}}"), "service_name");

@@ -1,15 +1,12 @@
 //! Invariant I1 where an operator sees it: the books on `/metrics` balance, whatever else runs on the node.
 
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use aya::Ebpf;
-use aya::programs::TracePoint;
-
-use crate::privileged;
+use crate::common::privileged;
 use crate::pyrite::Pyrite;
-use crate::support::{Workload, check_ledger, fixture, metric, stdout};
+use crate::slow_tracepoint;
+use crate::support::{Workload, check_ledger, metric, stdout};
 
 #[test]
 fn bpf_metrics_balance_under_load_and_beside_another_tracepoint_program() {
@@ -26,9 +23,9 @@ fn bpf_metrics_balance_under_load_and_beside_another_tracepoint_program() {
         check_ledger(&pyrite);
         skipped() - before
     };
-    let alone = skipped_during(syscalls.command().args(["3000", "2"]));
-    let other_tool = attach_slow_tracepoint(syscalls.directory());
-    let beside = skipped_during(syscalls.command().args(["3000", "2"]));
+    let alone = skipped_during(&mut slow_tracepoint::calls(&syscalls.path(), "3000"));
+    let other_tool = slow_tracepoint::attach();
+    let beside = skipped_during(&mut slow_tracepoint::calls(&syscalls.path(), "3000"));
     drop(other_tool);
     println!("skipped alone {alone}, beside the tracepoint program {beside}");
     // Two CPUs owe about 6,000 ticks in that time.
@@ -38,22 +35,4 @@ fn bpf_metrics_balance_under_load_and_beside_another_tracepoint_program() {
     let metrics = pyrite.get("/metrics").text();
     assert!(metric(&metrics, r#"pyrite_sampler_ticks_total{fate="stored"}"#) > 1000.0, "{metrics}");
     assert!(pyrite.terminate().success());
-}
-
-/// Attached until dropped.
-fn attach_slow_tracepoint(folder: &Path) -> Ebpf {
-    if !Path::new("/sys/kernel/tracing/events").exists() {
-        stdout(Command::new("mount").args(["-t", "tracefs", "tracefs", "/sys/kernel/tracing"]));
-    }
-    let object = folder.join("slow_tracepoint.o");
-    let mut clang = Command::new("clang");
-    clang.args(["-target", "bpf", "-O2", "-g", "-isystem", "/usr/include/x86_64-linux-gnu"]);
-    clang.args(["-isystem", "/usr/include/aarch64-linux-gnu", "-c", "-o"]).arg(&object);
-    stdout(clang.arg(fixture("workloads/slow_tracepoint.bpf.c")));
-    let mut loaded = Ebpf::load_file(object).expect("it loads");
-    let program = loaded.program_mut("slow").expect("its name");
-    let program: &mut TracePoint = program.try_into().expect("its type");
-    program.load().expect("the verifier takes it");
-    program.attach("syscalls", "sys_enter_getppid").expect("the tracepoint is there");
-    loaded
 }

@@ -3,11 +3,10 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
-use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::privileged;
+use crate::common::privileged;
 use crate::pyrite::{command, eventually};
 use crate::support::{Workload, folded_samples, read_with_pprof};
 
@@ -89,12 +88,11 @@ fn bpf_record_of_a_process_ends_with_its_time_or_with_a_signal() {
         let before = load.cpu_ns();
         let mut child = record(&file, &["--pid", &pid, "--duration", duration]).spawn().expect("it starts");
         if let Some(signal) = signal {
-            std::thread::sleep(Duration::from_millis(2500));
+            eventually("two seconds of CPU time", || (load.cpu_ns() - before > 2e9).then_some(()));
             let sent = Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status();
             assert!(sent.is_ok_and(|status| status.success()), "{signal}");
         }
-        let limit = Duration::from_secs(8);
-        let status = eventually("the recording ends", limit, || child.try_wait().expect("our child"));
+        let status = eventually("the recording ends", || child.try_wait().expect("our child"));
         assert!(status.success(), "{signal:?}: {status}");
         let folded = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{signal:?}: {error}"));
         // Of the two processes that spin only the one: no more than its own time, and a good part of that, for sampling

@@ -7,12 +7,8 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use crate::common::fixture;
 use crate::pyrite::Pyrite;
-
-/// Where a fixture is.
-pub(crate) fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(name)
-}
 
 /// What a command prints; it must succeed.
 pub(crate) fn stdout(command: &mut Command) -> String {
@@ -194,51 +190,6 @@ pub(crate) fn folded_samples(folded: &str, name: &str) -> (f64, f64) {
         }
     }
     (of_name, all)
-}
-
-/// Podman with storage of its own, removed with all its containers at the end.
-pub(crate) struct Podman {
-    dir: PathBuf,
-    _parent: TempDir,
-}
-
-impl Podman {
-    /// The image that every container runs.
-    pub(crate) const IMAGE: &str = "localhost/pyrite-fixture:1";
-
-    pub(crate) fn new() -> Self {
-        let parent = TempDir::new().expect("a directory");
-        let podman = Self { dir: parent.path().join("podman"), _parent: parent };
-        podman.call(&["up"]);
-        podman
-    }
-
-    fn call(&self, args: &[&str]) -> String {
-        stdout(&mut self.command(args)).trim().to_owned()
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(fixture("containers/podman.sh"));
-        command.arg(&self.dir).args(args);
-        command
-    }
-
-    /// Starts a container and returns its id.
-    pub(crate) fn start(&self, name: &str, command: &[&str]) -> String {
-        self.call(&[&["run", name][..], command].concat())
-    }
-
-    /// Starts a container that burns one CPU and returns its id.
-    pub(crate) fn spin(&self, name: &str) -> String {
-        self.start(name, &["/bin/sh", "-c", "while :; do :; done"])
-    }
-}
-
-impl Drop for Podman {
-    fn drop(&mut self) {
-        // What cannot be removed lies in a temporary directory.
-        let _ = self.command(&["down"]).status();
-    }
 }
 
 /// One length-delimited field of a Protobuf message.

@@ -13,7 +13,8 @@ use pyrite::identity::{Certainty, Subject};
 use pyrite_model::names;
 use pyrite_sampling::{BootNs, ProcessKey};
 
-use super::{final_labels, identity, no_runtimes, privileged, subject};
+use super::common::privileged;
+use super::{final_labels, identity, no_runtimes, subject};
 
 /// A cgroup v2 directory with a sleeping process in it.
 struct Group {
@@ -82,9 +83,9 @@ fn a_process_that_nothing_is_known_of_is_named_after_its_thread() {
 
 #[test]
 fn root_a_process_that_is_gone_is_placed_by_its_cgroup_or_its_parent() {
-    if !privileged("root_a_process_that_is_gone_is_placed_by_its_cgroup_or_its_parent") {
+    let Some(_turn) = privileged("root_a_process_that_is_gone_is_placed_by_its_cgroup_or_its_parent") else {
         return;
-    }
+    };
     let mut group = Group::new("pyrite-test-gone.service");
     let mut identity = identity(no_runtimes());
     let (pid, cgroup_id) = (group.child.id(), group.id());
@@ -100,9 +101,9 @@ fn root_a_process_that_is_gone_is_placed_by_its_cgroup_or_its_parent() {
 
 #[test]
 fn root_a_process_that_changes_its_cgroup_changes_its_service() {
-    if !privileged("root_a_process_that_changes_its_cgroup_changes_its_service") {
+    let Some(_turn) = privileged("root_a_process_that_changes_its_cgroup_changes_its_service") else {
         return;
-    }
+    };
     // Dropped last, for the process that the other starts ends up in it.
     let second = Group::new("pyrite-test-second.service");
     let first = Group::new("pyrite-test-first.service");
@@ -116,9 +117,9 @@ fn root_a_process_that_changes_its_cgroup_changes_its_service() {
 
 #[test]
 fn root_a_runtime_that_hangs_never_blocks_and_the_short_id_stands_in() {
-    if !privileged("root_a_runtime_that_hangs_never_blocks_and_the_short_id_stands_in") {
+    let Some(_turn) = privileged("root_a_runtime_that_hangs_never_blocks_and_the_short_id_stands_in") else {
         return;
-    }
+    };
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("docker.sock");
     let _never_accepts = UnixListener::bind(&socket).unwrap();
@@ -149,9 +150,7 @@ fn root_a_runtime_that_hangs_never_blocks_and_the_short_id_stands_in() {
 
 #[test]
 fn root_scanning_many_groups_is_cheap() {
-    if !privileged("root_scanning_many_groups_is_cheap") {
-        return;
-    }
+    let Some(_turn) = privileged("root_scanning_many_groups_is_cheap") else { return };
     let mount = CgroupMounts::find().unified.expect("cgroup v2 is mounted");
     let dirs: Vec<PathBuf> = (0..200).map(|i| mount.join(format!("pyrite-test-scan-{i}.service"))).collect();
     for dir in &dirs {

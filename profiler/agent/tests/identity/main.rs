@@ -5,8 +5,13 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stderr, clippy::print_stdout, reason = "skips and measured figures are shown")]
 
-mod groups;
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../common/podman.rs"]
 mod podman;
+
+mod containers;
+mod groups;
 mod runtimes;
 
 use std::time::{Duration, Instant};
@@ -14,17 +19,6 @@ use std::time::{Duration, Instant};
 use pyrite::identity::runtime::RuntimeConfig;
 use pyrite::identity::{Certainty, Identity, IdentityConfig, Labels, Subject};
 use pyrite_sampling::{BootNs, ProcessKey};
-
-/// Whether a privileged test can run here.
-fn privileged(test: &str) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let root = std::fs::metadata("/proc/self").is_ok_and(|meta| meta.uid() == 0);
-    if !root {
-        assert!(std::env::var_os("CI").is_none(), "{test} must run under CI, and needs root");
-        eprintln!("SKIPPED {test}: needs root");
-    }
-    root
-}
 
 fn no_runtimes() -> RuntimeConfig {
     RuntimeConfig { docker: Vec::new(), cri: Vec::new(), ..RuntimeConfig::default() }
@@ -41,7 +35,7 @@ fn subject(tgid: u32) -> Subject<'static> {
 
 /// Asks until the answer is final.
 fn final_labels(identity: &mut Identity, subject: &Subject<'_>) -> Labels {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_mins(1);
     loop {
         let labels = identity.labels_for(subject);
         if labels.certainty == Certainty::Final {

@@ -11,15 +11,12 @@ use pyrite::sampler::{SamplerConfig, SamplerStats};
 use pyrite_sampling::{CountedStack, Event, UserFrame};
 use tempfile::TempDir;
 
-use crate::support::{Recording, Workload, privileged, stacks, ticks};
+use crate::common::privileged;
+use crate::support::{Recording, Workload, stacks, ticks};
 
 const FREQUENCY_HZ: u64 = 997;
 const LIFE_MS: u64 = 20;
 const LIVES: u64 = 100;
-/// A build without optimization takes seconds for the largest libraries.
-const WARM_UP: Duration = Duration::from_mins(1);
-/// By then the sampler has met what runs.
-const SETTLED: Duration = Duration::from_secs(3);
 /// From the leaf to main, and libc's two frames and _start below it.
 const FRAMES: usize = 17;
 /// What the processes are called, whatever their files are.
@@ -97,11 +94,7 @@ struct Found {
 fn find(mut programs: impl Programs) -> Found {
     let config = SamplerConfig { frequency_hz: FREQUENCY_HZ, ..SamplerConfig::default() };
     let recording = Recording::start(config);
-    // What runs on the node already gets its tables first.
-    let begun = Instant::now();
-    while begun.elapsed() < WARM_UP && (begun.elapsed() < SETTLED || tables_in_the_making(&recording) > 0) {
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    recording.settle();
     let before = recording.sampler().stats();
     for life in 0..LIVES {
         let begun = Instant::now();
@@ -152,10 +145,6 @@ fn report(found: &Found, before: &SamplerStats, after: &SamplerStats) {
         per_life(|stats| stats.unwind.opener_cpu),
         per_life(|stats| stats.unwind.builder_cpu),
     );
-}
-
-fn tables_in_the_making(recording: &Recording) -> usize {
-    recording.sampler().stats().unwind.tables.pending
 }
 
 /// Of such a process, from the moment on that the kernel runs its program.

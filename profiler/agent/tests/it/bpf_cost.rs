@@ -8,7 +8,8 @@ use aya::programs::loaded_programs;
 use aya::sys::{Stats, enable_stats};
 use pyrite::sampler::SamplerConfig;
 
-use crate::support::{Recording, Workload, privileged, stacks};
+use crate::common::privileged;
+use crate::support::{Recording, Workload, stacks};
 
 #[test]
 fn bpf_cost_at_the_default_frequency() {

@@ -7,21 +7,18 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::{Duration, Instant};
 
 use pyrite::sampler::{SamplerConfig, Witness};
 use pyrite::unwind::UnwindConfig;
 use pyrite_sampling::{CountedStack, Sample, UserFrame};
 
-use crate::support::{Function, Recording, Workload, privileged, stacks};
+use crate::common::privileged;
+use crate::support::{Function, Recording, Workload, eventually, stacks};
 
 /// Every stack may be a copied one, of which there are 1,024 a second and CPU at most.
 const FREQUENCY_HZ: u64 = 997;
 /// Samples on their way to be counted.
 const WITNESSED: usize = 10_000;
-/// By then the sampler has met what runs on the node, and made its tables.
-const SETTLED: Duration = Duration::from_secs(2);
-const WARM_UP: Duration = Duration::from_mins(1);
 
 /// Two programs with the same functions at the same addresses, and two libraries, whose frames have other sizes.
 struct Lives {
@@ -93,7 +90,6 @@ impl Lives {
         let copied = copied as f64 / witnessed.max(1) as f64;
         let shares = Shares { copied, ..self.judge(stacks(&events), chains) };
         println!("{mode}: {shares:?}, {:.4} whole; {notes:?}", shares.whole());
-        assert!(shares.all > 200, "hardly sampled");
         shares
     }
 
@@ -155,11 +151,7 @@ fn settled(frequency_hz: u64, witness: Option<SyncSender<Sample>>) -> Recording 
     let witness = witness.map(|samples| Witness { samples, frequency_hz: 0 });
     let recording =
         Recording::start(SamplerConfig { frequency_hz, unwind, witness, ..SamplerConfig::default() });
-    let begun = Instant::now();
-    let pending = || recording.sampler().stats().unwind.tables.pending;
-    while begun.elapsed() < WARM_UP && (begun.elapsed() < SETTLED || pending() > 0) {
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    recording.settle();
     recording
 }
 
@@ -172,9 +164,18 @@ fn chain(prefix: &str, rest: &str) -> String {
 /// Sampling one mode: at least `whole` of the ticks have whole stacks, and no stack is said to be complete that is not.
 fn check(test: &str, mode: &str, frequency_hz: u64, chains: &[String], whole: f64) -> Shares {
     let Some(_guard) = privileged(test) else { return Shares::default() };
-    let shares = Lives::build().sample(frequency_hz, 4, mode, chains);
-    assert_eq!(shares.wrong, 0);
-    assert!(shares.astray * 50 <= shares.all, "{} of {} went astray", shares.astray, shares.all);
+    let lives = Lives::build();
+    let mut shares = Shares::default();
+    // The first will do, unless others want the CPUs too: then there are few ticks, and first tables take a part of them.
+    for seconds in [4, 8, 16] {
+        shares = lives.sample(frequency_hz, seconds, mode, chains);
+        assert_eq!(shares.wrong, 0);
+        assert!(shares.astray * 50 <= shares.all, "{} of {} went astray", shares.astray, shares.all);
+        if shares.all > 200 && shares.whole() >= whole {
+            break;
+        }
+    }
+    assert!(shares.all > 200, "hardly sampled");
     assert!(shares.whole() >= whole, "{}", shares.whole());
     shares
 }
@@ -240,10 +241,6 @@ fn bpf_lifecycle_processes_that_have_ended_are_forgotten() {
     for _ in 0..PROCESSES {
         assert!(Command::new("true").status().unwrap().success());
     }
-    // The dead are kept for three seconds, and the statistics are a second old.
-    std::thread::sleep(Duration::from_secs(6));
-    let after = published();
-    println!("{before} processes before {PROCESSES} came and went, {after} afterwards");
-    // What else runs here comes and goes as well.
-    assert!(after < before + PROCESSES / 20, "{after} instead of {before}");
+    // The dead are kept for three seconds, and the statistics are a second old. What else runs here comes and goes as well.
+    eventually("they are forgotten", || published() < before + PROCESSES / 20);
 }

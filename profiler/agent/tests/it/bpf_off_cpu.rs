@@ -1,14 +1,15 @@
 //! Time off the CPU of threads whose waiting is known: as much as the kernel says, of the right kind, at the right stack.
 
-use std::collections::BTreeMap;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pyrite::sampler::{OffCpuBudget, SamplerConfig, SamplerStats};
 use pyrite_bpf::OffFate;
 use pyrite_sampling::{Event, OffCpuStack, ThreadState, UserFrame};
 
-use crate::support::{Recording, Workload, privileged};
+use crate::common::privileged;
+use crate::support::{Recording, Running, Workload};
+use crate::waits::truths;
 
 /// Far more than by default, so that sampling error is small beside what is tested.
 fn with_off_cpu() -> SamplerConfig {
@@ -31,28 +32,6 @@ fn check_books(stats: &SamplerStats) {
     println!("  open {}", off_cpu.open);
     let settled = off_cpu.fates.settled() + off_cpu.open as u64;
     assert_eq!(off_cpu.fates.get(OffFate::Sent), settled, "{off_cpu:?}");
-}
-
-/// What the kernel says of the threads of one name.
-#[derive(Clone, Copy, Debug, Default)]
-struct Truth {
-    wall: f64,
-    cpu: f64,
-    queued: f64,
-}
-
-/// `NAME wall NS cpu NS queued NS` per thread.
-fn truths(said: &str) -> BTreeMap<String, Truth> {
-    let mut truths = BTreeMap::<String, Truth>::new();
-    for line in said.lines() {
-        let words: Vec<&str> = line.split(' ').collect();
-        let ns = |at: usize| words[at].parse::<f64>().unwrap();
-        let truth = truths.entry(words[0].to_owned()).or_default();
-        truth.wall += ns(2);
-        truth.cpu += ns(4);
-        truth.queued += ns(6);
-    }
-    truths
 }
 
 #[test]
@@ -79,22 +58,21 @@ fn bpf_off_cpu_time_is_what_the_kernel_says_by_state_and_stack() {
                 |frame: &UserFrame| matches!(frame, UserFrame::File { offset, .. } if holds(offset.0));
             off.stack.user.iter().any(is_here)
         };
-        for (state, expect) in [
-            (ThreadState::Runnable, truth.queued),
-            (ThreadState::Blocked, truth.wall - truth.cpu - truth.queued),
-        ] {
+        for (state, expect) in
+            [(ThreadState::Runnable, truth.queued), (ThreadState::Blocked, truth.blocked())]
+        {
             let values: Vec<&OffCpuStack> =
                 off_cpu(&events).filter(of_thread).filter(|off| off.state == state).collect();
-            let found: f64 = values.iter().map(|off| off.ns as f64).sum();
-            let in_body: f64 = values.iter().copied().filter(is_in_body).map(|off| off.ns as f64).sum();
-            let (expect_s, found_s) = (expect / 1e9, found / 1e9);
-            println!("{name} {}: {expect_s:.3} s, found {found_s:.3} s", state.name());
-            if expect_s > 1.0 {
+            let found = values.iter().map(|off| off.ns as f64).sum::<f64>() / 1e9;
+            let in_body =
+                values.iter().copied().filter(is_in_body).map(|off| off.ns as f64).sum::<f64>() / 1e9;
+            println!("{name} {}: {expect:.3} s, found {found:.3} s", state.name());
+            if expect > 1.0 {
                 compared += 1;
-                assert!((found / expect - 1.0).abs() < 0.1, "{name} {}: {found_s} s", state.name());
-                assert!(in_body > 0.8 * found, "{name}: {:.3} s of {found_s:.3} through it", in_body / 1e9);
+                assert!((found / expect - 1.0).abs() < 0.1, "{name} {}: {found} s", state.name());
+                assert!(in_body > 0.8 * found, "{name}: {in_body:.3} s of {found:.3} through it");
             } else {
-                assert!(found_s < expect_s + 0.5, "{name} {}: {found_s} s", state.name());
+                assert!(found < expect + 0.5, "{name} {}: {found} s", state.name());
             }
         }
     }
@@ -104,27 +82,26 @@ fn bpf_off_cpu_time_is_what_the_kernel_says_by_state_and_stack() {
 #[test]
 fn bpf_off_cpu_shows_a_thread_that_does_not_wake_up() {
     let Some(_guard) = privileged("bpf_off_cpu_open") else { return };
-    let recording = Recording::start(with_off_cpu());
     let waits = Workload::build("waits");
+    let recording = Recording::start(with_off_cpu());
+    let before = Instant::now();
     // Ten short sleeps, so that the long one is foreseen, and captured for certain.
-    let mut sleeper = waits.command().args(["doze", "60000"]).spawn().unwrap();
-    std::thread::sleep(Duration::from_secs(13));
-    let events = recording.events();
-    let of_sleeper =
-        |off: &&OffCpuStack| off.stack.process.tgid == sleeper.id() && off.state == ThreadState::Blocked;
-    let meanwhile_ns: u64 = off_cpu(&events).filter(of_sleeper).map(|off| off.ns).sum();
+    let sleeper = Running::start(waits.command().args(["doze", "600000"]));
+    let born = Instant::now();
+    let blocked_ns = |events: &[Event]| -> u64 {
+        let ours = off_cpu(events).filter(|off| off.stack.process.tgid == sleeper.tgid());
+        ours.filter(|off| off.state == ThreadState::Blocked).map(|off| off.ns).sum()
+    };
+    // Which the short ones together do not last.
+    recording.wait_for("the long sleep is told while it lasts", |events| blocked_ns(events) > 5_000_000_000);
+    let at_least = born.elapsed();
     let (events, stats) = recording.stop();
-    let at_the_end_ns: u64 = off_cpu(&events).filter(of_sleeper).map(|off| off.ns).sum();
-    sleeper.kill().unwrap();
-    sleeper.wait().unwrap();
+    let at_most = before.elapsed();
     check_books(&stats);
-    println!(
-        "after 13 s: {:.3} s, when stopped {:.3} s",
-        meanwhile_ns as f64 / 1e9,
-        at_the_end_ns as f64 / 1e9
-    );
-    assert!(meanwhile_ns > 5_000_000_000, "two round times have passed");
-    assert!((12_000_000_000..15_000_000_000).contains(&at_the_end_ns));
+    let found = Duration::from_nanos(blocked_ns(&events));
+    println!("slept for {at_least:?} to {at_most:?}, found {found:?}");
+    let slack = Duration::from_secs(1);
+    assert!(at_least < found + slack && found < at_most + 2 * slack, "{found:?}");
 }
 
 #[test]

@@ -7,7 +7,6 @@ use std::mem::offset_of;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::sync_channel;
-use std::time::{Duration, Instant};
 
 use pyrite::sampler::SamplerConfig;
 use pyrite_bpf::abi::pyrite_sample_header;
@@ -16,7 +15,8 @@ use pyrite_sampling::{
     decode_sample, play,
 };
 
-use crate::support::{Recording, Workload, privileged, stacks};
+use crate::common::privileged;
+use crate::support::{Recording, Workload, stacks};
 
 /// Parts of a tape, of which a drain makes one every 150 ms or sooner.
 const PARTS: usize = 100_000;
@@ -26,9 +26,6 @@ const FREQUENCY_HZ: u64 = 29;
 /// was, forks, a tgid used again.
 const SCRIPT: &str = "read files; LD_PRELOAD='./libp.so ./libq.so' ./a 1 wait; ./b 1 wait; \
     read go; ./a 1 exec ./b; ./a 1 swap ./libp.so ./libq.so; ./a 1 fork; ./a 1 reuse ./b";
-/// How long the files take to be met.
-const FILES_MET: Duration = Duration::from_secs(3);
-const TABLES_MADE: Duration = Duration::from_mins(1);
 
 /// Runs the script in a directory of its own, and returns its tgid, the tape of its time, and what the sampler told.
 fn record() -> (u32, Vec<u8>, Vec<Event>) {
@@ -59,11 +56,7 @@ fn record() -> (u32, Vec<u8>, Vec<Event>) {
     });
     let mut script = shell.stdin.take().unwrap();
     script.write_all(b"files\n").unwrap();
-    let begun = Instant::now();
-    let pending = || recording.sampler().stats().unwind.tables.pending;
-    while begun.elapsed() < TABLES_MADE && (begun.elapsed() < FILES_MET || pending() > 0) {
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    recording.settle();
     script.write_all(b"go\n").unwrap();
     assert!(shell.wait().unwrap().success());
     let (events, _) = recording.stop();

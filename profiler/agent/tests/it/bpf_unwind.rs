@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use aya::maps::{Array, ArrayOfMaps, HashMap, Map, MapData, loaded_maps};
@@ -20,7 +20,8 @@ use pyrite_sampling::{BootNs, Comm, Filter, Limits, LoadedProcess, MappedRange, 
 use pyrite_symbolizer::{Executables, Miss};
 use pyrite_unwind::{Arch, RawTable, ReadAt, Rule, Tables, extract, lookup};
 
-use crate::support::{Workload, privileged};
+use crate::common::privileged;
+use crate::support::{PATIENCE, Running, Workload};
 
 const ARCH: Arch = if cfg!(target_arch = "aarch64") { Arch::Aarch64 } else { Arch::X86_64 };
 
@@ -64,7 +65,8 @@ impl Node {
 
     /// Rounds until nothing is left to be made.
     fn settle(&mut self) {
-        let deadline = Instant::now() + Duration::from_secs(100);
+        // Without optimization the tables of two hundred executables take a minute of CPU time, at nice 6.
+        let deadline = Instant::now() + 5 * PATIENCE;
         let mut quiet = 0;
         while quiet < 5 {
             self.round();
@@ -182,23 +184,15 @@ impl ReadAt for OnDisk {
     }
 }
 
-/// A process that runs until it is dropped.
-struct Running(Child);
-
 impl Running {
-    fn start(command: &mut Command) -> Self {
-        let child = command.stdout(Stdio::null()).spawn().unwrap();
-        Self(child)
-    }
-
     fn ranges(&self) -> Vec<MappedRange> {
-        let maps = fs::read(format!("/proc/{}/maps", self.0.id())).unwrap();
+        let maps = fs::read(format!("/proc/{}/maps", self.tgid())).unwrap();
         parse_maps(&maps, 1000).unwrap()
     }
 
     /// The mapping of the file of this name, once the process has it.
     fn wait_for(&self, name: &str) -> MappedRange {
-        let deadline = Instant::now() + Duration::from_secs(5);
+        let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(range) = self.ranges().into_iter().find(|range| range.name.contains(name)) {
                 return range;
@@ -206,13 +200,6 @@ impl Running {
             assert!(Instant::now() < deadline, "{name} is not mapped");
             std::thread::sleep(Duration::from_millis(5));
         }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 
@@ -246,7 +233,7 @@ fn bpf_unwind_tables_of_a_real_process_can_be_read_back() {
     let running = Running::start(shares.command().arg("60000"));
     let (own, libc) = (running.wait_for("shares"), running.wait_for("libc"));
     let mut node = Node::start(UnwindConfig::default());
-    let tgid = running.0.id();
+    let tgid = running.tgid();
     node.process_loaded(tgid, running.ranges());
     node.settle();
     let stats = node.unwind.stats();
@@ -275,9 +262,9 @@ fn bpf_unwind_a_deleted_binary_still_gets_its_table() {
     fs::copy("/bin/true", shares.path()).unwrap();
     let own = running.wait_for("(deleted)");
     let mut node = Node::start(UnwindConfig::default());
-    node.process_loaded(running.0.id(), running.ranges());
+    node.process_loaded(running.tgid(), running.ranges());
     node.settle();
-    assert!(check_rules(&node, running.0.id(), &own, &copy) > 10);
+    assert!(check_rules(&node, running.tgid(), &own, &copy) > 10);
 }
 
 #[test]
@@ -300,11 +287,11 @@ fn bpf_unwind_a_file_in_another_mount_namespace_is_found() {
                 range.end.0 = range.end.0.min(range.start.0 + 0x800);
             }
         }
-        node.process_loaded(running.0.id(), ranges);
+        node.process_loaded(running.tgid(), ranges);
         node.settle();
         let own =
             MappedRange { end: Avma(if split { own.start.0 + 0x800 } else { own.end.0 }), ..own.clone() };
-        assert!(check_rules(&node, running.0.id(), &own, &shares.path()) > 10, "{split}");
+        assert!(check_rules(&node, running.tgid(), &own, &shares.path()) > 10, "{split}");
     }
 }
 
@@ -313,7 +300,7 @@ fn bpf_unwind_a_link_that_leads_to_another_file_by_now_is_not_taken() {
     let shares = Workload::build("shares");
     let running = Running::start(shares.command().arg("60000"));
     let own = running.wait_for("shares");
-    let link = format!("/proc/{}/map_files/{:x}-{:x}", running.0.id(), own.start.0, own.end.0);
+    let link = format!("/proc/{}/map_files/{:x}-{:x}", running.tgid(), own.start.0, own.end.0);
     let Some(_guard) = privileged("bpf_unwind_link") else { return };
     let open = |key: FileKey, name: &str| {
         Executables::new(1).open(key, Path::new(name), &[PathBuf::from(&link)]).miss()

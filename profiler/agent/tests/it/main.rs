@@ -3,6 +3,13 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests are tests, too")]
 
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../common/slow_tracepoint.rs"]
+mod slow_tracepoint;
+#[path = "../common/waits.rs"]
+mod waits;
+
 mod bpf_brief;
 mod bpf_cost;
 mod bpf_ledger;

@@ -2,29 +2,17 @@
 
 use std::fs;
 use std::ops::Range;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use object::{Object as _, ObjectSegment as _, ObjectSymbol as _};
 use pyrite::sampler::{Delivery, Sampler, SamplerConfig, SamplerStats};
 use pyrite_sampling::{CountedStack, Event, UserFrame};
 use tempfile::TempDir;
 
-/// One privileged test at a time: two samplers disturb each other's ticks.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-
-/// The right to run a privileged test, or `None` where it cannot run, which fails under CI.
-pub(crate) fn privileged(test: &str) -> Option<MutexGuard<'static, ()>> {
-    let guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    if fs::metadata("/proc/self").unwrap().uid() == 0 {
-        return Some(guard);
-    }
-    assert!(std::env::var_os("CI").is_none(), "{test} needs root and must not be skipped under CI");
-    eprintln!("\n*** SKIPPED {test}: it needs root ***\n");
-    None
-}
+use crate::common::fixture;
 
 /// A workload, built into a directory of its own.
 pub(crate) struct Workload {
@@ -41,7 +29,7 @@ impl Workload {
     pub(crate) fn build_with(name: &'static str, flags: &[&str]) -> Self {
         let directory = TempDir::new().unwrap();
         let built = Self { directory, name };
-        let source = source(&format!("{name}.c"));
+        let source = fixture(&format!("workloads/{name}.c"));
         let mut cc = Command::new("cc");
         cc.args(["-O2", "-pthread"]).args(flags).arg(source).arg("-o").arg(built.path());
         assert!(cc.status().expect("cc is installed").success());
@@ -87,9 +75,40 @@ pub(crate) struct Function {
     pub(crate) offsets: Range<u64>,
 }
 
-pub(crate) fn source(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/workloads").join(name)
+/// A process that runs until it is dropped.
+pub(crate) struct Running(Child);
+
+impl Running {
+    pub(crate) fn start(command: &mut Command) -> Self {
+        Self(command.stdout(Stdio::null()).spawn().unwrap())
+    }
+
+    pub(crate) fn tgid(&self) -> u32 {
+        self.0.id()
+    }
 }
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It can only have ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// How long something is waited for that comes, however busy the machine is.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
+/// Waits until something is so.
+pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// How long unwind tables are waited for, of which beside builds there is always another to be made.
+const TABLES_MADE: Duration = Duration::from_mins(1);
 
 /// A sampler whose events are collected.
 pub(crate) struct Recording {
@@ -110,6 +129,21 @@ impl Recording {
 
     pub(crate) fn sampler(&self) -> &Sampler {
         &self.sampler
+    }
+
+    /// Waits until the sampler has met what runs on the node, and made its unwind tables.
+    pub(crate) fn settle(&self) {
+        const MET: Duration = Duration::from_secs(3);
+        let begun = Instant::now();
+        let is_settled = || begun.elapsed() > MET && self.sampler.stats().unwind.tables.pending == 0;
+        while begun.elapsed() < TABLES_MADE && !is_settled() {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Waits until the events so far are as wanted.
+    pub(crate) fn wait_for(&self, what: &str, is_there: impl Fn(&[Event]) -> bool) {
+        eventually(what, || is_there(&self.events.lock().unwrap()));
     }
 
     /// The events so far.

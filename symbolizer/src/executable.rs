@@ -93,6 +93,11 @@ impl ExecutableReader {
         self.0.version.bytes
     }
 
+    /// Whether it is still the file that was opened, as far as its size and the time of its last change tell.
+    pub fn is_unchanged(&self) -> bool {
+        self.0.check_unchanged().is_ok()
+    }
+
     /// When the file was last changed: seconds and nanoseconds since 1970.
     pub fn modified(&self) -> (i64, i64) {
         self.0.version.modified

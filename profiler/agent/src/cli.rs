@@ -125,7 +125,7 @@ pub struct DoctorArgs {
     /// With --unwind: where Pyrite runs; if it does not, this node is sampled for a while (needs root)
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:4040", requires = "unwind")]
     pub ask: SocketAddr,
-    /// With --unwind: for how long
+    /// With --unwind: for how long, a minute at most
     #[arg(long, value_parser = parse_duration, value_name = "TIME", default_value = "10s", requires = "unwind")]
     pub duration: Duration,
 }

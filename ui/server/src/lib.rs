@@ -39,8 +39,8 @@ mod window;
 pub use app::{app, serve};
 pub use error::ApiError;
 pub use node::{
-    KnownService, NodeInfo, NodeView, ServiceKind, UnwindAnswer, UnwindExecutable, UnwindProcess,
-    UnwindReason, UnwindScore,
+    KnownService, NodeInfo, NodeView, OffCpuScore, ServiceKind, UnwindAnswer, UnwindExecutable,
+    UnwindProcess, UnwindReason, UnwindScore,
 };
 pub use state::{ServerLimits, ServerState};
 pub use store::{Appending, ProfileStore};

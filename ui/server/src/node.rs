@@ -68,6 +68,19 @@ pub struct UnwindScore {
     pub executables: Vec<UnwindExecutable>,
     /// Processes with the most of them.
     pub processes: Vec<UnwindProcess>,
+    /// How time off the CPU is recorded; absent where it is not.
+    pub off_cpu: Option<OffCpuScore>,
+}
+
+/// What became of the times that threads left a CPU, since the agent's start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OffCpuScore {
+    /// Captured with their stacks.
+    pub captured: u64,
+    /// Not captured, to keep the budget: the captured ones stand for them.
+    pub shed: u64,
+    /// Lost, all or in part.
+    pub lost: u64,
 }
 
 /// Why walks stop.

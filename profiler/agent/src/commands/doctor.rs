@@ -16,7 +16,7 @@ use crate::cli::DoctorArgs;
 use crate::config::default_data_dir;
 use crate::freeze::{self, Verdict};
 use crate::privilege;
-use crate::sampler::{Delivery, Sampler, SamplerConfig, TickSource};
+use crate::sampler::{Delivery, OffCpuBudget, Sampler, SamplerConfig, TickSource};
 
 /// What a check found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,20 +135,32 @@ fn lockdown(state: &str) -> Finding {
     Finding::Ok(if state.trim().is_empty() { "none".into() } else { state.trim().to_owned() })
 }
 
-/// Loads the programs and opens the events as `run` would, and lets go of them at once.
+/// Loads the programs and opens the events as `run` does by default, and lets go of them at once.
 fn sampling() -> Finding {
-    match Sampler::start(SamplerConfig::default(), |_| Delivery::Taken) {
-        Ok(sampler) => match sampler.stop().source {
-            TickSource::Cycles => Finding::Ok("programs verified; event: hardware cycles".into()),
-            TickSource::CpuClock => Finding::limited(
-                "programs verified; event: cpu-clock, for there is no hardware counter",
-                "usual in a virtual machine; code that runs with interrupts off is then seen a little late",
-            ),
-        },
+    let config = SamplerConfig { off_cpu: OffCpuBudget::Node, ..SamplerConfig::default() };
+    match Sampler::start(config, |_| Delivery::Taken) {
+        Ok(sampler) => {
+            let stats = sampler.stop();
+            sampled(stats.source, stats.off_cpu.is_some())
+        }
         Err(error) => {
             let cause = error.source().map_or_else(String::new, |source| format!(": {source}"));
             Finding::failed("not possible", format!("{error}{cause}"))
         }
+    }
+}
+
+fn sampled(source: TickSource, has_off_cpu: bool) -> Finding {
+    match (source, has_off_cpu) {
+        (_, false) => Finding::limited(
+            "what runs can be sampled, but not what threads wait for",
+            "the warning above says why",
+        ),
+        (TickSource::Cycles, true) => Finding::Ok("programs verified; event: hardware cycles".into()),
+        (TickSource::CpuClock, true) => Finding::limited(
+            "programs verified; event: cpu-clock, for there is no hardware counter",
+            "usual in a virtual machine; code that runs with interrupts off is then seen a little late",
+        ),
     }
 }
 
@@ -254,6 +266,15 @@ mod tests {
         assert_eq!(seen, "Linux 6.2.16: can freeze when BPF reads a process's stack");
         let expect = "Linux 6.18.1: this version reads user memory without the fault of 5.19 to 6.3";
         assert_eq!(user_stacks(evidence("6.18.1")), Finding::Ok(expect.into()));
+    }
+
+    #[test]
+    fn a_kernel_that_refuses_the_program_of_switches_is_no_clean_bill() {
+        assert!(matches!(sampled(TickSource::Cycles, true), Finding::Ok(_)));
+        for source in [TickSource::Cycles, TickSource::CpuClock] {
+            let Finding::Limited { seen, .. } = sampled(source, false) else { panic!("must be limited") };
+            assert!(seen.contains("not what threads wait for"), "{seen}");
+        }
     }
 
     #[test]

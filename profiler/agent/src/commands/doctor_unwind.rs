@@ -14,12 +14,12 @@ use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use pyrite_bpf::StackOutcome;
 use pyrite_sampling::{Event, UnwindHealth};
-use pyrite_server::{UnwindAnswer, UnwindScore};
+use pyrite_server::{OffCpuScore, UnwindAnswer, UnwindScore};
 use tokio::net::TcpStream;
 
 use crate::cli::DoctorArgs;
 use crate::privilege;
-use crate::sampler::{Delivery, Sampler, SamplerConfig};
+use crate::sampler::{Delivery, OffCpuBudget, Sampler, SamplerConfig};
 use crate::sys;
 use crate::watch::unwind_score;
 
@@ -29,6 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const ANSWER_LIMIT_BYTES: usize = 1 << 20;
 /// Unwind tables are made in this time; stacks sampled before would tell of a Pyrite that has just started.
 const WARM_UP: Duration = Duration::from_secs(3);
+/// The score is never of more than that.
+const LONGEST: Duration = Duration::from_mins(1);
 
 /// Prints the score; fails only where it cannot be found out.
 #[expect(clippy::print_stdout, reason = "the lines are this command's output")]
@@ -36,8 +38,9 @@ pub(super) fn unwind(args: &DoctorArgs) -> Result<ExitCode> {
     let (score, source) = match ask(args.ask) {
         Ok(score) => (score, format!("the last minute, says the Pyrite at {}", args.ask)),
         Err(no_answer) => {
-            eprintln!("no Pyrite answers at {} ({no_answer:#}): sampling for {:?}", args.ask, args.duration);
-            (sample(args.duration)?, format!("{:?} of sampling, {WARM_UP:?} after the start", args.duration))
+            let duration = args.duration.min(LONGEST);
+            eprintln!("no Pyrite answers at {} ({no_answer:#}): sampling for {duration:?}", args.ask);
+            (sample(duration)?, format!("{duration:?} of sampling, {WARM_UP:?} after the start"))
         }
     };
     println!("{source}");
@@ -75,7 +78,8 @@ fn sample(duration: Duration) -> Result<UnwindScore> {
     let health = Arc::new(Mutex::new(UnwindHealth::default()));
     let first = unix_ms(SystemTime::now() + WARM_UP);
     let fed = Arc::clone(&health);
-    let sampler = Sampler::start(SamplerConfig::default(), move |event| {
+    let config = SamplerConfig { off_cpu: OffCpuBudget::Node, ..SamplerConfig::default() };
+    let sampler = Sampler::start(config, move |event| {
         if let Event::Second(second) = event
             && second.start.0 >= first
         {
@@ -84,9 +88,9 @@ fn sample(duration: Duration) -> Result<UnwindScore> {
         Delivery::Taken
     })?;
     std::thread::sleep(WARM_UP + duration);
-    sampler.stop();
+    let stats = sampler.stop();
     let report = health.lock().unwrap_or_else(PoisonError::into_inner).report();
-    Ok(unwind_score(&report))
+    Ok(unwind_score(&report, stats.off_cpu.as_ref()))
 }
 
 fn unix_ms(time: SystemTime) -> i64 {
@@ -112,6 +116,7 @@ fn lines(score: &UnwindScore) -> Vec<String> {
         ));
         lines.extend(advice(&reason.reason).map(|advice| format!("{:14}→ {advice}", "")));
     }
+    lines.extend(score.off_cpu.map(off_cpu_line));
     if !score.executables.is_empty() {
         lines.push("executables at which stacks stop:".to_owned());
     }
@@ -130,6 +135,12 @@ fn lines(score: &UnwindScore) -> Vec<String> {
     lines
 }
 
+fn off_cpu_line(off_cpu: OffCpuScore) -> String {
+    let OffCpuScore { captured, shed, lost } = off_cpu;
+    let (share, all) = (percent(captured, captured + shed), captured + shed);
+    format!("off-CPU       {share} of {all} waits captured, which stand for those shed; {lost} lost")
+}
+
 fn percent(part: u64, whole: u64) -> String {
     format!("{:6.2} %", part as f64 / whole.max(1) as f64 * 100.0)
 }
@@ -145,7 +156,10 @@ fn advice(reason: &str) -> Option<&'static str> {
             "build the executables below with -fasynchronous-unwind-tables, or with -fno-omit-frame-pointer"
         }
         StackOutcome::Unsupported => "build the executables below with -fno-omit-frame-pointer",
-        StackOutcome::OverBudget => "give Pyrite more memory for unwind tables",
+        StackOutcome::OverBudget => {
+            "build the executables below with -fno-omit-frame-pointer: \
+             those mapped here have more unwind information than Pyrite gives memory to"
+        }
         StackOutcome::NoMapping => {
             "if they are many, see whether mapping events are lost: pyrite_sampler_notes_total{note=\"sideband_lost\"}"
         }
@@ -185,10 +199,12 @@ mod tests {
                 reason: reason.clone(),
             }],
             processes: vec![UnwindProcess { name: "app".into(), tgid: 7, stacks: 20, complete: 10, reason }],
+            off_cpu: Some(OffCpuScore { captured: 5, shed: 45, lost: 2 }),
         };
         let lines = lines(&score);
         assert!(lines[0].ends_with(" 95.00 % of 200 stacks"), "{}", lines[0]);
         assert!(lines.iter().any(|line| line.contains("→ build the executables below")));
+        assert!(lines.iter().any(|line| line.contains("10.00 % of 50 waits captured")), "{lines:?}");
         assert!(lines.iter().any(|line| line.contains("libfoo.so") && line.contains("25.00 % of 40 stop")));
         assert!(lines.iter().any(|line| line.contains("app (7)") && line.contains("50.00 % of 20 complete")));
     }

@@ -277,14 +277,9 @@ fn title(args: &RecordArgs) -> String {
 
 /// Shed departures are stood for by those that were captured; others that did not get through are missing.
 fn say_what_is_missing(off_cpu: &OffCpuStats) {
-    let count = |fate| off_cpu.fates.get(fate);
-    let lost: u64 = [OffFate::RingFull, OffFate::NoScratch, OffFate::NoSlot, OffFate::EndLost]
-        .into_iter()
-        .chain([OffFate::Malformed, OffFate::PendingFull, OffFate::WaitingFull, OffFate::OpenFull])
-        .map(count)
-        .sum();
-    let sent = count(OffFate::Sent);
-    eprintln!("{sent} waits were captured on the node and stand for {} more", count(OffFate::Shed));
+    let (sent, shed) = (off_cpu.fates.get(OffFate::Sent), off_cpu.fates.get(OffFate::Shed));
+    eprintln!("{sent} waits were captured on the node and stand for {shed} more");
+    let lost = off_cpu.fates.lost();
     if lost > 0 {
         eprintln!("{lost} captured waits were lost, all or in part");
     }

@@ -57,12 +57,16 @@ pub(crate) struct Cpus {
 }
 
 impl Cpus {
-    /// Opens the events of every CPU that is online.
-    pub(crate) fn open(settings: EventSettings, program: OwnedFd) -> Result<Self, SamplerError> {
+    /// Opens the events of the CPUs that are `online`.
+    pub(crate) fn open(
+        settings: EventSettings,
+        program: OwnedFd,
+        online: &[u32],
+    ) -> Result<Self, SamplerError> {
         let mut cpus =
             Self { settings, program, open: Vec::new(), closed: Ledger::default(), notes: Notes::default() };
         let readings = Readings { counted: Vec::new(), idle_ns: read_idle() };
-        for number in online() {
+        for &number in online {
             match cpus.open_cpu(number, &readings) {
                 Ok(cpu) => cpus.open.push(cpu),
                 // Went offline in between.
@@ -112,7 +116,11 @@ impl Cpus {
     /// Brings the books up to date, closes the events of CPUs that went away and opens those of CPUs that came. Returns
     /// whether mapping events may have been missed on a CPU that came.
     pub(crate) fn refresh(&mut self, readings: &Readings, last_words: impl FnMut(&[u8])) -> bool {
-        let online = online();
+        let Ok(online) = online() else {
+            // Short of descriptors, say. That nobody tells which CPUs there are takes none away.
+            self.read_books(readings);
+            return false;
+        };
         let frequency_hz = self.settings.frequency_hz;
         let mut last_words = last_words;
         let mut gone = Vec::new();
@@ -195,8 +203,8 @@ impl Cpu {
 }
 
 /// The CPUs that are online now.
-pub(crate) fn online() -> Vec<u32> {
-    fs::read_to_string(ONLINE).map(|list| parse_cpu_list(&list)).unwrap_or_default()
+pub(crate) fn online() -> io::Result<Vec<u32>> {
+    fs::read_to_string(ONLINE).map(|list| parse_cpu_list(&list))
 }
 
 /// How long each CPU has idled since boot, waiting for devices included.

@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use aya::maps::{MapData, PerCpuArray, RingBuf};
-use aya::programs::tp_btf::BtfTracePointLink;
 use pyrite_bpf::{Note, TickFate};
 use pyrite_sampling::{BootNs, Event, Fates, Notes, Sample, Sampling};
 
 use crate::sampler::cpus::{Cpus, Readings, read_idle};
+use crate::sampler::load::Attached;
 use crate::sampler::switches::Switches;
 use crate::sampler::{Delivery, OffCpuStats, SamplerStats, processes};
 use crate::sys::{self, Alarm, CpuCounters};
@@ -39,7 +39,7 @@ pub(crate) struct Shared {
 
 pub(crate) struct Drain<S> {
     pub(crate) sampling: Sampling,
-    pub(crate) _on_exec: Option<BtfTracePointLink>,
+    pub(crate) _on_exec: Option<Attached>,
     pub(crate) witness: Option<SyncSender<Sample>>,
     pub(crate) tape: Option<SyncSender<Vec<u8>>>,
     pub(crate) unwind: Unwind,
@@ -114,6 +114,7 @@ impl<S: FnMut(Event) -> Delivery> Drain<S> {
         let now = sys::boot_now();
         self.unwind.carry_out(self.sampling.take_commands(), until, now);
         self.sampling.finish_copies(&mut self.unwind, now);
+        self.unwind.wait_for_tables(self.sampling.unfinished_copies() > 0);
     }
 
     fn hand_on(&mut self, events: Vec<Event>) {

@@ -119,15 +119,9 @@ impl SamplerError {
     /// What the loader's failure means. `lockdown` is what `/sys/kernel/security/lockdown` says.
     pub(super) fn of_load(error: EbpfError, lockdown: &str) -> Self {
         if let EbpfError::ProgramError(ProgramError::LoadError { io_error, verifier_log }) = &error
-            && io_error.kind() != io::ErrorKind::PermissionDenied
+            && let Some(rejection) = Self::of_verifier(io_error, &verifier_log.to_string(), lockdown)
         {
-            let log = verifier_log.to_string();
-            return if is_locked_down(&log, lockdown) {
-                Self::LockedDown
-            } else {
-                let tail = log.char_indices().rev().nth(2000).map_or(0, |(at, _)| at);
-                Self::Rejected { log: format!("{io_error}: {}", &log[tail..]) }
-            };
+            return rejection;
         }
         match os_error(&error) {
             Some(libc::ENOSYS) => Self::NoBpf,
@@ -135,6 +129,21 @@ impl SamplerError {
             Some(libc::EPERM | libc::EACCES) => Self::NoPrivilege,
             _ => Self::Load { source: Box::new(error) },
         }
+    }
+
+    /// What the verifier has against a program; `None` where the kernel let nobody near it. Of memory that the program may
+    /// not read the verifier says EACCES as well, but it writes a log.
+    fn of_verifier(refusal: &io::Error, log: &str, lockdown: &str) -> Option<Self> {
+        match refusal.raw_os_error() {
+            Some(libc::EPERM) => return None,
+            Some(libc::EACCES) if log.is_empty() => return None,
+            _ => {}
+        }
+        if is_locked_down(log, lockdown) {
+            return Some(Self::LockedDown);
+        }
+        let tail = log.char_indices().rev().nth(2000).map_or(0, |(at, _)| at);
+        Some(Self::Rejected { log: format!("{refusal}: {}", &log[tail..]) })
     }
 }
 
@@ -185,6 +194,20 @@ mod tests {
         check_load(libc::EPERM, "[none] integrity confidentiality", "no permission to load BPF programs");
         check_load(libc::EPERM, "none integrity [confidentiality]", "the kernel is locked down");
         check_load(libc::ENOMEM, "", "cannot load the sampler's BPF object");
+    }
+
+    #[test]
+    fn a_verifier_that_denies_access_is_told_from_a_kernel_that_does() {
+        let of_verifier = |errno, log| {
+            let refusal = io::Error::from_raw_os_error(errno);
+            SamplerError::of_verifier(&refusal, log, "").map(|error| error.to_string())
+        };
+        let rejected = of_verifier(libc::EACCES, "R1 invalid mem access 'scalar'").unwrap_or_default();
+        assert!(rejected.starts_with("this kernel's verifier rejects"), "{rejected}");
+        assert!(rejected.ends_with("R1 invalid mem access 'scalar'"), "{rejected}");
+        assert_eq!(of_verifier(libc::EACCES, ""), None);
+        assert_eq!(of_verifier(libc::EPERM, ""), None);
+        assert!(of_verifier(libc::EINVAL, "").is_some(), "what no permission would mend");
     }
 
     #[test]

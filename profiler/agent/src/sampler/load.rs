@@ -4,7 +4,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 use aya::maps::{Map, MapData, PerCpuArray, RingBuf};
 use aya::programs::tp_btf::BtfTracePointLink;
-use aya::programs::{BtfTracePoint, PerfEvent as PerfEventProgram, ProgramError};
+use aya::programs::{BtfTracePoint, PerfEvent as PerfEventProgram, ProgramError, ProgramFd};
 use aya::util::nr_cpus;
 use aya::{Btf, Ebpf, EbpfError, EbpfLoader};
 use pyrite_bpf::abi::{PYRITE_CONTEXTS, pyrite_config};
@@ -14,6 +14,14 @@ use crate::sampler::switches::Switches;
 use crate::sys::{self, CpuCounters};
 use crate::unwind::UnwindMaps;
 
+/// A program that runs at a tracepoint for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Attached {
+    _link: BtfTracePointLink,
+    /// Open so that whoever adds up what our programs take (`/proc/PID/fdinfo`) finds this one.
+    _program: OwnedFd,
+}
+
 /// What is left of the object after loading.
 pub(crate) struct Loaded {
     pub(crate) program: OwnedFd,
@@ -21,7 +29,7 @@ pub(crate) struct Loaded {
     pub(crate) cpus: PerCpuArray<MapData, CpuCounters>,
     pub(crate) unwind: UnwindMaps,
     /// Keeps the program attached that forgets a process's mappings at exec.
-    pub(crate) on_exec: Option<BtfTracePointLink>,
+    pub(crate) on_exec: Option<Attached>,
     /// Where time off the CPU was asked for and the kernel lets us record it.
     pub(crate) switches: Option<Switches>,
 }
@@ -47,7 +55,9 @@ pub(crate) fn load(config: &pyrite_config, ring_bytes: u32) -> Result<Loaded, Sa
     let cpus =
         PerCpuArray::try_from(take_map(&mut object, "cpus")?).map_err(|error| explain(error.into()))?;
     let unwind = UnwindMaps::take(|name| take_map(&mut object, name))?;
-    let on_exec = attach_on_exec(&mut object, &btf)
+    // Without it, a new program's stacks are walked by the mappings of the one before until user space says otherwise, and
+    // are then cut for it.
+    let on_exec = attach(&mut object, &btf, "on_exec", "sched_process_exec")
         .inspect_err(|error| tracing::warn!("the first samples of a new program may be cut short: {error}"));
     let switches = wants_switches.then(|| Switches::attach(&mut object, &btf)).and_then(|attached| {
         attached.inspect_err(|error| tracing::warn!("time off the CPU is not recorded: {error}")).ok()
@@ -62,27 +72,34 @@ fn possible_cpus() -> Result<u32, SamplerError> {
 }
 
 fn load_program(object: &mut Ebpf) -> Result<OwnedFd, SamplerError> {
-    let program =
-        object.program_mut("on_tick").ok_or(SamplerError::Incomplete { name: "program on_tick" })?;
+    let name = "on_tick";
+    let program = object.program_mut(name).ok_or(SamplerError::Incomplete { name })?;
     let program: &mut PerfEventProgram =
         program.try_into().map_err(|error: ProgramError| explain(error.into()))?;
     program.load().map_err(|error| explain(error.into()))?;
-    let fd = program.fd().map_err(|error| explain(error.into()))?;
-    fd.as_fd()
-        .try_clone_to_owned()
-        .map_err(|source| SamplerError::Os { action: "keep the sampler's program open", source })
+    keep_open(program.fd())
 }
 
-/// Without it, a new program's stacks are walked by the mappings of the one before until user space says otherwise, and are
-/// then cut for it.
-fn attach_on_exec(object: &mut Ebpf, btf: &Btf) -> Result<BtfTracePointLink, SamplerError> {
-    let program =
-        object.program_mut("on_exec").ok_or(SamplerError::Incomplete { name: "program on_exec" })?;
+/// Loads the program `name` and attaches it to a tracepoint. Minimum kernel: 5.10, with BTF.
+pub(super) fn attach(
+    object: &mut Ebpf,
+    btf: &Btf,
+    name: &'static str,
+    tracepoint: &str,
+) -> Result<Attached, SamplerError> {
+    let program = object.program_mut(name).ok_or(SamplerError::Incomplete { name })?;
     let program: &mut BtfTracePoint =
         program.try_into().map_err(|error: ProgramError| explain(error.into()))?;
-    program.load("sched_process_exec", btf).map_err(|error| explain(error.into()))?;
-    let link = program.attach().map_err(|error| explain(error.into()))?;
-    program.take_link(link).map_err(|error| explain(error.into()))
+    program.load(tracepoint, btf).map_err(|error| explain(error.into()))?;
+    let fd = keep_open(program.fd())?;
+    let id = program.attach().map_err(|error| explain(error.into()))?;
+    let link = program.take_link(id).map_err(|error| explain(error.into()))?;
+    Ok(Attached { _link: link, _program: fd })
+}
+
+fn keep_open(program: Result<&ProgramFd, ProgramError>) -> Result<OwnedFd, SamplerError> {
+    let fd = program.map_err(|error| explain(error.into()))?.as_fd().try_clone_to_owned();
+    fd.map_err(|source| SamplerError::Os { action: "keep a program open", source })
 }
 
 pub(super) fn take_map(object: &mut Ebpf, name: &'static str) -> Result<Map, SamplerError> {

@@ -158,11 +158,12 @@ impl Sampler {
     where
         S: FnMut(Event) -> Delivery + Send + 'static,
     {
+        let os = |action| move |source| SamplerError::Os { action, source };
         refuse_to_freeze(&config)?;
-        let source = choose_source(&config)?;
-        let online = cpus::online().len().max(1);
-        let ring_bytes = config.ring_bytes.unwrap_or_else(|| ring_bytes(online));
-        let off_cpu_per_second = config.off_cpu.per_cpu(online);
+        let online = cpus::online().map_err(os("read which CPUs are online"))?;
+        let source = choose_source(&config, online.first().copied().unwrap_or(0))?;
+        let ring_bytes = config.ring_bytes.unwrap_or_else(|| ring_bytes(online.len()));
+        let off_cpu_per_second = config.off_cpu.per_cpu(online.len());
         let bpf_config = pyrite_config {
             ring_wakeup_bytes: u64::from(ring_bytes / 2),
             period_ns: period_ns(source, config.frequency_hz),
@@ -176,9 +177,8 @@ impl Sampler {
         let settings = EventSettings {
             source,
             frequency_hz: config.frequency_hz,
-            sideband_bytes: sideband_bytes(online),
+            sideband_bytes: sideband_bytes(online.len()),
         };
-        let os = |action| move |source| SamplerError::Os { action, source };
         let shared = Arc::new(Shared {
             alarm: Alarm::new().map_err(os("create an eventfd"))?,
             stop: AtomicBool::new(false),
@@ -203,7 +203,7 @@ impl Sampler {
             ring: loaded.ring,
             counters: loaded.cpus,
             switches: loaded.switches,
-            cpus: Cpus::open(settings, loaded.program)?,
+            cpus: Cpus::open(settings, loaded.program, &online)?,
             interval: config.drain_interval,
             sink,
             shared: Arc::clone(&shared),
@@ -289,14 +289,13 @@ fn refuse_to_freeze(config: &SamplerConfig) -> Result<(), SamplerError> {
     }
 }
 
-/// Cycles where the hardware can count them, else the clock; the answer is what one CPU says.
-fn choose_source(config: &SamplerConfig) -> Result<TickSource, SamplerError> {
+/// Cycles where the hardware can count them, else the clock; the answer is what `cpu` says.
+fn choose_source(config: &SamplerConfig, cpu: u32) -> Result<TickSource, SamplerError> {
     let frequency_hz = config.frequency_hz;
     let max_hz = read_setting(MAX_SAMPLE_RATE).parse().unwrap_or(u64::MAX);
     if frequency_hz == 0 || frequency_hz > max_hz {
         return Err(SamplerError::Frequency { frequency_hz, max_hz });
     }
-    let cpu = cpus::online().first().copied().unwrap_or(0);
     let candidates =
         config.source.map_or_else(|| vec![TickSource::Cycles, TickSource::CpuClock], |one| vec![one]);
     let mut failure = io::ErrorKind::Unsupported.into();

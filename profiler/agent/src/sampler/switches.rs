@@ -1,15 +1,11 @@
 //! Time off the CPU: the program that runs at every context switch, while this lives, and what it has counted.
 
-use std::os::fd::{AsFd as _, OwnedFd};
-
 use aya::maps::{MapData, PerCpuArray};
-use aya::programs::tp_btf::BtfTracePointLink;
-use aya::programs::{BtfTracePoint, ProgramError};
 use aya::{Btf, Ebpf};
 use pyrite_sampling::OffFates;
 
 use crate::sampler::SamplerError;
-use crate::sampler::load::{explain, take_map};
+use crate::sampler::load::{Attached, attach, explain, take_map};
 use crate::sys::SwitchCounters;
 
 /// Captures per second that a node of many CPUs may make in all; each costs some 30 µs, most of it in user space.
@@ -49,9 +45,7 @@ impl OffCpuBudget {
 
 /// The attached program. Dropping it detaches it.
 pub(super) struct Switches {
-    link: Option<BtfTracePointLink>,
-    /// Open so that whoever adds up what our programs take (`/proc/PID/fdinfo`) finds this one.
-    _program: OwnedFd,
+    program: Option<Attached>,
     counters: PerCpuArray<MapData, SwitchCounters>,
     ends_lost: u64,
 }
@@ -68,23 +62,15 @@ pub(super) struct SwitchCounts {
 impl Switches {
     /// Loads and attaches the program. Minimum kernel: 5.10, with BTF.
     pub(super) fn attach(object: &mut Ebpf, btf: &Btf) -> Result<Self, SamplerError> {
-        let name = "program on_switch";
-        let program = object.program_mut("on_switch").ok_or(SamplerError::Incomplete { name })?;
-        let program: &mut BtfTracePoint =
-            program.try_into().map_err(|error: ProgramError| explain(error.into()))?;
-        program.load("sched_switch", btf).map_err(|error| explain(error.into()))?;
-        let fd = program.fd().map_err(|error| explain(error.into()))?.as_fd().try_clone_to_owned();
-        let fd = fd.map_err(|source| SamplerError::Os { action: "keep a program open", source })?;
-        let id = program.attach().map_err(|error| explain(error.into()))?;
-        let link = program.take_link(id).map_err(|error| explain(error.into()))?;
+        let program = attach(object, btf, "on_switch", "sched_switch")?;
         let counters = PerCpuArray::try_from(take_map(object, "switch_cpus")?);
         let counters = counters.map_err(|error| explain(error.into()))?;
-        Ok(Self { link: Some(link), _program: fd, counters, ends_lost: 0 })
+        Ok(Self { program: Some(program), counters, ends_lost: 0 })
     }
 
     /// From now on no thread is captured. The counts stay readable.
     pub(super) fn detach(&mut self) {
-        self.link = None;
+        self.program = None;
     }
 
     pub(super) fn counts(&mut self) -> SwitchCounts {

@@ -39,12 +39,28 @@ pub fn page_bytes() -> u64 {
     u64::try_from(bytes).unwrap_or(4096).max(1)
 }
 
-/// Lets the calling thread yield to what else wants the CPU. On a busy CPU it still gets a quarter of one task's share: at
-/// nice 19 it would get a seventieth, and what it makes would come too late for processes that live for a second.
-pub fn give_way() {
-    // SAFETY: setpriority has no preconditions. On Linux the calling thread alone is meant by 0. Raising the nice value is
-    // always allowed.
-    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 6) };
+/// How a thread stands back where others want the CPU.
+#[derive(Debug)]
+pub struct Niceness {
+    tid: libc::id_t,
+    /// As it was started.
+    own: libc::c_int,
+}
+
+impl Niceness {
+    /// Of the calling thread.
+    pub fn of_this_thread() -> Self {
+        // SAFETY: neither call has preconditions. On Linux 0 means the calling thread alone.
+        let (tid, own) = unsafe { (libc::gettid(), libc::getpriority(libc::PRIO_PROCESS, 0)) };
+        Self { tid: tid as libc::id_t, own }
+    }
+
+    /// Makes the thread, which must not have ended, nicer by so many steps than it was started. To take steps back is a
+    /// privilege (`CAP_SYS_NICE`); without it the thread stays as nice as it is.
+    pub fn stand_back(&self, steps: libc::c_int) {
+        // SAFETY: setpriority has no preconditions. On Linux the number of a thread means that thread alone.
+        unsafe { libc::setpriority(libc::PRIO_PROCESS, self.tid, self.own + steps) };
+    }
 }
 
 /// Lets kernels before 5.11 lock memory for BPF maps. Later ones account maps to the cgroup, so a refusal (no
@@ -78,5 +94,29 @@ pub fn send_signal(tgid: u32, signal: libc::c_int) -> std::io::Result<()> {
     match unsafe { libc::kill(tgid, signal) } {
         0 => Ok(()),
         _ => Err(std::io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    #[test]
+    fn a_thread_stands_back_alone_and_from_where_it_was_started() {
+        let (tell, told) = channel();
+        let (ask, asked) = channel::<()>();
+        let thread = std::thread::spawn(move || {
+            Niceness::of_this_thread().stand_back(2);
+            tell.send(Niceness::of_this_thread()).unwrap();
+            asked.recv().unwrap();
+            Niceness::of_this_thread().own
+        });
+        let own = Niceness::of_this_thread().own;
+        told.recv().unwrap().stand_back(3);
+        ask.send(()).unwrap();
+        assert_eq!(thread.join().unwrap(), own + 5);
+        assert_eq!(Niceness::of_this_thread().own, own);
     }
 }

@@ -10,7 +10,7 @@ pub use bpf_map::{
     Chunk, ChunkMemory, ExecutableValue, ProcessValue, RuleValue, map_bytes, remove_inner_map,
 };
 pub use host::{
-    boot_now, clock_ticks_hz, give_way, page_bytes, raise_memlock_limit, raise_open_file_limit, send_signal,
+    Niceness, boot_now, clock_ticks_hz, page_bytes, raise_memlock_limit, raise_open_file_limit, send_signal,
     thread_cpu_ns, wall_clock,
 };
 pub use perf_event::{PerfCounts, PerfEvent, TickSource};

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use pyrite_bpf::abi::{perf_event_header, perf_event_mmap_page};
 
-use crate::sys::PerfEvent;
+use crate::sys::{PerfEvent, page_bytes};
 
 /// An event together with its ring.
 #[derive(Debug)]
@@ -32,8 +32,7 @@ impl PerfRing {
     /// # Errors
     /// EPERM or ENOMEM where the kernel does not let us lock that much memory.
     pub fn new(event: PerfEvent, data_bytes: usize) -> io::Result<Self> {
-        // SAFETY: sysconf has no preconditions.
-        let page_bytes = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096);
+        let page_bytes = page_bytes() as usize;
         let data_bytes = data_bytes.max(page_bytes).next_power_of_two();
         // SAFETY: a new shared mapping at an address of the kernel's choice; the length is a page plus 2^n pages, as
         // perf demands.

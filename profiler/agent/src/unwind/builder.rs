@@ -1,5 +1,4 @@
-//! The thread that makes tables, and that waits for grace periods so that nobody else has to. It yields to what else
-//! runs on the node.
+//! The thread that makes tables, and that waits for grace periods so that nobody else has to.
 
 use std::collections::VecDeque;
 use std::io;
@@ -46,7 +45,6 @@ impl Builder {
 
     /// Does what is asked for until nobody asks any more. What others wait for comes before tables.
     pub(crate) fn run(mut self, requests: &Receiver<WorkRequest>, reports: &ReportSender<ChunkMemory>) {
-        sys::give_way();
         let mut waiting = VecDeque::new();
         loop {
             if waiting.is_empty() {
@@ -106,12 +104,22 @@ impl Builder {
     }
 
     fn extract(&mut self, identity: &TableIdentity, reader: &ExecutableReader) -> Result<RawTable, Absence> {
-        let raw = extract(&Contents(reader), ARCH).map_err(|unreadable| absence(&unreadable))?;
+        let raw = extract_whole(reader)?;
         if let Some(cache) = &mut self.cache {
             cache.store(identity, &raw, &self.counters);
         }
         Ok(raw)
     }
+}
+
+/// The table of a file that is the same behind the reading as before it. Of one that is written to meanwhile, parts of two
+/// executables may have been read, and the cache would keep the mixture under the name of the first.
+fn extract_whole(reader: &ExecutableReader) -> Result<RawTable, Absence> {
+    let extracted = extract(&Contents(reader), ARCH);
+    if !reader.is_unchanged() {
+        return Err(Absence::Changed);
+    }
+    extracted.map_err(|unreadable| absence(&unreadable))
 }
 
 /// An executable as pyrite-unwind reads files.
@@ -137,5 +145,35 @@ fn absence(unreadable: &Unreadable) -> Absence {
         Unreadable::TooLarge { .. } => Absence::TooLarge,
         Unreadable::TooManyRows => Absence::TooManyRows,
         Unreadable::NoUnwindInfo => Absence::NoUnwindInfo,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::MetadataExt as _;
+
+    use pyrite_model::FileKey;
+    use pyrite_symbolizer::Executables;
+
+    use super::*;
+    use crate::unwind::opener::tests::own_vdso;
+
+    #[test]
+    fn a_file_that_is_written_to_while_it_is_read_has_no_table() {
+        let vdso = own_vdso().reader;
+        let mut contents = vec![0; vdso.bytes() as usize];
+        vdso.read_at(FileOffset(0), &mut contents).unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), &contents).unwrap();
+        let meta = file.as_file().metadata().unwrap();
+        let (dev_major, dev_minor) = (libc::major(meta.dev()), libc::minor(meta.dev()));
+        let key = FileKey { dev_major, dev_minor, inode: meta.ino() };
+        let executable = Executables::new(1).open(key, file.path(), &[file.path().to_path_buf()]);
+        let reader = executable.reader().unwrap();
+        assert!(!extract_whole(&reader).unwrap().rows.is_empty());
+        contents.push(0);
+        fs::write(file.path(), contents).unwrap();
+        assert_eq!(extract_whole(&reader).err(), Some(Absence::Changed));
     }
 }

@@ -13,7 +13,8 @@ use crate::unwind::grace::Retired;
 
 /// Chunks in one slab.
 pub(crate) const SLAB_CHUNKS: usize = PYRITE_SLAB_CHUNKS as usize;
-const MAX_SLABS: usize = PYRITE_MAX_SLABS as usize;
+/// Slabs that the programs can tell apart.
+pub(crate) const MAX_SLABS: usize = PYRITE_MAX_SLABS as usize;
 const WORDS: usize = SLAB_CHUNKS / 64;
 
 /// A chunk by its number among all slabs, as the BPF programs know it.

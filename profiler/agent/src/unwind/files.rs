@@ -15,9 +15,11 @@ use crate::unwind::code::{Code, CodeKey, ExecutableIndex, Place};
 use crate::unwind::tables::TableIdentity;
 
 /// A file is looked at again no more often than this.
-const LOOK_AGAIN_NS: u64 = 1_000_000_000;
+pub(crate) const LOOK_AGAIN_NS: u64 = 1_000_000_000;
 /// Files that nobody maps are dropped when there are so many files in all.
 const MAX_FILES: usize = 16_384;
+/// Files asked for and not answered yet. New ones may come faster than they can be opened: beyond this they are postponed.
+const MAX_ASKED: usize = 4_096;
 
 /// An executable as it was found in a file.
 #[derive(Clone, Debug)]
@@ -69,11 +71,29 @@ pub(crate) struct Moved {
 pub(crate) struct Files {
     by_key: HashMap<CodeKey, File>,
     to_open: Vec<OpenRequest>,
+    /// How many files are asked for.
+    asked: usize,
+    /// Whether a file was postponed since those that were are asked for again.
+    has_postponed: bool,
+    /// How often a file was postponed.
+    postponed: u64,
+    /// How many files there are when those that nobody maps are looked for next.
+    sweep_at: usize,
 }
 
 impl Files {
     pub(crate) fn len(&self) -> usize {
         self.by_key.len()
+    }
+
+    /// How many wait to be opened.
+    pub(crate) fn waiting(&self) -> usize {
+        self.asked
+    }
+
+    /// How often a file could not be asked for when it was met.
+    pub(crate) fn postponed(&self) -> u64 {
+        self.postponed
     }
 
     /// Files to be opened since the last time this was asked for.
@@ -92,8 +112,9 @@ impl Files {
             file.state = FileState::Unopened;
         }
         let is_new = matches!(file.state, FileState::Unopened);
-        if !file.is_asked && (is_new || now.abs_diff(file.asked_at) >= LOOK_AGAIN_NS) {
-            self.to_open.push(file.ask(key, now));
+        let may_have_changed = key != CodeKey::Vdso && now.abs_diff(file.asked_at) >= LOOK_AGAIN_NS;
+        if !file.is_asked && (is_new || may_have_changed) {
+            self.ask(key, now);
         }
     }
 
@@ -119,11 +140,27 @@ impl Files {
 
     /// The executable `index` must be read again: asks for one of the files that are it. Returns whether there is one.
     pub(crate) fn ask_for(&mut self, index: ExecutableIndex, now: BootNs) -> bool {
-        let mut files = self.by_key.iter_mut();
+        let mut files = self.by_key.iter();
         let is_it = |file: &File| file.sets > 0 && !file.is_asked && file.index() == Some(index);
-        let Some((key, file)) = files.find(|(_, file)| is_it(file)) else { return false };
-        self.to_open.push(file.ask(*key, now));
-        true
+        let found = files.find(|(_, file)| is_it(file)).map(|(key, _)| *key);
+        found.is_some_and(|key| self.ask(key, now))
+    }
+
+    /// Asks for the files that are mapped and were postponed.
+    pub(crate) fn ask_postponed(&mut self, now: BootNs) {
+        if !std::mem::take(&mut self.has_postponed) {
+            return;
+        }
+        let is_waiting =
+            |file: &File| file.sets > 0 && !file.is_asked && matches!(file.state, FileState::Unopened);
+        let waiting = self.by_key.iter().filter(|(_, file)| is_waiting(file));
+        let waiting: Vec<CodeKey> = waiting.map(|(key, _)| *key).collect();
+        for key in waiting {
+            // Where there is no room for more, the rest is postponed again.
+            if !self.ask(key, now) {
+                return;
+            }
+        }
     }
 
     /// The executable that a file is, if that is known.
@@ -141,6 +178,7 @@ impl Files {
     ) -> Option<Moved> {
         let file = self.by_key.get_mut(&key)?;
         file.is_asked = false;
+        self.asked = self.asked.saturating_sub(1);
         let from = file.index();
         match outcome {
             Ok((found, index)) => {
@@ -156,7 +194,7 @@ impl Files {
                 // Another process has mapped it meanwhile, which may still live.
                 let was_unopened = matches!(file.state, FileState::Unopened);
                 if was_unopened && file.place.as_ref() != tried {
-                    self.to_open.push(file.ask(key, now));
+                    self.ask(key, now);
                     return None;
                 }
                 let changed = was_unopened || from.is_some();
@@ -198,9 +236,26 @@ impl Files {
         });
     }
 
+    /// Asks for a file, or postpones it where too many are asked for already. Returns whether it is asked for.
+    fn ask(&mut self, key: CodeKey, now: BootNs) -> bool {
+        if self.asked >= MAX_ASKED {
+            self.has_postponed = true;
+            self.postponed += 1;
+            return false;
+        }
+        let Some(file) = self.by_key.get_mut(&key) else { return false };
+        file.asked_at = now;
+        file.is_asked = true;
+        self.asked += 1;
+        self.to_open.push(OpenRequest { key, place: file.place.clone() });
+        true
+    }
+
     fn make_room(&mut self) {
-        if self.by_key.len() >= MAX_FILES {
+        if self.by_key.len() >= self.sweep_at {
             self.by_key.retain(|_, file| file.sets > 0 || file.is_asked);
+            // Where all of them are mapped, they are not all looked at for each one that comes.
+            self.sweep_at = MAX_FILES.max(self.by_key.len() + MAX_FILES / 8);
         }
     }
 }
@@ -214,12 +269,6 @@ impl File {
             asked_at: BootNs::default(),
             is_asked: false,
         }
-    }
-
-    fn ask(&mut self, key: CodeKey, now: BootNs) -> OpenRequest {
-        self.asked_at = now;
-        self.is_asked = true;
-        OpenRequest { key, place: self.place.clone() }
     }
 
     fn index(&self) -> Option<ExecutableIndex> {

@@ -35,11 +35,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
 
 use pyrite_sampling::{BootNs, Command};
 use pyrite_symbolizer::Executables;
 
-use crate::sys::{self, Alarm, ChunkMemory};
+use crate::sys::{self, Alarm, ChunkMemory, Niceness};
 use crate::unwind::builder::Builder;
 use crate::unwind::cache::Cache;
 use crate::unwind::files::OpenRequest;
@@ -56,6 +57,10 @@ pub use tables::TableCounts;
 
 /// Requests on their way to a thread; the rest waits with the publisher, each file and each slab once.
 const MAX_REQUESTS: usize = 64;
+
+/// How far the thread that makes tables stands back while nobody waits for one. On a busy CPU it still gets a quarter of a
+/// task's share, for what it makes should be there when it is wanted: 19 steps would leave it a seventieth.
+const STEPS_BACK: i32 = 6;
 
 /// How to unwind.
 #[derive(Clone, Debug)]
@@ -95,6 +100,9 @@ pub struct Unwind {
     reports: Receiver<Report<ChunkMemory>>,
     alarm: Arc<Alarm>,
     counters: Arc<ThreadCounters>,
+    builder: JoinHandle<()>,
+    builder_niceness: Niceness,
+    is_waited_for: bool,
 }
 
 impl Unwind {
@@ -127,10 +135,25 @@ impl Unwind {
         std::thread::Builder::new().name("pyrite-opener".to_owned()).spawn(move || {
             opener::run(&executables, &open_requests, &opener_report, &opener_counters);
         })?;
-        std::thread::Builder::new().name("pyrite-tables".to_owned()).spawn(move || {
+        let (tell_niceness, niceness) = sync_channel(1);
+        let builder = std::thread::Builder::new().name("pyrite-tables".to_owned()).spawn(move || {
+            // It has room for one, and whoever takes it waits just below.
+            let _ = tell_niceness.send(Niceness::of_this_thread());
             builder.run(&work_requests, &report);
         })?;
-        Ok(Self { publisher, opens, work, reports, alarm, counters })
+        let builder_niceness = niceness.recv().map_err(io::Error::other)?;
+        builder_niceness.stand_back(STEPS_BACK);
+        Ok(Self {
+            publisher,
+            opens,
+            work,
+            reports,
+            alarm,
+            counters,
+            builder,
+            builder_niceness,
+            is_waited_for: false,
+        })
     }
 
     /// One round: takes what the threads have done, carries out what sampling asks for, knowing all events up to `until`,
@@ -149,6 +172,14 @@ impl Unwind {
             send(&mut self.publisher.opens, &self.opens);
         }
         send(&mut self.publisher.work, &self.work);
+    }
+
+    /// Says whether stacks wait for tables. While they do, the thread that makes them stands back for nobody.
+    pub fn wait_for_tables(&mut self, is_waited_for: bool) {
+        if self.is_waited_for != is_waited_for && !self.builder.is_finished() {
+            self.is_waited_for = is_waited_for;
+            self.builder_niceness.stand_back(if is_waited_for { 0 } else { STEPS_BACK });
+        }
     }
 
     /// How it goes.

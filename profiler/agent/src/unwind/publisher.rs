@@ -31,8 +31,18 @@ use crate::unwind::files::{Files, Found, Moved, OpenRequest};
 use crate::unwind::kernel::Kernel;
 use crate::unwind::room::Room;
 use crate::unwind::stats::{PublishFailure, UnwindStats};
-use crate::unwind::tables::{ExecutableTables, TableState, pending_entry};
+use crate::unwind::tables::{ExecutableTables, Table, pending_entry};
 use crate::unwind::work::{BuiltTable, WorkRequest};
+
+/// Whether what the programs know of a mapping set still holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Freshness {
+    Current,
+    /// Some of its files have become known since.
+    Incomplete,
+    /// It leads to an executable that one of its files is no longer, and whose index may soon be another's.
+    Wrong,
+}
 
 /// A mapping set that the programs know, or are to know.
 #[derive(Debug)]
@@ -45,8 +55,8 @@ struct MappingSet {
     entries: u32,
     /// The processes that have it.
     tgids: Vec<u32>,
-    /// Whether it must be written again.
-    is_outdated: bool,
+    /// It is to be written again unless it is current.
+    freshness: Freshness,
     /// Whether it could not be written the last time.
     has_no_room: bool,
 }
@@ -194,13 +204,15 @@ impl<K: Kernel> Publisher<K> {
         if let Some(from) = moved.from {
             self.tables.unrefer(from, moved.sets, now);
         }
-        if moved.sets > 0 {
-            for (generation, set) in &mut self.sets {
-                if set.keys.contains(&key) && !set.is_outdated {
-                    set.is_outdated = true;
-                    self.outdated.push(*generation);
-                }
+        if moved.sets == 0 {
+            return;
+        }
+        let freshness = if moved.from.is_some() { Freshness::Wrong } else { Freshness::Incomplete };
+        for (generation, set) in self.sets.iter_mut().filter(|(_, set)| set.keys.contains(&key)) {
+            if set.freshness == Freshness::Current {
+                self.outdated.push(*generation);
             }
+            set.freshness = set.freshness.max(freshness);
         }
     }
 
@@ -208,6 +220,8 @@ impl<K: Kernel> Publisher<K> {
     pub(crate) fn stats(&self) -> UnwindStats {
         let counts = self.chunks.counts();
         let table_chunks = self.tables.iter().map(|(_, table)| table.chunks.len()).sum();
+        let mut publish_failures = self.stats.publish_failures;
+        publish_failures[PublishFailure::FilePostponed as usize] = self.files.postponed();
         UnwindStats {
             budget_bytes: self.room.budget_bytes(),
             map_bytes: self.room.map_bytes(self.chunks.slab_count()),
@@ -221,8 +235,10 @@ impl<K: Kernel> Publisher<K> {
             rules: self.rules.len(),
             tables: self.tables.counts(),
             files: self.files.len(),
+            files_waiting: self.files.waiting(),
             processes: self.processes.len(),
             mapping_sets: self.sets.len(),
+            publish_failures,
             ..self.stats
         }
     }
@@ -246,8 +262,7 @@ impl<K: Kernel> Publisher<K> {
     fn index_of(&mut self, found: &Found, now: BootNs) -> Option<ExecutableIndex> {
         if let Some(index) = self.tables.find(&found.identity) {
             self.tables.met(index, now);
-            let state = self.tables.get(index).map(|table| &table.state);
-            if matches!(state, Some(TableState::Reopening { .. })) {
+            if self.tables.get(index).is_some_and(Table::wants_another_try) {
                 self.tables.queue(index, found.reader.clone());
                 self.announce_table(index);
             }
@@ -260,7 +275,7 @@ impl<K: Kernel> Publisher<K> {
 
     /// Lets the programs know what there is of a table.
     pub(super) fn announce_table(&mut self, index: ExecutableIndex) {
-        let entry = self.tables.get(index).map_or_else(pending_entry, super::tables::Table::entry);
+        let entry = self.tables.get(index).map_or_else(pending_entry, Table::entry);
         if let Err(error) = self.kernel.set_executable(index.0, entry) {
             self.count_refusal(&error);
         }
@@ -284,9 +299,9 @@ impl<K: Kernel> Publisher<K> {
     }
 
     fn add_set(&mut self, generation: Generation, mappings: &Arc<Mappings>, tgid: u32, now: BootNs) {
-        let mut keys: Vec<CodeKey> = Vec::new();
+        let (mut keys, mut met) = (Vec::new(), HashSet::new());
         for mapping in mappings.as_slice() {
-            let Some(key) = CodeKey::of(mapping).filter(|key| !keys.contains(key)) else { continue };
+            let Some(key) = CodeKey::of(mapping).filter(|key| met.insert(*key)) else { continue };
             keys.push(key);
             if let Some(index) = self.files.refer(key, Place::of(tgid, mapping), now) {
                 self.tables.refer(index, 1);
@@ -294,8 +309,8 @@ impl<K: Kernel> Publisher<K> {
         }
         let mappings = Arc::clone(mappings);
         let (chunks, tgids) = (Vec::new(), Vec::new());
-        let set =
-            MappingSet { mappings, keys, chunks, entries: 0, tgids, is_outdated: false, has_no_room: false };
+        let freshness = Freshness::Incomplete;
+        let set = MappingSet { mappings, keys, chunks, entries: 0, tgids, freshness, has_no_room: false };
         self.sets.insert(generation, set);
         self.rewrite(generation);
     }
@@ -305,28 +320,40 @@ impl<K: Kernel> Publisher<K> {
         let Some(set) = self.sets.get_mut(&generation) else { return };
         let entries = code::entries(&set.mappings, |mapping| self.files.code_of(mapping));
         let Some(ids) = self.chunks.allocate(code::chunks_needed(entries.len())) else {
-            // The old one, if there is one, stays as long: it is incomplete, not wrong.
-            let is_first_time = !std::mem::replace(&mut set.has_no_room, true);
-            set.is_outdated = true;
-            self.outdated.push(generation);
-            if is_first_time {
-                self.count(PublishFailure::NoChunk);
-            }
-            return;
+            return self.postpone(generation);
         };
         for (id, chunk) in ids.iter().zip(code::encode(&entries, &ids)) {
             self.chunks.write(*id, &chunk);
         }
-        set.is_outdated = false;
+        set.freshness = Freshness::Current;
         set.has_no_room = false;
         set.entries = entries.len() as u32;
-        let old = std::mem::replace(&mut set.chunks, ids);
-        let tgids = set.tgids.clone();
         self.stats.sets_written += 1;
         if entries.len() == PYRITE_MAX_MAPPINGS as usize {
             self.count(PublishFailure::TooManyMappings);
         }
-        for tgid in tgids {
+        self.replace_chunks(generation, ids);
+    }
+
+    /// There is no room to write a set. What the programs know of it stays as long, unless it is wrong.
+    fn postpone(&mut self, generation: Generation) {
+        let Some(set) = self.sets.get_mut(&generation) else { return };
+        let is_first_time = !std::mem::replace(&mut set.has_no_room, true);
+        let is_misleading = set.freshness == Freshness::Wrong && !set.chunks.is_empty();
+        self.outdated.push(generation);
+        if is_first_time {
+            self.count(PublishFailure::NoChunk);
+        }
+        if is_misleading {
+            self.replace_chunks(generation, Vec::new());
+        }
+    }
+
+    /// Lets a set's processes point to these chunks, or to none, and retires those that they pointed to.
+    fn replace_chunks(&mut self, generation: Generation, chunks: Vec<ChunkId>) {
+        let Some(set) = self.sets.get_mut(&generation) else { return };
+        let old = std::mem::replace(&mut set.chunks, chunks);
+        for tgid in set.tgids.clone() {
             self.announce_process(tgid);
         }
         self.chunks.retire(old);

@@ -6,7 +6,7 @@
 
 use pyrite_sampling::BootNs;
 
-use crate::unwind::chunks::{ChunkCounts, SLAB_CHUNKS};
+use crate::unwind::chunks::{ChunkCounts, MAX_SLABS, SLAB_CHUNKS};
 use crate::unwind::code::ExecutableIndex;
 use crate::unwind::kernel::Kernel;
 use crate::unwind::publisher::Publisher;
@@ -69,7 +69,7 @@ impl Room {
     /// How many slabs there may be; the first is there whatever the budget.
     fn slab_limit(&self) -> usize {
         let bytes = self.budget_bytes.saturating_sub(self.fixed_bytes);
-        ((bytes / self.slab_bytes) as usize).max(1)
+        ((bytes / self.slab_bytes) as usize).clamp(1, MAX_SLABS)
     }
 }
 
@@ -85,7 +85,9 @@ impl<K: Kernel> Publisher<K> {
                     Ok(built) => self.parked.push_back((index, built)),
                     Err(absence) => {
                         self.stats.absent[absence as usize] += 1;
-                        self.set_table_state(index, TableState::Absent);
+                        let may_pass = matches!(absence, Absence::Io | Absence::Changed);
+                        let state = if may_pass { TableState::Unread } else { TableState::Absent };
+                        self.set_table_state(index, state);
                     }
                 }
             }
@@ -110,6 +112,7 @@ impl<K: Kernel> Publisher<K> {
         if now.abs_diff(self.room.retried_at) >= RETRY_NS {
             self.room.retried_at = now;
             self.retry_refused(now);
+            self.files.ask_postponed(now);
             self.spare_executables();
         }
         while self.building + self.parked.len() < MAX_BUILDING && self.build_next() {}
@@ -204,6 +207,7 @@ impl<K: Kernel> Publisher<K> {
 
     fn place(&mut self, index: ExecutableIndex, built: BuiltTable) {
         let rows = built.rows;
+        self.stats.rules_refused += u64::from(built.image.rules_refused());
         let ids = self.chunks.allocate(built.image.chunk_count()).unwrap_or_default();
         let numbers: Vec<u32> = ids.iter().map(|id| id.0).collect();
         let Some(placed) = built.image.place(&numbers) else {
@@ -286,5 +290,16 @@ impl<K: Kernel> Publisher<K> {
             .filter(|(_, table)| table.is_evictable())
             .map(|(_, table)| table.chunks.len())
             .sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_is_spent_on_no_more_slabs_than_the_programs_can_tell_apart() {
+        let limit = |budget_bytes| Room::new(budget_bytes, 1000, 1 << 20).slab_limit();
+        assert_eq!([0, 1000 + (3 << 20), 1 << 40].map(limit), [1, 3, MAX_SLABS]);
     }
 }

@@ -40,6 +40,8 @@ reasons! {
         Refused = "refused",
         /// The kernel made no further slab.
         NoSlab = "no_slab",
+        /// More files came than could be opened; those that stay mapped are opened later.
+        FilePostponed = "file_postponed",
     }
 }
 
@@ -64,8 +66,10 @@ reasons! {
         NoUnwindInfo = "no_unwind_info",
         /// Its code is spread too far.
         TooManyLeaves = "too_many_leaves",
-        /// Its headers changed while it was read.
+        /// Its headers are not those that it was opened with.
         OtherLayout = "other_layout",
+        /// It was changed while it was read.
+        Changed = "changed",
         /// The kernel did not take its rules.
         RulesRefused = "rules_refused",
     }
@@ -116,6 +120,8 @@ pub struct UnwindStats {
     pub tables: TableCounts,
     /// Files known.
     pub files: usize,
+    /// Those of them that wait to be opened.
+    pub files_waiting: usize,
     /// Processes known to the BPF programs.
     pub processes: usize,
     /// Mapping sets that they share.
@@ -124,6 +130,8 @@ pub struct UnwindStats {
     pub sets_written: u64,
     /// What could not be published, by [`PublishFailure`].
     pub publish_failures: [u64; PublishFailure::COUNT],
+    /// Rules that found the map of rules full; the code that needs them counts as unsupported.
+    pub rules_refused: u64,
     /// Tables made and put into the kernel.
     pub tables_made: u64,
     /// Executables without a table, by [`Absence`]. Each time one was looked at.

@@ -35,6 +35,8 @@ pub(crate) enum TableState {
     Ready(pyrite_executable),
     /// There is none.
     Absent,
+    /// There is none, for its file could not be read through; whoever opens it again tries again.
+    Unread,
     /// There is no room for its `chunks`.
     OverBudget { chunks: usize },
     /// There may be room for its `chunks` now; its file is being opened once more.
@@ -82,7 +84,7 @@ impl Table {
         match self.state {
             TableState::Queued(_) | TableState::Building => pending_entry(),
             TableState::Ready(entry) => entry,
-            TableState::Absent => absent,
+            TableState::Absent | TableState::Unread => absent,
             TableState::OverBudget { .. } | TableState::Reopening { .. } => {
                 pyrite_executable { state: PYRITE_TABLE_OVER_BUDGET as u8, ..absent }
             }
@@ -91,9 +93,14 @@ impl Table {
 
     /// Whether no process maps it and nobody works on it.
     pub(crate) fn is_evictable(&self) -> bool {
-        let is_settled =
-            matches!(self.state, TableState::Ready(_) | TableState::Absent | TableState::OverBudget { .. });
-        self.sets == 0 && is_settled
+        let is_worked_on =
+            matches!(self.state, TableState::Queued(_) | TableState::Building | TableState::Reopening { .. });
+        self.sets == 0 && !is_worked_on
+    }
+
+    /// Whether it is to be made now that its file has been opened again.
+    pub(crate) fn wants_another_try(&self) -> bool {
+        matches!(self.state, TableState::Unread | TableState::Reopening { .. })
     }
 }
 
@@ -279,7 +286,7 @@ impl ExecutableTables {
             *match table.state {
                 TableState::Queued(_) | TableState::Building => &mut counts.pending,
                 TableState::Ready(_) => &mut counts.ready,
-                TableState::Absent => &mut counts.absent,
+                TableState::Absent | TableState::Unread => &mut counts.absent,
                 TableState::OverBudget { .. } | TableState::Reopening { .. } => &mut counts.over_budget,
             } += 1;
         }

@@ -20,8 +20,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use pyrite_model::{Batch, ProfileType};
 use pyrite_server::NodeView;
-use pyrite_store::Store;
+use pyrite_store::{AppendError, Store};
 use pyrite_symbolizer::SymbolizerConfig;
 
 use crate::config::Config;
@@ -135,16 +136,27 @@ impl Rows {
 
     fn store_ready(&mut self, hold: Duration) {
         while let Some(ready) = self.stream.next_ready(hold) {
-            let outcome = self.store.append_blocking(ready.batch);
-            self.node.count_ticks(ready.ticks, outcome.is_ok());
-            self.node.set_row_stats(&self.stream.stats());
-            let quiet = self.warned.is_some_and(|at| at.elapsed() < WARN_EVERY);
-            if let Err(error) = outcome
-                && !quiet
-            {
-                self.warned = Some(Instant::now());
-                tracing::warn!("a second of samples was not stored: {error}");
+            let off_cpu = off_cpu_rows(&ready.batch);
+            match self.store.append_blocking(ready.batch) {
+                Ok(()) => self.node.count_stored(ready.ticks),
+                Err(error) => {
+                    self.node.count_refused(ready.ticks, off_cpu);
+                    self.warn(&error);
+                }
             }
+            self.node.set_row_stats(&self.stream.stats());
         }
     }
+
+    fn warn(&mut self, error: &AppendError) {
+        if self.warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
+            self.warned = Some(Instant::now());
+            tracing::warn!("a second of samples was not stored: {error}");
+        }
+    }
+}
+
+fn off_cpu_rows(batch: &Batch) -> u64 {
+    let off_cpu = batch.series.iter().filter(|series| series.profile_type == ProfileType::off_cpu());
+    off_cpu.map(|series| series.rows.len() as u64).sum()
 }

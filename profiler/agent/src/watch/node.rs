@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use pyrite_bpf::Note;
 use pyrite_model::{Exposition, names};
 use pyrite_sampling::{HealthReport, Ledger};
 use pyrite_server::{KnownService, NodeInfo, NodeView, ServiceKind, UnwindScore};
@@ -23,6 +24,7 @@ pub(super) struct Node {
     health: Mutex<HealthReport>,
     stored_ticks: AtomicU64,
     refused_ticks: AtomicU64,
+    refused_off_cpu: AtomicU64,
     queued_bytes: Arc<AtomicUsize>,
 }
 
@@ -48,6 +50,7 @@ impl Node {
             health: Mutex::default(),
             stored_ticks: AtomicU64::new(0),
             refused_ticks: AtomicU64::new(0),
+            refused_off_cpu: AtomicU64::new(0),
             queued_bytes,
         }
     }
@@ -60,9 +63,15 @@ impl Node {
         }
     }
 
-    pub(super) fn count_ticks(&self, ticks: u64, stored: bool) {
-        let counter = if stored { &self.stored_ticks } else { &self.refused_ticks };
-        counter.fetch_add(ticks, Ordering::Relaxed);
+    /// The store took a second of so many ticks.
+    pub(super) fn count_stored(&self, ticks: u64) {
+        self.stored_ticks.fetch_add(ticks, Ordering::Relaxed);
+    }
+
+    /// The store did not take a second of so many ticks and so many stacks of threads off the CPU.
+    pub(super) fn count_refused(&self, ticks: u64, off_cpu: u64) {
+        self.refused_ticks.fetch_add(ticks, Ordering::Relaxed);
+        self.refused_off_cpu.fetch_add(off_cpu, Ordering::Relaxed);
     }
 
     pub(super) fn set_services(&self, found: Vec<Service>) {
@@ -106,7 +115,8 @@ impl NodeView for Node {
     }
 
     fn metrics(&self, out: &mut Exposition) {
-        let stats = lock(&self.sampler).stats();
+        let mut stats = lock(&self.sampler).stats();
+        stats.notes.add(Note::OffCpuStackLost, self.refused_off_cpu.load(Ordering::Relaxed));
         metrics::sampler(&stats, &self.ledger(&stats), out);
         tables::metrics(&stats.unwind, out);
         let queued_bytes = self.queued_bytes.load(Ordering::Relaxed) as f64;
@@ -116,7 +126,8 @@ impl NodeView for Node {
     }
 
     fn unwind(&self) -> UnwindScore {
-        unwind_score(&lock(&self.health))
+        let off_cpu = lock(&self.sampler).stats().off_cpu;
+        unwind_score(&lock(&self.health), off_cpu.as_ref())
     }
 }
 

@@ -1,11 +1,13 @@
 //! The score of unwinding in the words of the API.
 
-use pyrite_bpf::StackOutcome;
+use pyrite_bpf::{OffFate, StackOutcome};
 use pyrite_sampling::{ExecutableScore, HealthReport, ProcessScore, StackCounts};
-use pyrite_server::{UnwindExecutable, UnwindProcess, UnwindReason, UnwindScore};
+use pyrite_server::{OffCpuScore, UnwindExecutable, UnwindProcess, UnwindReason, UnwindScore};
 
-/// What `/api/v1/unwind`, the page and `pyrite doctor --unwind` show of a report.
-pub(crate) fn unwind_score(report: &HealthReport) -> UnwindScore {
+use crate::sampler::OffCpuStats;
+
+/// What `/api/v1/unwind`, the page and `pyrite doctor --unwind` show.
+pub(crate) fn unwind_score(report: &HealthReport, off_cpu: Option<&OffCpuStats>) -> UnwindScore {
     UnwindScore {
         stacks: report.stacks.total(),
         complete: report.stacks.complete(),
@@ -13,6 +15,11 @@ pub(crate) fn unwind_score(report: &HealthReport) -> UnwindScore {
         reasons: report.stacks.reasons().into_iter().map(reason).collect(),
         executables: report.executables.iter().map(executable).collect(),
         processes: report.processes.iter().map(process).collect(),
+        off_cpu: off_cpu.map(|off_cpu| OffCpuScore {
+            captured: off_cpu.fates.get(OffFate::Sent),
+            shed: off_cpu.fates.get(OffFate::Shed),
+            lost: off_cpu.fates.lost(),
+        }),
     }
 }
 

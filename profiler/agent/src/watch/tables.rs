@@ -31,6 +31,8 @@ fn memory(stats: &UnwindStats, out: &mut Exposition) {
     let help = "Rows of unwind information that these tables were made of.";
     out.gauge("pyrite_unwind_input_rows", help, &[], stats.input_rows as f64);
     out.gauge("pyrite_unwind_rules", "Rules that the rows of all tables share.", &[], stats.rules as f64);
+    let help = "Rules that found no room among them; the code that needs one counts as unsupported.";
+    out.counter("pyrite_unwind_rules_refused_total", help, &[], stats.rules_refused as f64);
 }
 
 fn published(stats: &UnwindStats, out: &mut Exposition) {
@@ -60,6 +62,8 @@ fn published(stats: &UnwindStats, out: &mut Exposition) {
         out.gauge("pyrite_unwind_executables", help, &[("state", state)], count as f64);
     }
     out.gauge("pyrite_unwind_files", "Mapped files that are known.", &[], stats.files as f64);
+    let waiting = stats.files_waiting as f64;
+    out.gauge("pyrite_unwind_files_waiting", "Mapped files that wait to be opened.", &[], waiting);
 }
 
 fn made(stats: &UnwindStats, out: &mut Exposition) {

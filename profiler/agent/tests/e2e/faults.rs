@@ -115,6 +115,8 @@ fn bpf_a_full_disk_costs_the_agent_counted_ticks_only() {
     let before = pyrite.cpu_ns(&busy.selector());
     disk.fill();
     wait("rows are refused", &|metrics| ticks(metrics, "store_refused") > 1000.0);
+    let lost_waits = r#"pyrite_sampler_notes_total{note="off_cpu_stack_lost"}"#;
+    wait("so are those of time off the CPU", &|metrics| metric(metrics, lost_waits) > 0.0);
     check_ledger(&pyrite);
     let still_there = pyrite.cpu_ns(&busy.selector());
     assert!(before > 0 && still_there >= before, "of {before} ns {still_there} ns are left");

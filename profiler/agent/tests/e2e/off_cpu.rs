@@ -67,6 +67,10 @@ fn bpf_the_daemon_tells_by_default_what_threads_wait_for() {
     let fate = |fate: &str| metric(&metrics, &format!("pyrite_off_cpu_switches_total{{fate={fate:?}}}"));
     assert!(fate("sent") > 100.0 && fate("shed") > 0.0, "{metrics}");
     assert!(fate("end_lost") < fate("sent") * 0.001, "{metrics}");
+    let score: serde_json::Value =
+        serde_json::from_str(&pyrite.get("/api/v1/unwind").text()).expect("an answer in JSON");
+    let told = |what: &str| score["unwind"]["off_cpu"][what].as_f64().expect("a number");
+    assert!(told("captured") >= fate("sent") && told("shed") >= fate("shed"), "{score} {metrics}");
 }
 
 #[test]

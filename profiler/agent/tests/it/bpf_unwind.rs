@@ -396,7 +396,8 @@ fn bpf_unwind_two_thousand_processes_share_two_hundred_executables_in_sixty_mega
         );
         assert_eq!(stats.processes, PROCESSES as usize);
         // A set may have to wait for the next slab, and then is there after all.
-        assert_eq!((stats.tables.over_budget, &stats.publish_failures[1..]), (0, &[0; 5][..]), "{stats:?}");
+        let failures: u64 = stats.publish_failures[1..].iter().sum();
+        assert_eq!((stats.tables.over_budget, failures), (0, 0), "{stats:?}");
         assert!((FIRST_TGID..FIRST_TGID + PROCESSES).all(|tgid| node.processes.get(&tgid, 0).is_ok()));
         assert!(stats.tables.ready >= 195 && stats.input_rows >= 4_900_000, "{stats:?}");
         assert!(map_bytes <= 60_000_000 && stats.map_bytes <= 60_000_000);

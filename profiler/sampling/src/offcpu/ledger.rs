@@ -35,10 +35,44 @@ impl OffFates {
         OffFate::ALL.into_iter().zip(self.0)
     }
 
+    /// Departures that were captured, or were to be, and of which all or a part is missing.
+    pub fn lost(&self) -> u64 {
+        let told = [OffFate::Sent, OffFate::Shed, OffFate::Closed, OffFate::Filtered];
+        self.iter().filter(|(fate, _)| !told.contains(fate)).map(|(_, count)| count).sum()
+    }
+
     /// Captured departures that user space has accounted for: all that it counts.
     pub fn settled(&self) -> u64 {
         let by_kernel =
             [OffFate::Sent, OffFate::Shed, OffFate::RingFull, OffFate::NoScratch, OffFate::NoSlot];
         self.iter().filter(|(fate, _)| !by_kernel.contains(fate)).map(|(_, count)| count).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shed_departures_are_stood_for_and_filtered_ones_were_not_asked_for() {
+        let lost: Vec<OffFate> = OffFate::ALL
+            .into_iter()
+            .filter(|fate| {
+                let mut fates = OffFates::default();
+                fates.count(*fate);
+                fates.lost() == 1
+            })
+            .collect();
+        let expect = [
+            OffFate::RingFull,
+            OffFate::NoScratch,
+            OffFate::NoSlot,
+            OffFate::EndLost,
+            OffFate::Malformed,
+            OffFate::PendingFull,
+            OffFate::WaitingFull,
+            OffFate::OpenFull,
+        ];
+        assert_eq!(lost, expect);
     }
 }

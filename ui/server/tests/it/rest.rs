@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use pyrite_model::{Exposition, LabelSet};
-use pyrite_server::{KnownService, NodeInfo, NodeView, ServerLimits, ServiceKind, UnwindScore};
+use pyrite_server::{KnownService, NodeInfo, NodeView, OffCpuScore, ServerLimits, ServiceKind, UnwindScore};
 use serde_json::json;
 
 use crate::support::{CPU, Server, now_ms};
@@ -88,7 +88,8 @@ impl NodeView for Node {
     }
 
     fn unwind(&self) -> UnwindScore {
-        UnwindScore { stacks: 10, complete: 9, ..UnwindScore::default() }
+        let off_cpu = Some(OffCpuScore { captured: 3, shed: 4, lost: 1 });
+        UnwindScore { stacks: 10, complete: 9, off_cpu, ..UnwindScore::default() }
     }
 }
 
@@ -140,7 +141,8 @@ async fn completeness_of_stacks_is_the_nodes_to_say() {
     let server = Server::with(Some(Arc::new(Node)), ServerLimits::default());
     let answer = server.get("/api/v1/unwind").await.json();
     let lists = json!({ "reasons": [], "executables": [], "processes": [] });
-    let mut expected = json!({ "stacks": 10, "complete": 9, "guessed": 0 });
+    let off_cpu = json!({ "captured": 3, "shed": 4, "lost": 1 });
+    let mut expected = json!({ "stacks": 10, "complete": 9, "guessed": 0, "off_cpu": off_cpu });
     expected.as_object_mut().unwrap().extend(lists.as_object().unwrap().clone());
     assert_eq!(answer, json!({ "unwind": expected }));
     assert_eq!(Server::new().get("/api/v1/unwind").await.json(), json!({ "unwind": null }));

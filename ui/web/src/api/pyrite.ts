@@ -47,6 +47,7 @@ export async function fetchUnwind(cancel: AbortSignal): Promise<UnwindScore | nu
   const { unwind } = await getJson('/api/v1/unwind', cancel);
   if (!isObject(unwind)) return null;
   const named = (json: Json) => ({ name: text(json['name']), reason: text(json['reason']) });
+  const offCpu = unwind['off_cpu'];
   return {
     stacks: number(unwind['stacks']),
     complete: number(unwind['complete']),
@@ -67,6 +68,7 @@ export async function fetchUnwind(cancel: AbortSignal): Promise<UnwindScore | nu
       stacks: number(json['stacks']),
       complete: number(json['complete']),
     })),
+    offCpu: isObject(offCpu) ? { captured: number(offCpu['captured']), shed: number(offCpu['shed']), lost: number(offCpu['lost']) } : null,
   };
 }
 

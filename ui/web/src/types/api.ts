@@ -70,4 +70,6 @@ export interface UnwindScore {
     readonly complete: number;
     readonly reason: string;
   }[];
+  /** What became of the times that threads left a CPU, since the agent's start; null where that is not recorded. */
+  readonly offCpu: { readonly captured: number; readonly shed: number; readonly lost: number } | null;
 }

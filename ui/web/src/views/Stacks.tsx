@@ -43,13 +43,19 @@ export function StacksDialog() {
 }
 
 function Score({ score }: { readonly score: UnwindScore }) {
-  const { stacks, complete, guessed, reasons, executables, processes } = score;
+  const { stacks, complete, guessed, reasons, executables, processes, offCpu } = score;
   return (
     <>
       <p>
         {complete} of {stacks} reach the thread's outermost frame. {formatShare(stacks === 0 ? 0 : guessed / stacks)} have frames found
         by the frame pointer for want of unwind information.
       </p>
+      {offCpu && (
+        <p>
+          Since the start threads left a CPU {offCpu.captured + offCpu.shed} times. {offCpu.captured} were captured and stand for those that
+          were shed; {offCpu.lost} were lost.
+        </p>
+      )}
       <Rows
         title="Why the others stop"
         rows={reasons.map((one) => [one.reason, `${one.stacks}: ${one.help}`] as const)}

@@ -61,6 +61,7 @@ describe('completeness of stacks', () => {
     page = await stage.open();
     await page.getByTestId('stacks').click();
     await expect.poll(() => page.getByTestId('stacks-dialog').innerText()).toMatch(/libvendor\.so\s+28 of 40: no_unwind_info/);
+    expect(await page.getByTestId('stacks-dialog').innerText()).toContain('1800 were captured and stand for those that were shed; 3 were lost');
     expect(await page.getByTestId('stacks').innerText()).toBe('99.7 % of stacks complete');
     await page.keyboard.press('Escape');
     await expect.poll(() => page.getByTestId('stacks-dialog').isVisible()).toBe(false);

@@ -1,5 +1,6 @@
 //! The publisher with a kernel of hash maps and threads that answer when the test says so.
 
+mod changing;
 mod passing;
 
 use std::ops::RangeInclusive;
@@ -318,25 +319,6 @@ fn a_process_that_the_kernel_has_lost_is_published_again_when_asked() {
     world.publisher.publish(9, published, &mappings, world.now);
     assert_eq!(world.executable_of(9, 5), Some(ExecutableIndex::UNOPENED.0));
     assert_eq!(world.publisher.stats().mapping_sets, 1);
-}
-
-#[test]
-fn a_file_changed_in_place_gets_another_table() {
-    let mut world = World::new(1);
-    world.run(1, [5]);
-    world.finish();
-    let before = world.executable_of(1, 5);
-    world.later();
-    world.run(2, [5, 6]);
-    let changed = |request: &OpenRequest| {
-        let found = found(request)?;
-        let identity = TableIdentity { bytes: found.identity.bytes + 2000, ..(*found.identity).clone() };
-        Ok(Found { identity: Arc::new(identity), ..found })
-    };
-    while world.open_next(changed) || world.work_next() {}
-    assert_ne!(world.executable_of(1, 5), before);
-    assert_eq!(world.executable_of(1, 5), world.executable_of(2, 5));
-    assert_eq!(world.states(1, &[5]), [PYRITE_TABLE_READY]);
 }
 
 #[test]

@@ -94,3 +94,22 @@ fn executables_that_come_and_go_always_find_an_index() {
     while world.open_next(small) || world.work_next() {}
     assert_eq!(world.publisher.stats().tables_made, stats.tables_made);
 }
+
+#[test]
+fn files_that_come_faster_than_they_are_opened_are_bounded_and_those_that_stay_are_opened_later() {
+    let mut world = World::new(1);
+    world.finish();
+    for inode in 10_000..40_000 {
+        world.pass(inode);
+    }
+    assert!(world.publisher.opens.len() <= 4096, "{}", world.publisher.opens.len());
+    let stats = world.publisher.stats();
+    assert!(stats.files <= 16_384 && stats.files_waiting <= 4096, "{stats:?}");
+    assert!(stats.publish_failures[PublishFailure::FilePostponed as usize] > 20_000);
+    world.run(1, [5]);
+    while world.open_next(|_| Err(Miss::NotFound)) {}
+    assert_eq!(world.states(1, &[5]), [PYRITE_TABLE_PENDING]);
+    world.later();
+    world.later();
+    assert_eq!(world.states(1, &[5]), [PYRITE_TABLE_READY]);
+}

@@ -1,4 +1,4 @@
-/* Copies of stacks for user space to finish: of processes and mappings that it does not know yet, so many a second.
+/* Copies of stacks for user space to finish: of processes and mappings that it does not know yet, so many a second and CPU.
  *
  * Where a walk first meets something unknown, the registers are noted; the walk goes on as well as it can, and the bytes are
  * copied when it is known how many frames come before them in the record.

@@ -95,7 +95,7 @@ fn measure(label: &str, workloads: &Workloads, name: &str, arguments: &[&str]) -
 }
 
 /// The object that is built, and those that are to be compared with it.
-pub(crate) fn objects() -> Vec<(String, Vec<u8>)> {
+fn objects() -> Vec<(String, Vec<u8>)> {
     let others = std::env::var("PYRITE_COST_OBJECTS").unwrap_or_default();
     let others = others.split_whitespace().map(|path| (path.to_owned(), std::fs::read(path).unwrap()));
     std::iter::once(("walk".to_owned(), pyrite_bpf::object().to_vec())).chain(others).collect()
@@ -113,13 +113,13 @@ fn ns_per_run(program: &mut PerfEvent) -> f64 {
     time.as_nanos() as f64 / (after.run_count() - before.run_count()) as f64
 }
 
-pub(crate) fn median(values: &[f64]) -> f64 {
+fn median(values: &[f64]) -> f64 {
     let mut values = values.to_vec();
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
 
-pub(crate) fn turn() -> Duration {
+fn turn() -> Duration {
     Duration::from_millis(std::env::var("PYRITE_COST_TURN_MS").map_or(1500, |ms| ms.parse().unwrap()))
 }
 

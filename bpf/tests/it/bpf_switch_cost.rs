@@ -9,11 +9,9 @@ use std::time::{Duration, Instant};
 
 use aya::Ebpf;
 use aya::programs::BtfTracePoint;
-use aya::sys::{Stats, enable_stats};
 use pyrite_bpf::OffFate;
 use pyrite_bpf::abi::pyrite_config;
 
-use crate::bpf_cost::{median, objects, turn as turn_of_contenders};
 use crate::kernel::{Walker, config, privileged};
 use crate::workload::{Running, Workloads};
 
@@ -58,6 +56,11 @@ fn turn_with(program: &mut BtfTracePoint, running: &Running) -> Turn {
     turn
 }
 
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
 #[test]
 fn bpf_switch_cost_beside_an_empty_program() {
     let Some(_guard) = privileged("bpf_switch_cost") else { return };
@@ -81,9 +84,9 @@ fn bpf_switch_cost_beside_an_empty_program() {
         ours.discard();
         bases.push(base);
     }
-    let median_of = |figure: fn(&Turn) -> f64| median(&bases.iter().map(figure).collect::<Vec<_>>());
-    let (base_ns, per_second) = (median_of(|base| base.ns), median_of(|base| base.per_second));
-    let (empty_ns, ours_ns) = (median(&with_empty), median(&with_ours));
+    let base_ns = median(bases.iter().map(|base| base.ns).collect());
+    let per_second = median(bases.iter().map(|base| base.per_second).collect());
+    let (empty_ns, ours_ns) = (median(with_empty), median(with_ours));
     let [sent, shed] = [OffFate::Sent, OffFate::Shed].map(|fate| ours.departures(fate));
     println!("{per_second:.0} switches a second on {pairs} CPUs, {base_ns:.1} ns of CPU time each");
     for (name, ns) in [("empty", empty_ns), ("off-CPU", ours_ns)] {
@@ -94,47 +97,4 @@ fn bpf_switch_cost_beside_an_empty_program() {
     assert!(per_cpu_second > 250_000.0, "half a million a second on two CPUs: {per_cpu_second}");
     assert!(shed > 100_000 && sent > 0, "{shed} shed, {sent} sent");
     assert!(ours_ns <= 2.0 * empty_ns, "{ours_ns} ns beside {empty_ns} ns");
-}
-
-/// Nanoseconds of a run of the program, by the kernel's own statistics.
-fn ns_per_run(program: &mut BtfTracePoint) -> f64 {
-    let link = program.attach().unwrap();
-    std::thread::sleep(TURN);
-    let before = program.info().unwrap();
-    std::thread::sleep(turn_of_contenders());
-    let after = program.info().unwrap();
-    program.detach(link).unwrap();
-    let time = after.run_time().saturating_sub(before.run_time());
-    time.as_nanos() as f64 / (after.run_count() - before.run_count()) as f64
-}
-
-#[test]
-fn bpf_switch_cost_among_200_processes() {
-    let Some(_guard) = privileged("bpf_switch_cost_processes") else { return };
-    let _statistics = enable_stats(Stats::RunTime).unwrap();
-    let workloads = Workloads::new();
-    workloads.build_busy();
-    workloads.clang_bpf("empty_switch.bpf.c", "empty.o");
-    let one_capture = pyrite_config { off_cpu_per_second: 1, ..config() };
-    let load = |(name, bytes): (String, Vec<u8>)| (name, Walker::load_bytes(&one_capture, &bytes), vec![]);
-    let mut contenders: Vec<(String, Walker, Vec<f64>)> = objects().into_iter().map(load).collect();
-    let mut empty = Ebpf::load_file(workloads.path("empty.o")).unwrap();
-    let empty: &mut BtfTracePoint = empty.program_mut("empty").unwrap().try_into().unwrap();
-    empty.load("sched_switch", &contenders[0].1.btf).unwrap();
-    // Each works a hundredth of the time.
-    let _running = workloads.run_many("busy", &["1", "1", "26"], 200);
-    std::thread::sleep(TURN);
-
-    let mut empty_ns = Vec::new();
-    for _ in 0..9 {
-        empty_ns.push(ns_per_run(empty));
-        for (_, walker, ns) in &mut contenders {
-            ns.push(ns_per_run(walker.switches()));
-        }
-    }
-    let empty_ns = median(&empty_ns);
-    println!("empty {empty_ns:.0} ns");
-    for (name, _, ns) in &contenders {
-        println!("  {name}: {:.0} ns, {ns:.0?}", median(ns));
-    }
 }

@@ -58,12 +58,6 @@ impl Workloads {
         start(Command::new(self.path(name)).args(arguments))
     }
 
-    /// Starts one of them so many times.
-    pub(crate) fn run_many(&self, name: &str, arguments: &[&str], count: usize) -> Vec<Running> {
-        let spawn = |_| Running(Command::new(self.path(name)).args(arguments).spawn().unwrap());
-        (0..count).map(spawn).collect()
-    }
-
     /// The same ahead of whatever else the machine does, so that the ticks of the CPU it runs on meet it.
     pub(crate) fn run_before_others(&self, name: &str, arguments: &[&str]) -> Running {
         let running = start(Command::new("setsid").arg(self.path(name)).args(arguments));

@@ -37,7 +37,7 @@ fn build() -> Result<()> {
     let (clang, version) = find_clang()?;
     let target = target()?;
     compile(&clang, &target, &out.join("sampler.bpf.o"))?;
-    strip(version, &out.join("sampler.bpf.o"))?;
+    strip(version, &out.join("sampler.bpf.o"));
     bind(&target, &out.join("abi.rs"))?;
     fs::write(out.join("reasons.rs"), reason_enums(&fs::read_to_string("include/reasons.def")?)?)?;
     Ok(())
@@ -102,16 +102,14 @@ fn compile(clang: &str, target: &Target, object: &Path) -> Result<()> {
 }
 
 /// Removes DWARF, which nothing reads (BTF stays). Only the size of the binary depends on it, so no llvm-strip is fine.
-fn strip(version: u32, object: &Path) -> Result<()> {
+fn strip(version: u32, object: &Path) {
     for name in [format!("llvm-strip-{version}"), "llvm-strip".to_owned()] {
         if let Ok(status) = Command::new(name).arg("-g").arg(object).stderr(Stdio::null()).status()
             && status.success()
         {
-            return Ok(());
+            return;
         }
     }
-    fs::metadata(object)?;
-    Ok(())
 }
 
 fn bind(target: &Target, bindings: &Path) -> Result<()> {
@@ -122,9 +120,7 @@ fn bind(target: &Target, bindings: &Path) -> Result<()> {
         .allowlist_type(
             "pyrite_.*|perf_event_(attr|header|mmap_page|type|sample_format|read_format)|perf_(type|hw|sw)_ids?",
         )
-        .allowlist_var(
-            "PYRITE_.*",
-        )
+        .allowlist_var("PYRITE_.*")
         .prepend_enum_name(false)
         .derive_default(true)
         .layout_tests(true)

@@ -168,7 +168,7 @@ struct pyrite_config {
 	__u64 period_ns;
 	/* Bits of a code address that are no part of it on aarch64 (pointer authentication); 0 on x86_64. */
 	__u64 address_tag_mask;
-	/* Stacks copied per second and CPU at most. */
+	/* Stacks copied per second and CPU at most, and as many again of threads that leave it. */
 	__u32 copies_per_second;
 	/* For the accuracy harness: 1 has the kernel write its own sample of the same tick as well, where the event has a ring
 	 * for it. */
@@ -198,12 +198,11 @@ struct pyrite_block {
 
 /* One per CPU. The first line is all that most switches need. */
 struct pyrite_switch_cpu {
-	/* A thread with foreseen time f is captured with probability f x scale / 2^40. */
+	/* A thread with foreseen time f is captured with probability f x scale / 2^37. */
 	__u64 scale;
 	__u64 random;
 	__u64 refilled; /* the run queue's clock */
 	__u64 fates[PYRITE_OFF_COUNT];
-	__u64 tails;
 	__u64 tails_lost;
 	__u64 ends_lost;
 };

@@ -29,8 +29,6 @@ static __u32 (*const bpf_get_smp_processor_id)(void) = (void *)BPF_FUNC_get_smp_
 static __u64 (*const bpf_ktime_get_ns)(void) = (void *)BPF_FUNC_ktime_get_ns;
 static __u64 (*const bpf_ktime_get_boot_ns)(void) = (void *)BPF_FUNC_ktime_get_boot_ns;
 static long (*const bpf_get_stack)(void *ctx, void *to, __u32 size, __u64 flags) = (void *)BPF_FUNC_get_stack;
-static long (*const bpf_perf_prog_read_value)(void *ctx, struct bpf_perf_event_value *to, __u32 size) =
-	(void *)BPF_FUNC_perf_prog_read_value;
 static long (*const bpf_ringbuf_output)(void *ring, void *data, __u64 size, __u64 flags) =
 	(void *)BPF_FUNC_ringbuf_output;
 static __u64 (*const bpf_ringbuf_query)(void *ring, __u64 what) = (void *)BPF_FUNC_ringbuf_query;
@@ -53,8 +51,6 @@ static void *(*const bpf_task_pt_regs)(void *task) = (void *)175;
 /* A function that the verifier looks at once and not once per caller and state. The price: its arguments and its result
  * are plain numbers, for 5.10 knows no other, and are unknown to the verifier on either side. */
 #define VERIFIED_ONCE __attribute__((noinline))
-
-#define COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
 
 /* Hides from the compiler what it knows of a value, so that it keeps the code that shows the verifier the bound. */
 #define opaque(value) __asm__ volatile("" : "+r"(value))

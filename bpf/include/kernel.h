@@ -33,8 +33,30 @@ struct css_set {
 	struct cgroup *dfl_cgrp;
 };
 
+struct rq {
+	__u64 clock;
+};
+
+/* Only where the kernel shares CPUs out among groups (CONFIG_FAIR_GROUP_SCHED) does it lead to the run queue. */
+struct cfs_rq {
+	struct rq *rq;
+};
+
+struct sched_entity {
+	struct cfs_rq *cfs_rq;
+};
+
+/* By the run queue's clock; only with CONFIG_SCHED_INFO. */
+struct sched_info {
+	unsigned long long run_delay;
+	unsigned long long last_arrival;
+	unsigned long long last_queued;
+};
+
 struct task_struct {
+	unsigned int __state; /* since 5.14 */
 	unsigned int flags;
+	int pid;
 	int tgid;
 	char comm[PYRITE_COMM_BYTES];
 	struct css_set *cgroups;
@@ -43,6 +65,13 @@ struct task_struct {
 	struct task_struct *group_leader;
 	struct task_struct *real_parent;
 	__u64 start_boottime;
+	struct sched_entity se;
+	struct sched_info sched_info;
+};
+
+/* The state had another name and width then. */
+struct task_struct___before_5_14 {
+	long state;
 };
 
 /* Only its size is asked for. */

@@ -1,5 +1,4 @@
-/* Copies of stacks for user space to finish: of processes and mappings that it does not know yet, so many a second and CPU;
- * of every stack where the configuration says so.
+/* Copies of stacks for user space to finish: of processes and mappings that it does not know yet, so many a second and CPU.
  *
  * Where a walk first meets something unknown, the registers are noted; the walk goes on as well as it can, and the bytes are
  * copied when it is known how many frames come before them in the record.
@@ -30,13 +29,13 @@ static __always_inline _Bool take_copy_token(struct walk *walk)
 	return 1;
 }
 
-/* Notes that user space shall go on from the frame that is looked at, unless that was noted of one before. The frame is in
- * the record already, save for the leaf of a walk that is about to begin (`at_leaf`). */
-VERIFIED_ONCE int want_copy(__u32 slot, __u32 at_leaf)
+/* Notes that user space shall go on from the frame that is looked at, which is in the record already, unless that was noted of
+ * one before. */
+VERIFIED_ONCE int want_copy(__u32 slot)
 {
 	struct walk *walk = walk_at(slot);
 
-	if (!walk || walk->copy_wanted || (!at_leaf && !take_copy_token(walk)))
+	if (!walk || walk->copy_wanted || !take_copy_token(walk))
 		return 0;
 	struct pyrite_stack_copy *copy = &walk->copy;
 	if (walk->exact && !walk->registers_read)
@@ -50,7 +49,7 @@ VERIFIED_ONCE int want_copy(__u32 slot, __u32 at_leaf)
 	copy->registers[DWARF_LR] = walk->lr;
 #endif
 	copy->ip = walk->ip;
-	copy->frames_before = walk->next_frame - walk->header.kernel_frames - !at_leaf;
+	copy->frames_before = walk->next_frame - walk->header.kernel_frames - 1;
 	walk->copy_wanted = 1;
 	return 0;
 }

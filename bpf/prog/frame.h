@@ -53,7 +53,7 @@ VERIFIED_ONCE int step_by_frame_pointer(__u32 slot, __u32 action)
 	if (!walk)
 		return PYRITE_STACK_FAULT;
 	if (action & ACTION_COPY)
-		want_copy(slot, 0);
+		want_copy(slot);
 	fp = walk->fp;
 	if (fp == 0 && !walk->exact)
 		return PYRITE_STACK_CHAIN_END;
@@ -63,7 +63,7 @@ VERIFIED_ONCE int step_by_frame_pointer(__u32 slot, __u32 action)
 		return reason;
 	if (!is_behind_code(walk, slot, code_address(return_address))) {
 		/* Unless it lies in code that has just been made, of which user space knows first. */
-		want_copy(slot, 0);
+		want_copy(slot);
 		return reason;
 	}
 	int outcome = enter_caller(walk, fp + 2 * WORD, caller_fp, 1, return_address);

@@ -45,62 +45,6 @@ enum {
 static const __u64 SCALE_MOST = (1ULL << 37) - 1;
 static const __u64 CERTAIN = 1ULL << 32;
 
-#ifndef PYRITE_HOST
-#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
-#endif
-
-struct rq___switch {
-	__u64 clock;
-};
-
-struct cfs_rq___switch {
-	struct rq___switch *rq;
-};
-
-struct sched_entity___switch {
-	struct cfs_rq___switch *cfs_rq;
-};
-
-struct sched_info___switch {
-	unsigned long long run_delay;
-	unsigned long long last_arrival;
-	unsigned long long last_queued;
-};
-
-struct kernfs_node___switch {
-	__u64 id;
-};
-
-struct cgroup___switch {
-	struct kernfs_node___switch *kn;
-};
-
-struct css_set___switch {
-	struct cgroup___switch *dfl_cgrp;
-};
-
-struct task_struct___switch {
-	unsigned int __state;
-	unsigned int flags;
-	int pid;
-	int tgid;
-	char comm[PYRITE_COMM_BYTES];
-	struct task_struct___switch *group_leader;
-	struct css_set___switch *cgroups;
-	__u64 start_boottime;
-	struct sched_entity___switch se;
-	struct sched_info___switch sched_info;
-};
-
-/* Until 5.14 the state had another name and width. */
-struct task_struct___before_5_14 {
-	long state;
-};
-
-#ifndef PYRITE_HOST
-#pragma clang attribute pop
-#endif
-
 /* How a thread came to be captured. */
 struct choice {
 	__u64 chance;
@@ -108,9 +52,12 @@ struct choice {
 	_Bool preempted;
 };
 
-#define has_field(type, field) kernel_has_field(struct type##___switch, field)
-#define HAS_QUEUE_CLOCK (has_field(sched_entity, cfs_rq) && has_field(cfs_rq, rq) && has_field(rq, clock))
-#define HAS_QUEUEING (has_field(sched_info, run_delay) && has_field(sched_info, last_arrival) && has_field(sched_info, last_queued) && HAS_QUEUE_CLOCK)
+#define HAS_QUEUE_CLOCK                                                                          \
+	(kernel_has_field(struct sched_entity, cfs_rq) && kernel_has_field(struct cfs_rq, rq) && \
+	 kernel_has_field(struct rq, clock))
+#define HAS_QUEUEING                                                                                                 \
+	(kernel_has_field(struct sched_info, run_delay) && kernel_has_field(struct sched_info, last_arrival) &&      \
+	 kernel_has_field(struct sched_info, last_queued) && HAS_QUEUE_CLOCK)
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -119,8 +66,11 @@ struct {
 	__type(value, struct pyrite_switch_cpu);
 } switch_cpus SEC(".maps");
 
+/* Mappable, though nobody maps it: the kernel begins the values of such a map with a page, so that each set is one cache line.
+ * Those of others begin 312 bytes behind a page on 6.18, which makes every set two. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
 	__uint(max_entries, PYRITE_THREAD_SETS);
 	__type(key, __u32);
 	__type(value, struct pyrite_thread_set);
@@ -135,16 +85,16 @@ struct {
 } blocks SEC(".maps");
 
 /* The clock of this CPU's run queue, which the scheduler has just read: a tenth of the price of reading one anew. */
-static __always_inline __u64 queue_clock(struct task_struct___switch *current)
+static __always_inline __u64 queue_clock(struct task_struct *current)
 {
 	if (HAS_QUEUE_CLOCK)
 		return current->se.cfs_rq->rq->clock;
 	return bpf_ktime_get_ns();
 }
 
-static __always_inline __u64 state_of(struct task_struct___switch *task)
+static __always_inline __u64 state_of(struct task_struct *task)
 {
-	if (has_field(task_struct, __state))
+	if (kernel_has_field(struct task_struct, __state))
 		return task->__state;
 	return ((struct task_struct___before_5_14 *)task)->state;
 }
@@ -188,8 +138,9 @@ static __always_inline __u32 claim(struct pyrite_thread_set *set, __u32 tid)
 	return way;
 }
 
-/* In units that a probability of 2^-32 x 2^-8 belongs to; certain from 2^32 on. */
-static __always_inline __u64 chance_of(struct pyrite_switch_cpu *cpu, struct task_struct___switch *task, __u64 eightfold)
+/* The probability of being captured times 2^32, so that it is certain from there on, where an eighth of `eightfold` units is
+ * foreseen. */
+static __always_inline __u64 chance_of(struct pyrite_switch_cpu *cpu, struct task_struct *task, __u64 eightfold)
 {
 	return eightfold * cpu->scale >> (task->flags & PF_KTHREAD ? 8 + KERNEL_THREAD_SHIFT : 8);
 }
@@ -219,7 +170,7 @@ static __always_inline void refill(struct pyrite_switch_cpu *cpu, __u64 clock)
 		cpu->random = clock ^ (__u64)bpf_get_smp_processor_id() << 40;
 		return;
 	}
-	/* In 2^-20 s, which is a millisecond but for 5 %; a second at most. */
+	/* In units of 2^20 ns, a millisecond but for 5 %; a second at most. */
 	passed >>= 20;
 	if (passed > 1 << 10)
 		passed = 1 << 10;
@@ -227,15 +178,16 @@ static __always_inline void refill(struct pyrite_switch_cpu *cpu, __u64 clock)
 	cpu->scale = scale > SCALE_MOST ? SCALE_MOST : scale;
 }
 
-static __always_inline long send_switch(const void *record, __u64 size)
+/* Puts a record without a stack into the ring. Returns whether it had room. */
+static __always_inline _Bool tell(const void *record, __u64 bytes)
 {
-	_Bool wake = bpf_ringbuf_query(&ring, BPF_RB_AVAIL_DATA) >= config.ring_wakeup_bytes;
+	struct walk *walk = walk_at(walk_slot(PYRITE_CONTEXT_SWITCH));
 
-	return bpf_ringbuf_output(&ring, (void *)record, size, wake ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP);
+	return walk && output(walk, record, bytes);
 }
 
 /* Takes the stacks of the thread that leaves, which is still the current one. */
-static __always_inline enum pyrite_off capture(void *ctx, struct task_struct___switch *prev, struct pyrite_block *block, struct choice choice)
+static __always_inline enum pyrite_off capture(void *ctx, struct task_struct *prev, struct pyrite_block *block, struct choice choice)
 {
 	__u32 slot = walk_slot(PYRITE_CONTEXT_SWITCH);
 	struct walk *walk = walk_at(slot);
@@ -262,12 +214,10 @@ static __always_inline enum pyrite_off capture(void *ctx, struct task_struct___s
 	return PYRITE_OFF_SENT;
 }
 
-/* How long a thread that is about to run has waited for a CPU since it was last put into a run queue. */
-static __always_inline __u64 queued_ns(struct task_struct___switch *next, __u64 clock)
+/* How much time has passed since then; none where there is no such time. The clocks of two CPUs may differ by a little. */
+static __always_inline __u64 passed_since(__u64 then, __u64 clock)
 {
-	__u64 since = next->sched_info.last_queued;
-
-	return since && clock > since ? clock - since : 0;
+	return then && clock > then ? clock - then : 0;
 }
 
 /* Returns whether the ring had room. */
@@ -281,12 +231,12 @@ static __always_inline _Bool send_end(struct pyrite_block *block, __u32 tid)
 		.runnable_ns = block->runnable_ns,
 	};
 
-	return send_switch(&end, sizeof(end)) == 0;
+	return tell(&end, sizeof(end));
 }
 
 /* Says that a captured thread is back, or that this is still to be said: user space would else take it for away until it
  * left again. */
-static __always_inline void end_block(struct task_struct___switch *next, struct pyrite_thread_set *set, __u32 way, __u64 clock)
+static __always_inline void end_block(struct task_struct *next, struct pyrite_thread_set *set, __u32 way, __u64 clock)
 {
 	__u32 tid = next->pid, slot = set_of(tid) * PYRITE_THREAD_WAYS + way;
 	struct pyrite_block *block = bpf_map_lookup_elem(&blocks, &slot);
@@ -294,7 +244,8 @@ static __always_inline void end_block(struct task_struct___switch *next, struct 
 		return;
 	block->end_boot_ns = bpf_ktime_get_boot_ns();
 	if (HAS_QUEUEING)
-		block->runnable_ns = next->sched_info.run_delay - block->runnable_ns + queued_ns(next, clock);
+		block->runnable_ns = next->sched_info.run_delay - block->runnable_ns +
+				     passed_since(next->sched_info.last_queued, clock);
 	else
 		block->runnable_ns = PYRITE_RUNNABLE_UNKNOWN;
 	set->left[way] = send_end(block, tid) ? 0 : END_IS_DUE;
@@ -302,7 +253,7 @@ static __always_inline void end_block(struct task_struct___switch *next, struct 
 
 /* A thread leaves that should have been told to be back. Says it now; returns END_IS_DUE where the ring has no room again,
  * else 0. */
-static __always_inline __u64 settle(struct task_struct___switch *prev, __u64 left, __u32 slot, __u64 clock)
+static __always_inline __u64 settle(struct task_struct *prev, __u64 left, __u32 slot, __u64 clock)
 {
 	struct pyrite_block *block = bpf_map_lookup_elem(&blocks, &slot);
 	if (!block)
@@ -311,9 +262,7 @@ static __always_inline __u64 settle(struct task_struct___switch *prev, __u64 lef
 	if (left & IS_CAPTURED) {
 		block->end_boot_ns = bpf_ktime_get_boot_ns();
 		if (HAS_QUEUEING) {
-			__u64 arrival = prev->sched_info.last_arrival;
-
-			block->end_boot_ns -= arrival && clock > arrival ? clock - arrival : 0;
+			block->end_boot_ns -= passed_since(prev->sched_info.last_arrival, clock);
 			block->runnable_ns = prev->sched_info.run_delay - block->runnable_ns;
 		} else {
 			block->runnable_ns = PYRITE_RUNNABLE_UNKNOWN;
@@ -322,7 +271,7 @@ static __always_inline __u64 settle(struct task_struct___switch *prev, __u64 lef
 	return send_end(block, prev->pid) ? 0 : END_IS_DUE;
 }
 
-static __always_inline void send_tail(struct task_struct___switch *next, struct pyrite_switch_cpu *cpu, __u64 units, __u64 chance, __u64 clock)
+static __always_inline void send_tail(struct task_struct *next, struct pyrite_switch_cpu *cpu, __u64 units, __u64 chance, __u64 clock)
 {
 	struct pyrite_off_cpu_tail tail = {
 		.kind = PYRITE_RECORD_OFF_CPU_TAIL,
@@ -331,26 +280,20 @@ static __always_inline void send_tail(struct task_struct___switch *next, struct 
 		.tail_ns = units << PYRITE_OFF_CPU_UNIT_SHIFT,
 		.runnable_ns = PYRITE_RUNNABLE_UNKNOWN,
 		.start_boot_ns = next->group_leader->start_boottime,
+		.cgroup_id = next->cgroups->dfl_cgrp->kn->id,
 		.tgid = next->tgid,
 		.tid = next->pid,
 		.is_kernel_thread = !!(next->flags & PF_KTHREAD),
 	};
-	struct css_set___switch *groups = read_field(next, cgroups);
-	struct cgroup___switch *group = read_field(groups, dfl_cgrp);
-	struct kernfs_node___switch *directory = read_field(group, kn);
 
-	tail.cgroup_id = read_field(directory, id);
+	__builtin_memcpy(tail.comm, next->comm, sizeof(tail.comm));
 	if (HAS_QUEUEING)
-		tail.runnable_ns = queued_ns(next, clock);
-	bpf_probe_read_kernel(tail.comm, sizeof(tail.comm), kernel_address(next, comm));
-	if (send_switch(&tail, sizeof(tail)) == 0)
-		cpu->tails++;
-	else
-		cpu->tails_lost++;
+		tail.runnable_ns = passed_since(next->sched_info.last_queued, clock);
+	cpu->tails_lost += !tell(&tail, sizeof(tail));
 	spend(cpu);
 }
 
-static __always_inline void depart(void *ctx, struct task_struct___switch *prev, _Bool preempted, struct pyrite_switch_cpu *cpu, __u64 clock)
+static __always_inline void depart(void *ctx, struct task_struct *prev, _Bool preempted, struct pyrite_switch_cpu *cpu, __u64 clock)
 {
 	__u32 tid = prev->pid, index = set_of(tid);
 	struct pyrite_thread_set *set = bpf_map_lookup_elem(&threads, &index);
@@ -392,7 +335,7 @@ static __always_inline void depart(void *ctx, struct task_struct___switch *prev,
 	spend(cpu);
 }
 
-static __always_inline void arrive(struct task_struct___switch *next, struct pyrite_switch_cpu *cpu, __u64 clock)
+static __always_inline void arrive(struct task_struct *next, struct pyrite_switch_cpu *cpu, __u64 clock)
 {
 	__u32 tid = next->pid, index = set_of(tid);
 	struct pyrite_thread_set *set = bpf_map_lookup_elem(&threads, &index);
@@ -404,8 +347,7 @@ static __always_inline void arrive(struct task_struct___switch *next, struct pyr
 	__u64 left = set->left[way];
 	if (left <= LEFT_FLAGS)
 		return;
-	/* The clocks of two CPUs may differ by a little. */
-	__u64 units = clock > left ? (clock - left) >> PYRITE_OFF_CPU_UNIT_SHIFT : 0;
+	__u64 units = passed_since(left, clock) >> PYRITE_OFF_CPU_UNIT_SHIFT;
 	__u64 bounded = units < MAX_UNITS ? units : MAX_UNITS;
 	__u32 foreseen = set->foreseen[way];
 
@@ -427,7 +369,7 @@ static __always_inline void arrive(struct task_struct___switch *next, struct pyr
 SEC("tp_btf/sched_switch")
 int on_switch(__u64 *ctx)
 {
-	struct task_struct___switch *prev = (void *)ctx[1], *next = (void *)ctx[2];
+	struct task_struct *prev = (void *)ctx[1], *next = (void *)ctx[2];
 	struct pyrite_switch_cpu *cpu = bpf_map_lookup_elem(&switch_cpus, &first);
 	if (!cpu)
 		return 0;

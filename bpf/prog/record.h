@@ -82,7 +82,15 @@ static __always_inline _Bool is_much_waiting(struct walk *walk, __u64 bytes)
 	return bpf_ringbuf_query(&ring, BPF_RB_AVAIL_DATA) >= config.ring_wakeup_bytes;
 }
 
-/* Returns whether the ring had room. */
+/* Puts a record into the ring. Returns whether it had room. */
+static __always_inline _Bool output(struct walk *walk, const void *record, __u64 bytes)
+{
+	__u64 wakeup = is_much_waiting(walk, bytes) ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
+
+	return bpf_ringbuf_output(&ring, (void *)record, bytes, wakeup) == 0;
+}
+
+/* The same for the record of a walk. */
 static __always_inline _Bool send(struct walk *walk, __u32 slot)
 {
 	__u64 frames = walk->next_frame, bytes;
@@ -99,9 +107,7 @@ static __always_inline _Bool send(struct walk *walk, __u32 slot)
 			walk->header.flags |= PYRITE_SAMPLE_STACK_COPY;
 		bytes += behind;
 	}
-	__u64 wakeup = is_much_waiting(walk, bytes) ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
-
-	return bpf_ringbuf_output(&ring, &walk->header, bytes, wakeup) == 0;
+	return output(walk, &walk->header, bytes);
 }
 
 #endif

@@ -36,25 +36,23 @@ static __always_inline __u64 advance(__u64 at, __u64 step, __u64 further)
 	return at + part;
 }
 
-/* The last entry at or before `pc`; the first where there is none. */
-static __always_inline __u32 search_node(const struct pyrite_node_entry *entries, __u32 pc)
+/* The last index up to which `further`, an expression of the index `i`, is all ones, and behind which it is 0; the first where
+ * it is 0 everywhere. There are `count` indexes, a power of two. */
+#define search(count, i, further)                                         \
+	({                                                                \
+		__u64 at = 0;                                             \
+		_Pragma("unroll") for (__u64 step = (count) / 2; step; step /= 2) \
+		{                                                         \
+			__u64 i = at + step;                              \
+			at = advance(at, step, further);                  \
+		}                                                         \
+		at;                                                       \
+	})
+
+/* All ones where an entry that starts at `start` starts at or before `sought`, else 0. */
+static __always_inline __u64 is_at_or_before(__u64 start, __u64 sought)
 {
-	__u64 at = 0;
-
-#pragma unroll
-	for (__u64 step = PYRITE_NODE_ENTRIES / 2; step; step /= 2)
-		at = advance(at, step, less(pc, entries[at + step].pc) - 1);
-	return at;
-}
-
-static __always_inline __u32 search_leaf(const struct pyrite_row *rows, __u32 pc)
-{
-	__u64 at = 0;
-
-#pragma unroll
-	for (__u64 step = PYRITE_LEAF_ROWS / 2; step; step /= 2)
-		at = advance(at, step, less(pc, rows[at + step].pc) - 1);
-	return at;
+	return less(sought, start) - 1;
 }
 
 /* From a node to the chunk that covers `pc` and what its pcs are relative to. Returns whether there is such a node. */
@@ -64,7 +62,7 @@ static __always_inline _Bool descend(__u32 *id, __u32 *base, __u32 pc)
 
 	if (!entry)
 		return 0;
-	entry += search_node(entry, pc);
+	entry += search(PYRITE_NODE_ENTRIES, i, is_at_or_before(entry[i].pc, pc));
 	*base = entry->pc;
 	*id = entry->chunk;
 	return 1;
@@ -83,8 +81,8 @@ static __always_inline _Bool search_table(const struct pyrite_executable *execut
 	const struct pyrite_row *row = chunk_at(id);
 	if (!row || pc < base)
 		return 0;
-	__u32 within = pc - base;
-	row += search_leaf(row, within < PYRITE_NO_ROW_PC ? within : PYRITE_NO_ROW_PC - 1);
+	__u32 within = pc - base, sought = within < PYRITE_NO_ROW_PC ? within : PYRITE_NO_ROW_PC - 1;
+	row += search(PYRITE_LEAF_ROWS, i, is_at_or_before(row[i].pc, sought));
 	if (row->pc > within)
 		return 0;
 	found->rule = row->rule;
@@ -104,23 +102,22 @@ VERIFIED_ONCE __u64 first_mapping_start(__u32 chunk)
 static __always_inline __u32 search_mapping_chunks(const struct walk *walk, __u64 address, __u64 *chunk)
 {
 	const __u32 *ids = chunk_at(walk->mapping_root);
-	__u64 count = (walk->mappings + PYRITE_CHUNK_MAPPINGS - 1) / PYRITE_CHUNK_MAPPINGS, at = 0;
+	__u64 count = (walk->mappings + PYRITE_CHUNK_MAPPINGS - 1) / PYRITE_CHUNK_MAPPINGS;
 
 	*chunk = 0;
 	if (!ids)
 		return -1;
-#pragma unroll
-	for (__u64 step = PYRITE_CHUNK_IDS / 2; step; step /= 2)
-		at = advance(at, step, -less(at + step, count) & (less(address, first_mapping_start(ids[at + step])) - 1));
-	*chunk = at;
-	return ids[at];
+	__u64 found = search(PYRITE_CHUNK_IDS, i,
+			     -less(i, count) & is_at_or_before(first_mapping_start(ids[i]), address));
+	*chunk = found;
+	return ids[found];
 }
 
 /* Makes `walk->mapping` the mapping that holds the address. Returns 0, or why there is none. */
 VERIFIED_ONCE int find_mapping(__u32 slot, __u64 address)
 {
 	struct walk *walk = walk_at(slot);
-	__u64 chunk = 0, at = 0, count;
+	__u64 chunk = 0, count;
 	__u32 id;
 
 	if (!walk || !walk->generation)
@@ -132,10 +129,7 @@ VERIFIED_ONCE int find_mapping(__u32 slot, __u64 address)
 	const struct pyrite_mapping *mapping = chunk_at(id);
 	if (!mapping || !walk->mappings || address >> 63)
 		return PYRITE_STACK_NO_MAPPING;
-#pragma unroll
-	for (__u64 step = PYRITE_CHUNK_MAPPINGS / 2; step; step /= 2)
-		at = advance(at, step, -less(at + step, count) & (less(address, mapping[at + step].start) - 1));
-	mapping += at;
+	mapping += search(PYRITE_CHUNK_MAPPINGS, i, -less(i, count) & is_at_or_before(mapping[i].start, address));
 	if (address - mapping->start >= mapping->end - mapping->start)
 		return PYRITE_STACK_NO_MAPPING;
 	walk->mapping = *mapping;

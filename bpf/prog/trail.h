@@ -61,6 +61,9 @@ static __always_inline __u32 action_at(struct walk *walk, __u32 slot, __u64 pc)
 	__u32 at = walk->trail_next;
 	const struct footprint *footprint = footprint_at(walk, at);
 
+	/* Of a process that is not known nothing is on the trail; what was never written there looks like its address 0. */
+	if (!walk->generation)
+		return find_action(slot, pc);
 	if (!is_footprint_of(footprint, walk, pc)) {
 		at = *trail_index(walk, pc);
 		footprint = footprint_at(walk, at);

@@ -1,8 +1,12 @@
-/* Plays the kernel to the programs: reads cases from stdin, lets a tick come twice in each, and writes both records to
- * stdout. The second tick walks by what the first one found.
+/* Plays the kernel to the programs: what comes to pass is read from stdin, the records are written to stdout, each behind its
+ * length.
  *
- * A case: struct case_head, then so many chunks, rules, executables, and memory regions, each {start, bytes} and its bytes.
- * Answer, per tick: u32 bytes (0: the program wrote no record), then the record.
+ * Without arguments: cases, in each of which a tick comes twice. The second one walks by what the first one found. A case is
+ * struct case_head, then so many chunks, rules, executables, and memory regions, each {start, bytes} and its bytes. A tick for
+ * which the program wrote no record is answered by a length of 0.
+ *
+ * With the argument "switches": struct pyrite_config, then a struct context_switch for each. At the end the counters,
+ * struct pyrite_switch_cpu, are written as if they were a record.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,6 +28,17 @@ struct case_head {
 	struct user_registers registers;
 };
 
+/* A context switch on the only CPU. */
+struct context_switch {
+	__u64 clock; /* of the run queue, and since boot */
+	__u32 prev, next; /* tids; 0: the idle task */
+	__u32 prev_state;
+	__u8 preempted;
+	__u8 ring_full;
+	__u8 reserved[2];
+	struct sched_info prev_info, next_info;
+};
+
 struct region {
 	__u64 start, bytes;
 	__u8 *data;
@@ -41,11 +56,15 @@ static struct css_set cgroups = { .dfl_cgrp = &cgroup };
 static struct mm_struct memory = { .exe_file = &memory, .end_code = 1 };
 static struct task_struct parent = { .tgid = PARENT, .mm = &memory, .start_boottime = 7, .group_leader = &parent };
 static struct task_struct current = {
-	.tgid = THIS_PROCESS,	  .cgroups = &cgroups,	.mm = &memory,
+	.tgid = THIS_PROCESS,	  .pid = THIS_PROCESS,	  .cgroups = &cgroups,	.mm = &memory,
 	.group_leader = &current, .real_parent = &parent, .start_boottime = 7,
 };
 static __u64 now_ns;
 static __u64 stamp;
+static struct pyrite_switch_cpu switch_counters;
+static struct pyrite_thread_set *thread_sets;
+static struct pyrite_block *block_list;
+static _Bool ring_full;
 
 static void *element(void **list, __u32 count, __u32 index)
 {
@@ -77,6 +96,12 @@ void *bpf_map_lookup_elem(const void *map, const void *key)
 		return &stamp;
 	if (map == &cpus)
 		return &cpu_counters;
+	if (map == &switch_cpus)
+		return &switch_counters;
+	if (map == &threads)
+		return index < PYRITE_THREAD_SETS ? &thread_sets[index] : 0;
+	if (map == &blocks)
+		return index < PYRITE_THREAD_SETS * PYRITE_THREAD_WAYS ? &block_list[index] : 0;
 	if ((const char *)map < slab_list || (const char *)map >= slab_list + PYRITE_MAX_SLABS)
 		abort();
 	return element(chunk_list, head.chunks, ((const char *)map - slab_list) * PYRITE_SLAB_CHUNKS + index);
@@ -114,7 +139,7 @@ long bpf_probe_read_user(void *to, __u32 size, const void *from)
 
 __u64 bpf_get_current_pid_tgid(void)
 {
-	return (__u64)THIS_PROCESS << 32 | THIS_PROCESS;
+	return (__u64)current.tgid << 32 | (__u32)current.pid;
 }
 
 __u64 bpf_get_current_cgroup_id(void)
@@ -156,8 +181,7 @@ __u64 bpf_ktime_get_ns(void)
 
 __u64 bpf_ktime_get_boot_ns(void)
 {
-	/* A second for every tick, so that each has copies of its own. */
-	return now_ns += 1000000000;
+	return now_ns;
 }
 
 long bpf_get_stack(void *ctx, void *to, __u32 size, __u64 flags)
@@ -188,6 +212,8 @@ long bpf_ringbuf_output(void *map, void *data, __u64 size, __u64 flags)
 
 	(void)map;
 	(void)flags;
+	if (ring_full)
+		return -11;
 	put(&bytes, sizeof(bytes));
 	put(data, size);
 	answered = 1;
@@ -242,6 +268,8 @@ static void tick(void)
 	__u32 nothing = 0;
 
 	answered = 0;
+	/* A second for every tick, so that each has copies of its own. */
+	now_ns += second_ns;
 	if (head.user_mode)
 		ctx->regs = head.registers;
 #if defined(__TARGET_ARCH_arm64)
@@ -253,12 +281,8 @@ static void tick(void)
 	free(ctx);
 }
 
-int main(void)
+static void play_cases(void)
 {
-	/* A walk that does not end is a failure, not a wait. */
-	alarm(SECONDS_PER_RUN);
-	for (int i = 0; i < PYRITE_CONTEXTS; i++)
-		walk_list[i] = calloc(1, sizeof(struct walk));
 	while (fread(&head, sizeof(head), 1, stdin) == 1) {
 		memcpy((void *)&config, &head.config, sizeof(config));
 		current.flags = (head.known == 2 ? PF_FORKNOEXEC : 0) | (head.kernel_thread ? PF_KTHREAD : 0);
@@ -276,6 +300,48 @@ int main(void)
 			free(regions[i].data);
 		free(regions);
 	}
+}
+
+static void play_switches(void)
+{
+	struct rq run_queue = { 0 };
+	struct cfs_rq fair = { .rq = &run_queue };
+	struct task_struct prev = { .group_leader = &prev, .cgroups = &cgroups, .se = { .cfs_rq = &fair } };
+	struct task_struct next = { .group_leader = &next, .cgroups = &cgroups };
+	struct context_switch now;
+
+	if (fread((void *)&config, sizeof(config), 1, stdin) != 1)
+		abort();
+	thread_sets = calloc(PYRITE_THREAD_SETS, sizeof(*thread_sets));
+	block_list = calloc(PYRITE_THREAD_SETS * PYRITE_THREAD_WAYS, sizeof(*block_list));
+	while (fread(&now, sizeof(now), 1, stdin) == 1) {
+		__u64 context[] = { now.preempted, (__u64)&prev, (__u64)&next, now.prev_state };
+
+		run_queue.clock = now_ns = now.clock;
+		ring_full = now.ring_full;
+		prev.pid = current.pid = now.prev;
+		prev.__state = now.prev_state;
+		prev.sched_info = now.prev_info;
+		next.pid = now.next;
+		next.sched_info = now.next_info;
+		on_switch(context);
+	}
+	ring_full = 0;
+	bpf_ringbuf_output(&ring, &switch_counters, sizeof(switch_counters), 0);
+	free(thread_sets);
+	free(block_list);
+}
+
+int main(int argc, char **argv)
+{
+	/* A walk that does not end is a failure, not a wait. */
+	alarm(SECONDS_PER_RUN);
+	for (int i = 0; i < PYRITE_CONTEXTS; i++)
+		walk_list[i] = calloc(1, sizeof(struct walk));
+	if (argc > 1 && strcmp(argv[1], "switches") == 0)
+		play_switches();
+	else
+		play_cases();
 	for (int i = 0; i < PYRITE_CONTEXTS; i++)
 		free(walk_list[i]);
 	return 0;

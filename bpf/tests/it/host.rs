@@ -89,25 +89,37 @@ impl Host {
 
     /// Both ticks of every world; `None` where the program wrote no record.
     pub(crate) fn run(&self, worlds: &[World]) -> Vec<[Option<Record>; 2]> {
-        let mut child =
-            Command::new(self.path()).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let mut input = child.stdin.take().unwrap();
-        let cases: Vec<u8> = worlds.iter().flat_map(|world| world.encode(self.machine)).collect();
-        let writer = std::thread::spawn(move || input.write_all(&cases));
+        let cases = worlds.iter().flat_map(|world| world.encode(self.machine)).collect();
+        let answers = self.play(&[], cases);
+        assert_eq!(answers.len(), 2 * worlds.len());
+        let record = |bytes: &Vec<u8>| (!bytes.is_empty()).then(|| decode(bytes));
+        answers.as_chunks::<2>().0.iter().map(|ticks| ticks.each_ref().map(record)).collect()
+    }
+
+    /// What the program writes at context switches, each a `struct context_switch` of `host.c`; the counters come last.
+    pub(crate) fn run_switches(&self, config: &pyrite_config, switches: &[u8]) -> Vec<Vec<u8>> {
+        self.play(&["switches"], [&pyrite_bpf::config_bytes(config)[..], switches].concat())
+    }
+
+    fn play(&self, arguments: &[&str], input: Vec<u8>) -> Vec<Vec<u8>> {
+        let mut program = Command::new(self.path());
+        let program = program.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = program.spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        let writer = std::thread::spawn(move || stdin.write_all(&input));
         let mut answer = Vec::new();
         child.stdout.take().unwrap().read_to_end(&mut answer).unwrap();
         assert!(child.wait().unwrap().success(), "the sanitizers or the clock stopped it, see above");
         writer.join().unwrap().unwrap();
         let mut answer = answer.as_slice();
-        worlds.iter().map(|_| [next_record(&mut answer), next_record(&mut answer)]).collect()
+        let mut answers = Vec::new();
+        while let Some((length, rest)) = answer.split_first_chunk::<4>() {
+            let (bytes, rest) = rest.split_at(u32::from_ne_bytes(*length) as usize);
+            answers.push(bytes.to_vec());
+            answer = rest;
+        }
+        answers
     }
-}
-
-fn next_record(answer: &mut &[u8]) -> Option<Record> {
-    let (length, rest) = answer.split_first_chunk::<4>().unwrap();
-    let (record, rest) = rest.split_at(u32::from_ne_bytes(*length) as usize);
-    *answer = rest;
-    (!record.is_empty()).then(|| decode(record))
 }
 
 impl World {

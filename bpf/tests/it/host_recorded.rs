@@ -158,7 +158,6 @@ fn host_walks_of_recorded_aarch64_memory_are_the_calls_that_were_made() {
             _ => assert_eq!(recursions, 0),
         }
         let (frames, walked) = reference(host.machine, world, &[program.mapping]);
-        let frames: Vec<u64> = frames.into_iter().map(|frame| frame.0).collect();
         assert_eq!((&record.user, record.outcome), (&frames, walked.outcome), "{:x}", world.ip);
         instants.insert(world.ip);
     }

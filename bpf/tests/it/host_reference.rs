@@ -1,13 +1,16 @@
 //! The BPF walk and the reference unwinder over the same made-up worlds: the same frames, the same end. And over worlds that
 //! make no sense at all, in which the walk must neither read out of bounds nor go on for ever.
 
+use pyrite_bpf::StackOutcome;
 use pyrite_bpf::abi::{self, pyrite_config, pyrite_executable};
 use pyrite_model::Avma;
 use pyrite_unwind::{
-    CHUNK_BYTES, Cfa, Machine, MappedCode, Registers, Rule, RuleBytes as _, Run, Saved, Start, Walker,
+    CHUNK_BYTES, Cfa, Machine, MappedCode, Registers, Rule, RuleBytes as _, Run, Saved, StackCopy,
+    StackMemory, Start, Walked, Walker,
 };
 
 use crate::host::{Host, Known, Region, World};
+use crate::random::Random;
 use crate::record::Record;
 use crate::tables::{Mapping, Published};
 
@@ -16,26 +19,7 @@ const CODE_BYTES: u64 = 0x3_0000;
 const STACK: u64 = 0x7fff_0000;
 const STACK_BYTES: u64 = 3 * 4096;
 
-/// A generator whose worlds are told by their seed.
-struct Random(u64);
-
 impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ mixed >> 31
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    fn chance(&mut self, percent: u64) -> bool {
-        self.below(100) < percent
-    }
-
     fn word(&mut self) -> u64 {
         match self.below(20) {
             0 => 0,
@@ -230,11 +214,7 @@ fn add_node(published: &mut Published, entries: &[(u32, u32)]) -> u32 {
 }
 
 /// What the reference unwinder says of a world.
-pub(crate) fn reference(
-    machine: Machine,
-    world: &World,
-    mappings: &[Mapping],
-) -> (Vec<Avma>, pyrite_unwind::Walked) {
+pub(crate) fn reference(machine: Machine, world: &World, mappings: &[Mapping]) -> (Vec<u64>, Walked) {
     let (sp, fp) = if machine == Machine::X86_64 { (7, 6) } else { (31, 29) };
     let registers =
         Registers { ip: world.ip, sp: world.registers[sp], fp: world.registers[fp], lr: world.registers[30] };
@@ -243,25 +223,52 @@ pub(crate) fn reference(
         all[16..].fill(0);
     }
     let start = Start { all: Some(all), ..Start::leaf(registers) };
+    let mut frames = Vec::new();
+    let end = walk(machine, (world, mappings, world), &start, &mut frames);
+    (frames, end)
+}
+
+/// Appends to the frames what the reference unwinder finds from `start` on.
+fn walk(
+    machine: Machine,
+    (tables, mappings, memory): (&World, &[Mapping], &impl StackMemory),
+    start: &Start,
+    frames: &mut Vec<u64>,
+) -> Walked {
     let find = |avma: Avma| {
         let mapping = mappings.iter().find(|mapping| (mapping.start..mapping.end).contains(&avma.0))?;
         Some(MappedCode { executable: mapping.executable, bias: mapping.bias })
     };
-    let unwinder = Walker {
-        machine,
-        tables: world,
-        mappings: &find,
-        memory: world,
-        limit: abi::PYRITE_MAX_USER_FRAMES as usize,
+    let limit = abi::PYRITE_MAX_USER_FRAMES as usize;
+    let unwinder = Walker { machine, tables, mappings: &find, memory, limit };
+    let mut avmas: Vec<Avma> = frames.iter().copied().map(Avma).collect();
+    let walked = unwinder.walk(start, &mut avmas);
+    *frames = avmas.into_iter().map(|avma| avma.0).collect();
+    walked
+}
+
+/// Goes on where the record's copy of the stack starts, as user space does. Returns whether that led as far as the walk.
+fn finishes(machine: Machine, world: &World, mappings: &[Mapping], record: &Record) -> bool {
+    let Some((copy, bytes)) = &record.copy else { return false };
+    let from = abi::pyrite_stack_copy {
+        registers: copy.registers,
+        ip: copy.ip,
+        frames_before: copy.frames_before,
+        all_registers: copy.all_registers.into(),
+        sp_lost: copy.sp_lost.into(),
+        ..abi::pyrite_stack_copy::default()
     };
-    let mut frames = Vec::new();
-    let end = unwinder.walk(&start, &mut frames);
-    (frames, end)
+    let start = Start::from_copy(&from, machine);
+    let memory = StackCopy::new(Avma(start.registers.sp), bytes);
+    let mut frames = record.user[..usize::from(copy.frames_before)].to_vec();
+    walk(machine, (world, mappings, &memory), &start, &mut frames);
+    // Shorter where the registers lead out of what was copied.
+    assert!(record.user.starts_with(&frames), "{:x?} is not {frames:x?}", record.user);
+    frames.len() == record.user.len()
 }
 
 fn check(seed: u64, machine: Machine, world: &World, mappings: &[Mapping], record: &Record) {
     let (frames, walked) = reference(machine, world, mappings);
-    let frames: Vec<u64> = frames.into_iter().map(|frame| frame.0).collect();
     assert_eq!((&record.user, record.outcome), (&frames, walked.outcome), "world {seed}");
     assert_eq!(record.frame_pointer_frames, walked.frame_pointer_frames, "world {seed}");
     if let Some((copy, bytes)) = &record.copy {
@@ -282,17 +289,20 @@ fn agree(host: &Host, first_seed: u64) {
         (0..WORLDS).map(|number| Random(first_seed + number).world(number as u32 + 1)).collect();
     let worlds: Vec<World> = made.iter().map(|(world, _)| world.clone()).collect();
     let records = host.run(&worlds);
-    let (mut deep, mut copies, mut outcomes) = (0, 0, std::collections::BTreeMap::new());
+    let (mut deep, mut copies, mut finished) = (0, 0, 0);
+    let mut outcomes = std::collections::BTreeMap::new();
     for ((number, (world, mappings)), [cold, warm]) in made.iter().enumerate().zip(&records) {
         let cold = cold.as_ref().expect("a record");
         assert_eq!(Some(cold), warm.as_ref(), "world {number}: the trail leads elsewhere than the tables");
         check(first_seed + number as u64, host.machine, world, mappings, cold);
         deep += usize::from(cold.user.len() > 4);
         copies += usize::from(cold.copy.is_some());
+        finished += usize::from(finishes(host.machine, world, mappings, cold));
         *outcomes.entry(cold.outcome.name()).or_insert(0) += 1;
     }
-    println!("{deep} of {WORLDS} deeper than 4 frames, {copies} copies, {outcomes:?}");
+    println!("{deep} of {WORLDS} deeper than 4 frames, {finished} of {copies} copies finished, {outcomes:?}");
     assert!(deep > 20 && copies > 50 && outcomes.len() > 6, "the worlds are too alike");
+    assert!(finished * 10 > copies * 9, "{finished} of {copies}");
 }
 
 #[test]
@@ -303,6 +313,18 @@ fn host_walks_are_the_reference_unwinders_on_x86_64() {
 #[test]
 fn host_walks_are_the_reference_unwinders_on_aarch64() {
     agree(&Host::aarch64(), 1_000_000);
+}
+
+/// Whatever was never written looks like a zero: on a CPU that has just begun, too, a jump to nowhere is no stack.
+#[test]
+fn host_walks_of_unknown_processes_end_where_nothing_leads_on() {
+    for host in [Host::x86_64(), Host::aarch64()] {
+        let world = World { known: Known::Nobody, rules: vec![[0; 16]], ..World::default() };
+        for record in host.run(&[world])[0].each_ref() {
+            let record = record.as_ref().unwrap();
+            assert_eq!((record.outcome, &record.user[..]), (StackOutcome::UnknownProcess, &[0][..]));
+        }
+    }
 }
 
 #[test]

@@ -23,6 +23,7 @@ pub(crate) struct StackCopy {
     pub(crate) ip: u64,
     pub(crate) frames_before: u16,
     pub(crate) all_registers: bool,
+    pub(crate) sp_lost: bool,
 }
 
 /// The bytes of a record, as the ABI says.
@@ -46,6 +47,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Record {
             ip: word(user_end + offset_of!(Copy, ip)),
             frames_before: quarter(user_end + offset_of!(Copy, frames_before)),
             all_registers: bytes[user_end + offset_of!(Copy, all_registers)] != 0,
+            sp_lost: bytes[user_end + offset_of!(Copy, sp_lost)] != 0,
         };
         let stack = user_end + size_of::<Copy>();
         let stack_bytes = word(user_end + offset_of!(Copy, bytes)) as usize;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -171,7 +171,7 @@ impl Session {
             workload.begin()?;
         }
         while limit.is_none_or(|limit| self.started.elapsed() < limit) {
-            self.take_events();
+            self.take_events()?;
             bar.set_position(self.started.elapsed().as_millis() as u64);
             if let Some(workload) = workload.as_deref_mut()
                 && workload.ended()?.is_some()
@@ -194,13 +194,18 @@ impl Session {
         Ok(())
     }
 
-    fn take_events(&mut self) {
-        for event in self.events.try_iter() {
-            self.stream.on_event(event);
+    fn take_events(&mut self) -> Result<()> {
+        loop {
+            match self.events.try_recv() {
+                Ok(event) => self.stream.on_event(event),
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => bail!("sampling ended by itself; the lines above say why"),
+            }
         }
         while let Some(ready) = self.stream.next_ready(HOLD) {
             self.collected.add(&ready.batch);
         }
+        Ok(())
     }
 }
 

@@ -19,7 +19,8 @@ use crate::watch::Watch;
 /// How long requests under way may take to finish once Pyrite has been asked to end.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Watches this node and serves what it sees, until SIGINT or SIGTERM.
+/// Watches this node and serves what it sees, until SIGINT or SIGTERM. Fails when it cannot watch any more, so that whoever
+/// started it starts it again.
 pub fn run(args: &ServeArgs) -> Result<ExitCode> {
     let config = Config::load(args)?;
     if let Some(refusal) = privilege::refusal() {
@@ -29,10 +30,16 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode> {
     let listener = listen(config.listen)?;
     let store = open_store(&config)?;
     let watch = Watch::start(&config, store.clone())?;
-    let served = serve(listener, store.clone(), Some(watch.node()));
+    let ended = watch.ended();
+    let failed = async move {
+        ended.await;
+        tracing::error!("sampling ended by itself; shutting down");
+    };
+    let served = serve(listener, store.clone(), Some(watch.node()), failed);
     // The agent ends first: what it has drained by then must still find the store open.
-    watch.stop();
+    let watched = watch.stop();
     store.close().context("failed to close the store")?;
+    watched?;
     served
 }
 
@@ -41,7 +48,7 @@ pub fn server(args: &ServeArgs) -> Result<ExitCode> {
     let config = Config::load(args)?;
     let listener = listen(config.listen)?;
     let store = open_store(&config)?;
-    let served = serve(listener, store.clone(), None);
+    let served = serve(listener, store.clone(), None, std::future::pending());
     store.close().context("failed to close the store")?;
     served
 }
@@ -64,8 +71,14 @@ fn open_store(config: &Config) -> Result<Store> {
     Ok(store)
 }
 
+/// Serves until it is asked to end or something else has `failed`.
 #[expect(clippy::print_stdout, reason = "the address is what the user waits for")]
-fn serve(listener: TcpListener, store: Store, node: Option<Arc<dyn NodeView>>) -> Result<ExitCode> {
+fn serve(
+    listener: TcpListener,
+    store: Store,
+    node: Option<Arc<dyn NodeView>>,
+    failed: impl Future<Output = ()> + Send + 'static,
+) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let address = listener.local_addr()?;
@@ -75,7 +88,10 @@ fn serve(listener: TcpListener, store: Store, node: Option<Arc<dyn NodeView>>) -
         let state = ServerState::new(Arc::new(store), node, ServerLimits::default());
         let (asked, ending) = tokio::sync::oneshot::channel();
         let shutdown = async move {
-            shutdown.await;
+            tokio::select! {
+                () = shutdown => {}
+                () = failed => {}
+            }
             // Nobody listens any more where serving has failed meanwhile.
             let _ = asked.send(());
         };
@@ -99,4 +115,18 @@ fn shutdown_signal() -> Result<impl Future<Output = ()>> {
         }
         tracing::info!("shutting down");
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn serving_ends_when_what_is_served_has_failed() {
+        let directory = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(StoreConfig::new(directory.path().to_path_buf())).unwrap();
+        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        serve(listener, store.clone(), None, std::future::ready(())).unwrap();
+        store.close().unwrap();
+    }
 }

@@ -59,11 +59,16 @@ pub(crate) struct Drain<S> {
 }
 
 impl<S: FnMut(Event) -> Delivery> Drain<S> {
-    /// Runs until asked to stop; then nothing is left in any ring and the books are closed.
+    /// Runs until asked to stop, or until a thread that it cannot do without is gone; then nothing is left in any ring and
+    /// the books are closed.
     pub(crate) fn run(mut self) {
         self.scan();
         let mut refreshed = Instant::now();
         while !self.shared.stop.load(Ordering::Acquire) {
+            if self.unwind.has_lost_a_thread() {
+                tracing::error!("a thread that unwinding needs has panicked; sampling ends");
+                break;
+            }
             let round = Instant::now();
             self.round();
             if refreshed.elapsed() >= REFRESH {

@@ -150,7 +150,8 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// Starts sampling. From then on `sink` is called on the sampler's thread and must not block.
+    /// Starts sampling. From then on `sink` is called on the sampler's thread and must not block. It is dropped when sampling
+    /// ends, be it that a thread failed.
     ///
     /// # Errors
     /// Whatever keeps the kernel from sampling for us; each says what to do.
@@ -233,9 +234,10 @@ impl Sampler {
     fn join(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
         self.shared.alarm.set_off();
-        if let Some(thread) = self.thread.take() {
-            // It can only fail where the sink panicked, and that has been reported on the thread itself.
-            let _ = thread.join();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the sampler's thread panicked; what it had not handed on is lost");
         }
     }
 }

@@ -100,6 +100,7 @@ pub struct Unwind {
     reports: Receiver<Report<ChunkMemory>>,
     alarm: Arc<Alarm>,
     counters: Arc<ThreadCounters>,
+    opener: JoinHandle<()>,
     builder: JoinHandle<()>,
     builder_niceness: Niceness,
     is_waited_for: bool,
@@ -132,7 +133,7 @@ impl Unwind {
         let (executables, opener_counters) = (config.executables, Arc::clone(&counters));
         let opener_report = report.clone();
         // Nobody waits for these threads: a file system that hangs may hold them for ever.
-        std::thread::Builder::new().name("pyrite-opener".to_owned()).spawn(move || {
+        let opener = std::thread::Builder::new().name("pyrite-opener".to_owned()).spawn(move || {
             opener::run(&executables, &open_requests, &opener_report, &opener_counters);
         })?;
         let (tell_niceness, niceness) = sync_channel(1);
@@ -150,6 +151,7 @@ impl Unwind {
             reports,
             alarm,
             counters,
+            opener,
             builder,
             builder_niceness,
             is_waited_for: false,
@@ -180,6 +182,11 @@ impl Unwind {
             self.is_waited_for = is_waited_for;
             self.builder_niceness.stand_back(if is_waited_for { 0 } else { STEPS_BACK });
         }
+    }
+
+    /// Whether a thread is gone that makes tables or opens files. They end by themselves only when this is dropped.
+    pub fn has_lost_a_thread(&self) -> bool {
+        self.opener.is_finished() || self.builder.is_finished()
     }
 
     /// How it goes.

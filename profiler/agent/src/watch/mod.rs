@@ -8,15 +8,16 @@
 //!
 //! The sampler's thread never waits for a disk or a symbol table: a full queue loses rows, counted, not ticks unseen.
 
+mod lasting;
 mod metrics;
 mod node;
 mod queue;
 mod score;
 mod tables;
 
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::mpsc::RecvTimeoutError;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -30,6 +31,7 @@ use crate::identity::{Identity, IdentityConfig};
 use crate::rows::{RowMaker, RowStream};
 use crate::sampler::{OffCpuBudget, Sampler, SamplerConfig};
 use crate::unwind::UnwindConfig;
+use crate::watch::lasting::Lasting;
 use crate::watch::node::Node;
 use crate::watch::queue::{EventReceiver, event_queue};
 
@@ -46,7 +48,8 @@ pub(crate) use score::unwind_score;
 
 /// A node being watched. Ends with [`Watch::stop`].
 pub struct Watch {
-    rows: JoinHandle<()>,
+    /// Ends as well when the sampler's thread does, which holds the queue's only sender.
+    rows: Lasting,
     node: Arc<Node>,
 }
 
@@ -71,7 +74,7 @@ impl Watch {
         let source = sampler.stats().source;
         let node = Arc::new(Node::new(sampler, name, frequency_hz, events.gauge()));
         let shared = Arc::clone(&node);
-        let rows = std::thread::Builder::new().name("pyrite-rows".into()).spawn(move || {
+        let rows = Lasting::spawn("pyrite-rows", move || {
             // The symbolizer belongs to one thread and cannot be handed over.
             let maker = RowMaker::new(frequency_hz, SymbolizerConfig::default(), executables);
             let stream = RowStream::new(maker, identity, source);
@@ -86,13 +89,17 @@ impl Watch {
         Arc::clone(&self.node) as Arc<dyn NodeView>
     }
 
+    /// Resolves when nothing is watched any more: as long as nobody has called [`Watch::stop`], because a thread failed.
+    pub fn ended(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.rows.ended()
+    }
+
     /// Stops sampling and stores everything that was sampled until now.
-    pub fn stop(self) {
-        // The sampler holds the queue's only sender: without it the rows thread empties the queue and ends.
-        self.node.stop_sampler();
-        if self.rows.join().is_err() {
-            tracing::error!("the rows thread ended early; its last rows are lost");
-        }
+    ///
+    /// # Errors
+    /// When sampling, or the storing of what it tells, had ended before.
+    pub fn stop(self) -> Result<()> {
+        self.rows.end(|| self.node.stop_sampler())
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
 use pyrite_model::{LabelSet, names};
-use pyrite_sampling::{BootNs, ProcessKey};
+use pyrite_sampling::ProcessKey;
 
 use super::cardinality::{Cardinality, CardinalityLimits};
 use super::cgroup::{Container, Unit, unit_of};
@@ -17,6 +17,7 @@ use super::containers::Containers;
 use super::inventory::{CgroupMounts, Inventory};
 use super::process::{self, ProcessFacts, ProcessMiss};
 use super::runtime::{Metadata, RuntimeConfig, RuntimeMiss, RuntimeWorker};
+use crate::mapped_file;
 
 /// Processes remembered; a node with more has many short-lived ones, which are read again if they sample again.
 const MAX_PROCESSES: usize = 16_384;
@@ -63,8 +64,8 @@ pub struct Subject<'a> {
     pub comm: &'a str,
     /// The cgroup v2 id that the sample carried; 0 where unknown.
     pub cgroup_id: u64,
-    /// The parent's tgid; 0 where unknown. Only used for a process that is gone.
-    pub parent: u32,
+    /// The parent, where known. Only used for a process that is gone.
+    pub parent: Option<ProcessKey>,
     /// Whether the sample met it as a kernel thread; those that `/proc` calls so are found without it.
     pub is_kernel_thread: bool,
 }
@@ -109,7 +110,7 @@ pub struct IdentityStats {
     pub process_misses: [u64; ProcessMiss::ALL.len()],
     /// Of those, how many were placed by the cgroup id of their sample.
     pub placed_by_cgroup: u64,
-    /// Of those, how many were placed by their parent.
+    /// Of those, how many were placed by their parent, be it only until a sample told their cgroup.
     pub placed_by_parent: u64,
     /// Containers that no runtime named, in the order of [`RuntimeMiss::ALL`].
     pub runtime_misses: [u64; RuntimeMiss::ALL.len()],
@@ -118,7 +119,7 @@ pub struct IdentityStats {
 }
 
 struct Known {
-    key: ProcessKey,
+    /// The group it was placed in; 0 until a sample has told it.
     cgroup_id: u64,
     unit: Arc<Unit>,
     exe: Option<String>,
@@ -131,7 +132,8 @@ struct Known {
 /// Tells who a process is.
 pub struct Identity {
     node: String,
-    processes: HashMap<u32, Known>,
+    /// By life, not by tgid: rows of a life may still come when its tgid is used again.
+    processes: HashMap<ProcessKey, Known>,
     containers: Containers,
     inventory: Inventory,
     last_scan: Option<Instant>,
@@ -199,16 +201,14 @@ impl Identity {
     /// Learns of a file that a process has mapped. The first is the program itself, which names a process that had ended
     /// before `/proc` was asked.
     pub fn mapped(&mut self, process: ProcessKey, path: &str) {
-        if let Some(known) = self.processes.get_mut(&process.tgid).filter(|known| known.key == process)
-            && !known.is_kernel
-        {
-            known.exe.get_or_insert_with(|| path.to_owned());
+        if let Some(known) = self.processes.get_mut(&process).filter(|known| !known.is_kernel) {
+            known.exe.get_or_insert_with(|| mapped_file::without_note(path).to_owned());
         }
     }
 
     /// Forgets a process: it executed another program, or exited and its rows are done.
-    pub fn forget(&mut self, tgid: u32) {
-        self.processes.remove(&tgid);
+    pub fn forget(&mut self, process: ProcessKey) {
+        self.processes.remove(&process);
     }
 
     /// Counters and gauges.
@@ -228,36 +228,41 @@ impl Identity {
         if key.tgid == 0 || subject.is_kernel_thread {
             return (Arc::new(Unit::Plain), None, true);
         }
-        if let Some(known) = self.processes.get_mut(&key.tgid)
-            && known.key == key
-            && (known.read_at.is_none() || known.cgroup_id == subject.cgroup_id)
-            && known.read_at.is_none_or(|at| now - at < REREAD_AFTER)
-        {
+        if let Some(known) = self.processes.get_mut(&key).filter(|known| known.holds_for(subject, now)) {
             known.used_at = now;
             return (Arc::clone(&known.unit), known.exe.clone(), known.is_kernel);
         }
+        let earlier = self.processes.remove(&key);
         let known = match process::read(key) {
-            Ok(facts) => Known::alive(subject, facts, now),
-            Err(miss) => self.gone(subject, miss, now),
+            Ok(facts) => Known::alive(subject, facts, earlier, now),
+            Err(miss) => self.gone(subject, miss, earlier, now),
         };
         let answer = (Arc::clone(&known.unit), known.exe.clone(), known.is_kernel);
         self.make_room();
-        self.processes.insert(key.tgid, known);
+        self.processes.insert(key, known);
         answer
     }
 
     /// Places a process that `/proc` no longer tells of: by what was known of it, its cgroup, or its parent.
-    fn gone(&mut self, subject: &Subject<'_>, miss: ProcessMiss, now: Instant) -> Known {
-        self.stats.process_misses[miss as usize] += 1;
-        if let Some(mut known) =
-            self.processes.remove(&subject.process.tgid).filter(|k| k.key == subject.process)
-        {
-            (known.read_at, known.used_at) = (None, now);
-            return known;
-        }
-        let by_cgroup = self.owner_of_group(subject.cgroup_id, now);
-        let unit = if let Some(unit) = by_cgroup {
+    fn gone(
+        &mut self,
+        subject: &Subject<'_>,
+        miss: ProcessMiss,
+        earlier: Option<Known>,
+        now: Instant,
+    ) -> Known {
+        let cgroup_id = subject.cgroup_id;
+        let was_gone = earlier.as_ref().is_some_and(|known| known.read_at.is_none());
+        self.stats.process_misses[miss as usize] += u64::from(!was_gone);
+        let (placed, exe) = match earlier {
+            Some(known) if !was_gone => return Known { cgroup_id, read_at: None, used_at: now, ..known },
+            Some(known) => (Some(known.unit), known.exe),
+            None => (None, None),
+        };
+        let unit = if let Some(unit) = self.owner_of_group(cgroup_id, now) {
             self.stats.placed_by_cgroup += 1;
+            unit
+        } else if let Some(unit) = placed {
             unit
         } else if let Some(unit) = self.unit_of_parent(subject.parent) {
             self.stats.placed_by_parent += 1;
@@ -265,8 +270,7 @@ impl Identity {
         } else {
             Arc::new(Unit::Plain)
         };
-        let (key, cgroup_id) = (subject.process, subject.cgroup_id);
-        Known { key, cgroup_id, unit, exe: None, is_kernel: false, read_at: None, used_at: now }
+        Known { cgroup_id, unit, exe, is_kernel: false, read_at: None, used_at: now }
     }
 
     fn owner_of_group(&mut self, cgroup_id: u64, now: Instant) -> Option<Arc<Unit>> {
@@ -283,14 +287,12 @@ impl Identity {
         self.inventory.owner_of(cgroup_id).filter(|unit| **unit != Unit::Plain)
     }
 
-    fn unit_of_parent(&self, parent: u32) -> Option<Arc<Unit>> {
+    fn unit_of_parent(&self, parent: Option<ProcessKey>) -> Option<Arc<Unit>> {
+        let parent = parent?;
         if let Some(known) = self.processes.get(&parent) {
             return Some(Arc::clone(&known.unit));
         }
-        if parent == 0 {
-            return None;
-        }
-        let facts = process::read(ProcessKey { tgid: parent, start: BootNs(0) }).ok()?;
+        let facts = process::read(parent).ok()?;
         Some(Arc::new(unit_of(&facts.cgroup)))
     }
 
@@ -337,15 +339,24 @@ impl Identity {
 type Pairs = Vec<(&'static str, String)>;
 
 impl Known {
-    fn alive(subject: &Subject<'_>, facts: ProcessFacts, now: Instant) -> Self {
+    fn alive(subject: &Subject<'_>, facts: ProcessFacts, earlier: Option<Self>, now: Instant) -> Self {
         Self {
-            key: subject.process,
             cgroup_id: subject.cgroup_id,
             unit: Arc::new(unit_of(&facts.cgroup)),
-            exe: facts.exe,
+            // One that has ended and is not reaped yet has no program any more.
+            exe: facts.exe.or(earlier.and_then(|known| known.exe)),
             is_kernel: facts.is_kernel,
             read_at: Some(now),
             used_at: now,
+        }
+    }
+
+    /// Whether it need not be looked at again for this sample. One that is gone is placed anew once, by its group.
+    fn holds_for(&self, subject: &Subject<'_>, now: Instant) -> bool {
+        let is_same_group = self.cgroup_id == subject.cgroup_id;
+        match self.read_at {
+            Some(at) => is_same_group && now - at < REREAD_AFTER,
+            None => is_same_group || self.cgroup_id != 0,
         }
     }
 }

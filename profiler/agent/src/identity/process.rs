@@ -5,6 +5,7 @@ use std::io::{self, Read};
 
 use pyrite_sampling::{BootNs, ProcStat, ProcessKey, parse_stat};
 
+use crate::mapped_file;
 use crate::sys;
 
 /// The largest `/proc` text that is read; real ones are a few hundred bytes.
@@ -47,7 +48,8 @@ pub struct ProcessFacts {
     pub is_kernel: bool,
     /// The text of `/proc/PID/cgroup`.
     pub cgroup: String,
-    /// The executable's path as the process sees it; `None` where it may not be read.
+    /// The executable's path as the process sees it; `None` where it may not be read and for a process that has ended and is not
+    /// reaped yet.
     pub exe: Option<String>,
 }
 
@@ -63,9 +65,8 @@ pub fn read(process: ProcessKey) -> Result<ProcessFacts, ProcessMiss> {
         return Ok(ProcessFacts { parent, is_kernel: true, ..ProcessFacts::default() });
     }
     let cgroup = read_text(&format!("{dir}/cgroup"))?;
-    let exe = std::fs::read_link(format!("{dir}/exe")).ok().map(|exe| exe.to_string_lossy().into_owned());
-    // The kernel appends this to the name of a file that was replaced or removed, as upgrades do.
-    let exe = exe.map(|exe| exe.strip_suffix(" (deleted)").map(str::to_owned).unwrap_or(exe));
+    let exe = std::fs::read_link(format!("{dir}/exe")).ok();
+    let exe = exe.map(|exe| mapped_file::without_note(&exe.to_string_lossy()).to_owned());
     Ok(ProcessFacts { parent, is_kernel: false, cgroup, exe })
 }
 

@@ -90,13 +90,23 @@ fn root_a_process_that_is_gone_is_placed_by_its_cgroup_or_its_parent() {
     let mut identity = identity(no_runtimes());
     let (pid, cgroup_id) = (group.child.id(), group.id());
     let alive = group.child.id();
-    let orphan = Subject { parent: alive, ..subject(u32::MAX - 1) };
+    let orphan = Subject { parent: Some(subject(alive).process), ..subject(u32::MAX - 1) };
     assert_eq!(identity.labels_for(&orphan).set.get(names::SERVICE_NAME), Some("pyrite-test-gone"));
     assert_eq!(identity.stats().placed_by_parent, 1);
     group.kill();
     let gone = Subject { cgroup_id, ..subject(pid) };
     assert_eq!(identity.labels_for(&gone).set.get(names::SERVICE_NAME), Some("pyrite-test-gone"));
     assert_eq!(identity.stats().placed_by_cgroup, 1);
+    // Nothing but its parent is known when it is seen; its sample knows better.
+    let own = Group::new("pyrite-test-own.service");
+    let child = Subject { parent: Some(subject(own.child.id()).process), ..subject(u32::MAX - 2) };
+    assert_eq!(identity.labels_for(&child).set.get(names::SERVICE_NAME), Some("pyrite-test-own"));
+    identity.mapped(child.process, "/opt/brief");
+    let sampled = identity.labels_for(&Subject { cgroup_id, parent: None, ..child }).set;
+    assert_eq!(sampled.get(names::SERVICE_NAME), Some("pyrite-test-gone"));
+    assert_eq!(sampled.get(names::EXE), Some("/opt/brief"));
+    let stats = identity.stats();
+    assert_eq!((stats.process_misses, stats.placed_by_parent, stats.placed_by_cgroup), ([3, 0, 0], 2, 2));
 }
 
 #[test]

@@ -30,7 +30,7 @@ fn identity(runtimes: RuntimeConfig) -> Identity {
 
 fn subject(tgid: u32) -> Subject<'static> {
     let process = ProcessKey { tgid, start: BootNs(0) };
-    Subject { process, comm: "worker", cgroup_id: 0, parent: 0, is_kernel_thread: false }
+    Subject { process, comm: "worker", cgroup_id: 0, parent: None, is_kernel_thread: false }
 }
 
 /// Asks until the answer is final.

@@ -134,6 +134,15 @@ impl Story {
         stacks.map(|counted| counted.stack.user_outcome).collect()
     }
 
+    /// How many of the rows have guessed frames.
+    pub(super) fn guessed(&self) -> usize {
+        let stacks = self.events.iter().flat_map(|event| match event {
+            Event::Second(second) => second.stacks.as_slice(),
+            _ => &[],
+        });
+        stacks.filter(|counted| counted.stack.has_guessed_frames).count()
+    }
+
     pub(super) fn finish(&mut self) -> &mut Self {
         self.events.extend(self.sampling.finish());
         self

@@ -60,17 +60,17 @@ impl Unwinder for Unwind {
             memory: &pyrite_unwind::StackCopy::new(copy.sp(), &copy.stack),
             limit,
         };
-        let walked = walker.walk(&start_of(copy), frames);
-        if let Some(pending) = walked.pending {
+        let found = walker.walk(&start_of(copy), frames);
+        if let Some(pending) = found.pending {
             self.publisher.tables.want(ExecutableIndex(pending.executable));
         }
-        up_to_pending(walked, frames)
+        up_to_pending(found, frames)
     }
 }
 
 /// Takes back what the walker guessed behind code whose table is still being made.
-fn up_to_pending(walked: pyrite_unwind::Walked, frames: &mut Vec<Avma>) -> Walked {
-    let pyrite_unwind::Walked { outcome, frame_pointer_frames, pending } = walked;
+fn up_to_pending(found: pyrite_unwind::Walked, frames: &mut Vec<Avma>) -> Walked {
+    let pyrite_unwind::Walked { outcome, frame_pointer_frames, pending } = found;
     let Some(pending) = pending else {
         return Walked { outcome, is_provisional: false, frame_pointer_frames };
     };

@@ -123,7 +123,7 @@ const UNWIND: Json = {
   stacks: 11_640,
   complete: 11_612,
   guessed: 140,
-  reasons: [{ reason: 'no_unwind_info', help: 'code whose unwind table came too late, or without unwind information and without a sane frame pointer', stacks: 28 }],
+  reasons: [{ reason: 'no_unwind_info', help: 'code without unwind information and without a sane frame pointer', stacks: 28 }],
   executables: [{ name: 'libvendor.so', passed: 12, stopped: 28, reason: 'no_unwind_info' }],
   processes: [{ name: 'billing', tgid: 4242, stacks: 400, complete: 372, reason: 'no_unwind_info' }],
   off_cpu: { captured: 1800, shed: 998_200, lost: 3 },

@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use prost::Message;
 use pyrite_bpf::abi::{
     PERF_RECORD_COMM, PERF_RECORD_EXIT, PERF_RECORD_FORK, PERF_RECORD_LOST, PERF_RECORD_MMAP2,
-    PYRITE_RECORD_SAMPLE, pyrite_sample_header as Header,
+    PYRITE_RECORD_OFF_CPU_TAIL, PYRITE_RECORD_SAMPLE, pyrite_sample_header as Header,
 };
 use pyrite_model::pprof::{gzip, proto};
 use pyrite_model::{Batch, LabelSet, ProfileType, Row, SeriesRows, SymbolTable, UnixMs};
@@ -174,10 +174,11 @@ pub(crate) fn stat() -> Vec<Vec<u8>> {
 }
 
 pub(crate) fn sample() -> Vec<Vec<u8>> {
-    let with_frames = |kernel: u16, user: u16, flags: u8| {
+    let of_kind = |kind: u32, flags: u8| {
+        let (kernel, user) = (2_u16, 3_u16);
         let mut bytes = vec![0; size_of::<Header>()];
         let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
-        put(offset_of!(Header, kind), &PYRITE_RECORD_SAMPLE.to_ne_bytes());
+        put(offset_of!(Header, kind), &kind.to_ne_bytes());
         put(offset_of!(Header, kernel_frames), &kernel.to_ne_bytes());
         put(offset_of!(Header, user_frames), &user.to_ne_bytes());
         put(offset_of!(Header, kernel_stack), &[1, 1, flags]);
@@ -187,7 +188,8 @@ pub(crate) fn sample() -> Vec<Vec<u8>> {
         bytes.extend([0; 512]);
         bytes
     };
-    (0..16).map(|flags| with_frames(2, 3, flags)).collect()
+    let kinds = PYRITE_RECORD_SAMPLE..=PYRITE_RECORD_OFF_CPU_TAIL;
+    kinds.flat_map(|kind| (0..16).map(move |flags| of_kind(kind, flags))).collect()
 }
 
 pub(crate) fn sideband() -> Vec<Vec<u8>> {

@@ -11,7 +11,10 @@ use pyrite_model::pprof::{PushContext, PushLimits, append};
 use pyrite_model::{
     Avma, Batch, Exposition, LabelSet, ProfileType, Selector, SeriesKey, StackProfile, TimeRange, UnixMs,
 };
-use pyrite_sampling::{decode_change, decode_sample, parse_maps, parse_stat};
+use pyrite_sampling::{
+    BootNs, Filter, Limits, LoadFailure, Sampling, WallClock, decode_change, decode_sample, parse_maps,
+    parse_stat,
+};
 use pyrite_server::{ApiError, Appending, ProfileStore, ServerLimits, ServerState, app};
 use pyrite_store::{GroupSeries, SeriesQuery, StackQuery, fuzzing};
 use pyrite_unwind::{
@@ -197,11 +200,19 @@ pub(crate) fn stat(data: &[u8]) {
     black_box(parse_stat(data, 0));
 }
 
-/// Records of the BPF programs.
+/// Records of the BPF programs, of every kind, and what sampling makes of one: neither a tick nor a copied stack of it is left.
 pub(crate) fn sample(data: &[u8]) {
     if let Ok(sample) = decode_sample(data) {
         assert!(8 * (sample.kernel.len() + sample.user.len()) <= data.len());
     }
+    let mut sampling = Sampling::new(Filter::default(), Limits::default());
+    sampling.on_record(data);
+    // Its process is asked for, and nothing is found of it.
+    for tgid in sampling.advance(BootNs::MAX, WallClock::default()) {
+        sampling.process_loaded(tgid, Err(LoadFailure::Gone));
+    }
+    black_box(sampling.finish());
+    assert_eq!((sampling.held(), sampling.copy_bytes()), (0, 0));
 }
 
 /// Records of the perf sideband.

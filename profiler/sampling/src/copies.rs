@@ -1,12 +1,15 @@
 //! Samples whose stack the BPF program could only copy: they are finished here, by the caller's unwind tables.
 //!
 //! A table may still be in the making, above all that of a program never met before. Its samples wait for it, a bounded
-//! number of them for a bounded time, with the mappings of their moment; what is not finished by then keeps what there is.
+//! number of them for a bounded time, with the mappings of their moment. What is not finished by then ends at the frame
+//! that the copy is of: from there on the BPF program went by the frame pointer alone, which in a prologue, and in code that
+//! keeps none, is a caller's. Such a walk passes over frames and may come to the root all the same.
 
 use std::sync::Arc;
 
-use pyrite_bpf::Note;
 use pyrite_bpf::abi::PYRITE_MAX_USER_FRAMES;
+use pyrite_bpf::{Note, StackOutcome};
+use pyrite_model::Avma;
 
 use crate::trust::{Located, instructions};
 use crate::{BootNs, Limits, Mappings, Notes, ProcessKey, Sample, StackCopy, Unwinder};
@@ -56,11 +59,11 @@ impl Copies {
     }
 
     /// Takes the copy of a sample that has just come in into the account, or takes it from the sample where there is no
-    /// room. That the BPF program came to an end says nothing: it went there by the frame pointer, and where that is none,
-    /// a zero in its place looks like the end of the chain.
+    /// room.
     pub(crate) fn admit(&mut self, sample: &mut Sample) {
         let Some(copy) = &sample.copy else { return };
         if self.bytes + copy.stack.len() > self.bytes_limit {
+            end_at_copy(sample);
             sample.copy = None;
             self.notes.add(Note::CopyDropped, 1);
         } else {
@@ -112,10 +115,31 @@ impl Copies {
         finished
     }
 
-    /// Takes all of them as they are.
+    /// Takes all of them, unfinished.
     pub(crate) fn take_all(&mut self) -> Vec<Unfinished> {
+        self.waiting.iter_mut().for_each(|unfinished| end_at_copy(&mut unfinished.sample));
         std::mem::take(&mut self.waiting)
     }
+}
+
+/// Ends the stack of a sample that will not be finished at the frame that its copy is of, for what the BPF program took for
+/// the callers is a guess, and so is that it came to an end.
+pub(crate) fn end_at_copy(sample: &mut Sample) {
+    let Some(copy) = &sample.copy else { return };
+    let sure = usize::from(copy.frames_before) + 1;
+    if sample.user.len() <= sure && !sample.user_outcome.is_known_end() {
+        return;
+    }
+    let is_known = sample.generation != 0;
+    sample.frame_pointer_frames = guessed_before(sample, copy);
+    sample.user.truncate(sure);
+    sample.user_outcome = if is_known { StackOutcome::NoUnwindInfo } else { StackOutcome::UnknownProcess };
+}
+
+/// How many of the frames before the copied one were guessed. Of which the BPF program's count is, is not known, so that it
+/// counts in full where there are any.
+fn guessed_before(sample: &Sample, copy: &StackCopy) -> u16 {
+    if copy.frames_before == 0 { 0 } else { sample.frame_pointer_frames }
 }
 
 impl Unfinished {
@@ -129,16 +153,22 @@ impl Unfinished {
         if walked.is_provisional && !gives_up {
             return None;
         }
-        // The BPF program went on by frame pointers, which may have led further than the copied part of the stack.
-        let led_further = frames.len() < self.sample.user.len() && !self.went_astray(before);
-        if walked.outcome.is_known_end() || !led_further {
-            // How many of those before the copied frame were guessed is not known, so all of them count.
-            let guessed_before = if before == 0 { 0 } else { self.sample.frame_pointer_frames };
+        if !self.is_led_further(before, walked.outcome, &frames) {
+            let guessed_before = guessed_before(&self.sample, copy);
             self.sample.frame_pointer_frames = guessed_before.saturating_add(walked.frame_pointer_frames);
             self.sample.user = frames;
             self.sample.user_outcome = walked.outcome;
         }
         Some(if walked.is_provisional { Note::CopyGaveUp } else { Note::CopyFinished })
+    }
+
+    /// Whether the frame pointers led the BPF program further than the copied part of the stack, in which it came by the same
+    /// `frames` as the rules: to one caller of the copied frame at least, the first behind `before` others.
+    fn is_led_further(&self, before: usize, outcome: StackOutcome, frames: &[Avma]) -> bool {
+        let lies_elsewhere = matches!(outcome, StackOutcome::CopyEnded | StackOutcome::Fault);
+        let user = &self.sample.user;
+        let is_confirmed = frames.len() > before + 1 && frames.len() < user.len() && user.starts_with(frames);
+        lies_elsewhere && is_confirmed && !self.went_astray(before)
     }
 
     /// Whether what the BPF program took for callers of the copied frame, the first behind `before` others, is no code.

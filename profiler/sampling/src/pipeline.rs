@@ -9,7 +9,7 @@ use hashbrown::HashMap;
 use pyrite_bpf::{Note, TickFate};
 use pyrite_model::UnixMs;
 
-use crate::copies::{Copies, Unfinished};
+use crate::copies::{Copies, Unfinished, end_at_copy};
 use crate::offcpu::{BlockLimits, Blocks, Broken, RingRecord, decode_record};
 use crate::processes::{Lookup, Processes};
 use crate::second::OpenSeconds;
@@ -239,7 +239,7 @@ impl Sampling {
     }
 
     /// Takes and tells everything there is. Samples whose process was never answered for count as lost; stacks that were
-    /// not finished by [`Self::finish_copies`] stay as the BPF program walked them.
+    /// not finished by [`Self::finish_copies`] end at the frame that the copy is of.
     #[must_use]
     pub fn finish(&mut self) -> Vec<Event> {
         self.on_tape(&TapeEntry::End);
@@ -372,7 +372,7 @@ impl Sampling {
             return;
         };
         let key = process.key;
-        let located = trust.locate(&sample.user, &process.mappings);
+        let mut located = trust.locate(&sample.user, &process.mappings);
         let mappings = sample.copy.as_ref().map(|_| Arc::clone(&process.mappings));
         // In the kernel's execve the registers belong to the memory of the program before.
         let is_strange = located.has_unmapped_leaf() && sample.is_user_mode;
@@ -384,6 +384,8 @@ impl Sampling {
             sample.user_outcome = located.outcome(sample.user_outcome);
             self.copies.push(sample, key, mappings);
         } else {
+            end_at_copy(&mut sample);
+            located.end_behind(sample.user.len());
             self.enter(sample, key, located);
         }
     }

@@ -42,6 +42,14 @@ impl Located {
         !self.is_cut || usize::from(frames) < self.frames.len()
     }
 
+    /// Ends the stack behind its first `frames` frames, where it is longer.
+    pub(crate) fn end_behind(&mut self, frames: usize) {
+        if frames < self.frames.len() {
+            self.frames.truncate(frames);
+            self.is_cut = false;
+        }
+    }
+
     /// How the walk ended, as far as it can be believed. A frame pointer that was none leads to numbers that are no code,
     /// and often to a zero behind them, which looks like the end of a chain.
     pub(crate) fn outcome(&self, walked: StackOutcome) -> StackOutcome {

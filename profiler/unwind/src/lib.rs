@@ -37,4 +37,4 @@ pub use lookup::{CHUNK_BYTES, Chunk, NoTable, Position, Tables, lookup, search};
 pub use read::{ReadAt, Unreadable};
 pub use rule::{Cfa, RULE_BYTES, Rule, RuleBytes, RuleId, Run, Saved};
 pub use table::{Arch, Layout, RawRow, RawTable, Report, Segment, Unsupported};
-pub use walk::{Machine, MappedCode, Registers, StackCopy, StackMemory, Start, Walked, Walker};
+pub use walk::{Machine, MappedCode, Pending, Registers, StackCopy, StackMemory, Start, Walked, Walker};

@@ -153,7 +153,9 @@ fn advice(reason: &str) -> Option<&'static str> {
         StackOutcome::TooDeep => "nothing: the frames nearest to the leaf are there",
         StackOutcome::Fault => "nothing, if they are few: their stack was swapped out or being unmapped",
         StackOutcome::NoUnwindInfo => {
-            "build the executables below with -fasynchronous-unwind-tables, or with -fno-omit-frame-pointer"
+            "build the executables below with -fasynchronous-unwind-tables, or with -fno-omit-frame-pointer; \
+             if they have unwind information, it came too late: \
+             see pyrite_sampler_notes_total{note=\"copy_gave_up\"}"
         }
         StackOutcome::Unsupported => "build the executables below with -fno-omit-frame-pointer",
         StackOutcome::OverBudget => {

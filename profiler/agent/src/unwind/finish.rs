@@ -1,6 +1,7 @@
 //! The published tables as user space reads them, and the finishing of copied stacks by them: the same chunks, mappings
 //! and rules that the BPF programs go by.
 
+use pyrite_bpf::StackOutcome;
 use pyrite_bpf::abi::{pyrite_executable, pyrite_stack_copy};
 use pyrite_model::Avma;
 use pyrite_sampling::{Mappings, StackCopy, Unwinder, Walked};
@@ -59,15 +60,25 @@ impl Unwinder for Unwind {
             memory: &pyrite_unwind::StackCopy::new(copy.sp(), &copy.stack),
             limit,
         };
-        let result = walker.walk(&start_of(copy), frames);
-        if let Some(executable) = result.pending {
-            self.publisher.tables.want(ExecutableIndex(executable));
+        let found = walker.walk(&start_of(copy), frames);
+        if let Some(pending) = found.pending {
+            self.publisher.tables.want(ExecutableIndex(pending.executable));
         }
-        Walked {
-            outcome: result.outcome,
-            is_provisional: result.pending.is_some(),
-            frame_pointer_frames: result.frame_pointer_frames,
-        }
+        up_to_pending(found, frames)
+    }
+}
+
+/// Takes back what the walker guessed behind code whose table is still being made.
+fn up_to_pending(found: pyrite_unwind::Walked, frames: &mut Vec<Avma>) -> Walked {
+    let pyrite_unwind::Walked { outcome, frame_pointer_frames, pending } = found;
+    let Some(pending) = pending else {
+        return Walked { outcome, is_provisional: false, frame_pointer_frames };
+    };
+    frames.truncate(pending.frames);
+    Walked {
+        outcome: StackOutcome::NoUnwindInfo,
+        is_provisional: true,
+        frame_pointer_frames: pending.frame_pointer_frames,
     }
 }
 
@@ -81,4 +92,25 @@ fn start_of(copy: &StackCopy) -> Start {
         ..pyrite_stack_copy::default()
     };
     Start::from_copy(&state, MACHINE)
+}
+
+#[cfg(test)]
+mod tests {
+    use pyrite_unwind::Pending;
+
+    use super::*;
+
+    #[test]
+    fn what_was_guessed_behind_a_table_in_the_making_is_not_told() {
+        let check = |pending: Option<Pending>, expect: (usize, StackOutcome, bool, u16)| {
+            let mut frames = vec![Avma(1), Avma(2), Avma(3)];
+            let found =
+                pyrite_unwind::Walked { outcome: StackOutcome::ChainEnd, frame_pointer_frames: 2, pending };
+            let Walked { outcome, is_provisional, frame_pointer_frames } = up_to_pending(found, &mut frames);
+            assert_eq!((frames.len(), outcome, is_provisional, frame_pointer_frames), expect);
+        };
+        check(None, (3, StackOutcome::ChainEnd, false, 2));
+        let met = Pending { executable: 5, frames: 2, frame_pointer_frames: 1 };
+        check(Some(met), (2, StackOutcome::NoUnwindInfo, true, 1));
+    }
 }

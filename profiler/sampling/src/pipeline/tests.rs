@@ -125,13 +125,17 @@ impl Story {
         std::mem::take(&mut self.commands).iter().map(draw_command).collect()
     }
 
-    /// How each stack of the rows ended.
-    pub(super) fn outcomes(&self) -> Vec<StackOutcome> {
-        let stacks = self.events.iter().flat_map(|event| match event {
+    pub(super) fn stacks(&self) -> impl Iterator<Item = &SampledStack> {
+        let counted = self.events.iter().flat_map(|event| match event {
             Event::Second(second) => second.stacks.as_slice(),
             _ => &[],
         });
-        stacks.map(|counted| counted.stack.user_outcome).collect()
+        counted.map(|counted| &counted.stack)
+    }
+
+    /// How each stack of the rows ended.
+    pub(super) fn outcomes(&self) -> Vec<StackOutcome> {
+        self.stacks().map(|stack| stack.user_outcome).collect()
     }
 
     pub(super) fn finish(&mut self) -> &mut Self {

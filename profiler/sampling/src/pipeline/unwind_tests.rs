@@ -20,6 +20,11 @@ fn copied(user: &[u64], frames_before: u16) -> Sample {
     Sample { user, user_outcome: UNKNOWN, copy: Some(Box::new(copy)), ..sample() }
 }
 
+/// A copied stack that frame pointers led to an end of.
+fn led(user: &[u64], frames_before: u16) -> Sample {
+    Sample { user_outcome: StackOutcome::ChainEnd, ..copied(user, frames_before) }
+}
+
 fn library(story: &mut Story, tgid: u32, start: u64, inode: u64, path: &str) {
     let range = range(start, start + 0x1000, inode, path);
     story.change(ChangeKind::Mapped { tgid, range });
@@ -331,27 +336,71 @@ fn a_copied_stack_waits_for_its_table_and_is_then_finished() {
 fn patience_ends() {
     let mut story = started();
     story.tables.are_ready = false;
-    story.at(110).tick(9, 100, copied(&[0x1010, 0x1020], 0)).until(200).until(1105);
+    let guessed = Sample { frame_pointer_frames: 1, ..led(&[0x1030, 0x1050], 0) };
+    story.at(110).tick(9, 100, guessed).until(200).until(1105);
     assert_eq!(story.sampling.held(), 1);
     story.until(1110).until(3000);
-    // One frame is less than the frame pointers had found.
-    assert_eq!(story.rows(), ["1000 9 /bin/a+1010 /bin/a+101f x1"]);
-    assert_eq!(story.outcomes(), [UNKNOWN]);
+    assert_eq!(story.rows(), ["1000 9 /bin/a+1030 x1"], "what the frame pointers led to is a guess");
+    assert_eq!(story.outcomes(), [StackOutcome::NoUnwindInfo]);
+    assert!(story.stacks().all(|stack| !stack.has_guessed_frames), "none is left");
     assert_eq!(story.sampling.notes().get(Note::CopyGaveUp), 1);
 }
 
 #[test]
-fn copies_beyond_the_bounds_are_dropped_and_their_samples_stay() {
-    let mut story = Story::new(Filter::default(), Limits { copies: 1, copy_bytes: 64, ..Limits::default() });
-    story.tables.are_ready = false;
-    story.at(100).fork(1, 9).at(101).exec(9, "/bin/a");
-    for ms in [110, 111, 112] {
-        story.at(ms).tick(9, 100, copied(&[0x1010], 0));
-    }
-    story.until(120);
-    assert_eq!((story.sampling.copy_bytes(), story.sampling.notes().get(Note::CopyDropped)), (32, 2));
-    story.finish();
-    assert_eq!((story.stored(), story.sampling.copy_bytes()), (3, 0));
+fn copies_beyond_the_bounds_are_dropped_and_their_samples_end_there() {
+    let check = |limits: Limits, dropped: u64| {
+        let mut story = Story::new(Filter::default(), limits);
+        story.tables.are_ready = false;
+        story.at(100).fork(1, 9).at(101).exec(9, "/bin/a");
+        for ms in [110, 111, 112] {
+            let guessed = Sample { frame_pointer_frames: 2, ..led(&[0x1010, 0x1030, 0x1050, 0x1060], 1) };
+            story.at(ms).tick(9, 100, guessed);
+        }
+        story.until(120);
+        let held = 32 * (3 - dropped) as usize;
+        assert_eq!(
+            (story.sampling.copy_bytes(), story.sampling.notes().get(Note::CopyDropped)),
+            (held, dropped)
+        );
+        story.finish();
+        assert_eq!((story.stored(), story.sampling.copy_bytes()), (3, 0));
+        assert_eq!(story.rows(), ["1000 9 /bin/a+1010 /bin/a+102f x3"]);
+        assert_eq!(story.outcomes(), [UNKNOWN]);
+    };
+    check(Limits { copy_bytes: 64, ..Limits::default() }, 1);
+    check(Limits { copies: 1, ..Limits::default() }, 2);
+    check(Limits::default(), 0);
+}
+
+#[test]
+fn a_stack_that_ends_for_want_of_its_copy_says_why() {
+    let check = |sample: Sample, is_known: bool, expect: StackOutcome| {
+        let mut story = Story::new(Filter::default(), Limits { copies: 0, ..Limits::default() });
+        story.at(100).fork(1, 9).at(101).exec(9, "/bin/a").until(200);
+        let generation = if is_known { story.generation(9) } else { 0 };
+        story.at(310).tick(9, 100, Sample { generation, ..sample }).until(3000);
+        assert_eq!(story.outcomes(), [expect]);
+    };
+    check(led(&[0x1030, 0x1050], 0), false, UNKNOWN);
+    check(led(&[0x1030, 0x1050], 0), true, StackOutcome::NoUnwindInfo);
+    check(led(&[0x1010, 0x1030], 1), true, StackOutcome::NoUnwindInfo);
+    let stopped = Sample { user_outcome: StackOutcome::NoMapping, ..led(&[0x1010, 0x1030], 1) };
+    check(stopped, true, StackOutcome::NoMapping);
+}
+
+#[test]
+fn a_guess_behind_older_mappings_does_not_outlive_its_copy() {
+    let mut story = Story::new(Filter::default(), Limits { copies: 0, ..Limits::default() });
+    story.at(100).fork(1, 9).at(101).exec(9, "/bin/a").until(200);
+    let generation = story.generation(9);
+    library(story.at(300), 9, 0x10_0000, 20, "/lib");
+    let behind =
+        |frames_before| Sample { generation, ..led(&[0x1010, 0x1030, 0x10_0010, 0x1050], frames_before) };
+    story.at(310).tick(9, 100, behind(0)).at(320).tick(9, 100, behind(3)).until(3000);
+    assert_eq!(story.rows(), ["1000 9 /bin/a+1010 /bin/a+102f /lib+100f x1", "1000 9 /bin/a+1010 x1"]);
+    let mut outcomes = story.outcomes();
+    outcomes.sort();
+    assert_eq!(outcomes, [StackOutcome::NoUnwindInfo, StackOutcome::StaleMapping]);
 }
 
 #[test]
@@ -388,36 +437,51 @@ fn an_end_that_was_reached_without_tables_is_not_believed() {
 }
 
 #[test]
-fn a_longer_stack_that_is_no_code_does_not_stand_against_a_copy_that_ended() {
-    let check = |third: u64, expect: &str, outcome: StackOutcome| {
+fn where_a_copy_ends_the_frame_pointers_go_on_if_they_led_the_same_way() {
+    let check = |user: &[u64], outcome: StackOutcome, expect: (&str, StackOutcome)| {
         let mut story = started();
-        story.tables.outcome = StackOutcome::CopyEnded;
-        let led =
-            Sample { user_outcome: StackOutcome::ChainEnd, ..copied(&[0x1030, 0x1050, 0x1060, third], 0) };
-        story.at(110).tick(9, 100, led).until(2000);
-        assert_eq!((story.rows(), story.outcomes()), (vec![expect.to_owned()], vec![outcome]));
+        story.tables.outcome = outcome;
+        story.at(110).tick(9, 100, led(user, 0)).until(2000);
+        let row = format!("1000 9 /bin/a+1030 {} x1", expect.0);
+        assert_eq!((story.rows(), story.outcomes()), (vec![row], vec![expect.1]));
     };
-    let by_frame_pointer = "1000 9 /bin/a+1030 /bin/a+104f /bin/a+105f /bin/a+106f x1";
-    check(0x1070, by_frame_pointer, StackOutcome::ChainEnd);
-    check(0x72_0403, "1000 9 /bin/a+1030 /bin/a+2000 /bin/a+3000 x1", StackOutcome::CopyEnded);
+    let by_both = ("/bin/a+2000 /bin/a+3000 /bin/a+106f", StackOutcome::ChainEnd);
+    for outcome in [StackOutcome::CopyEnded, StackOutcome::Fault] {
+        let by_rules = ("/bin/a+2000 /bin/a+3000", outcome);
+        check(&[0x1030, 0x2001, 0x3001, 0x1070], outcome, by_both);
+        check(&[0x1030, 0x1050, 0x1060, 0x1070], outcome, by_rules);
+        check(&[0x1030, 0x3001, 0x1060, 0x1070], outcome, by_rules);
+        check(&[0x1030, 0x2001, 0x3001], outcome, by_rules);
+        check(&[0x1030, 0x2001, 0x3001, 0x72_0403], outcome, by_rules);
+    }
+    let bad = StackOutcome::BadFrame;
+    check(&[0x1030, 0x2001, 0x3001, 0x1070], bad, ("/bin/a+2000 /bin/a+3000", bad));
+}
+
+#[test]
+fn a_copy_without_a_caller_says_nothing_for_the_frame_pointers() {
+    let mut story = started();
+    (story.tables.callers, story.tables.outcome) = (vec![], StackOutcome::CopyEnded);
+    story.at(110).tick(9, 100, led(&[0x1030, 0x1050], 0)).until(2000);
+    assert_eq!(story.rows(), ["1000 9 /bin/a+1030 x1"]);
+    assert_eq!(story.outcomes(), [StackOutcome::CopyEnded]);
 }
 
 #[test]
 fn what_older_mappings_led_to_behind_a_copy_does_not_stand_against_it() {
-    let check = |third: u64, expect: &str, outcome: StackOutcome| {
+    let check = |fourth: u64, expect: &str, outcome: StackOutcome| {
         let mut story = started();
         story.until(200);
         let old = story.generation(9);
         library(story.at(300), 9, 0x10_0000, 20, "/lib");
         story.tables.outcome = StackOutcome::CopyEnded;
-        let led = copied(&[0x1030, 0x1050, third, 0x1060, 0x1070], 0);
-        let led = Sample { user_outcome: StackOutcome::ChainEnd, generation: old, ..led };
-        story.at(310).tick(9, 100, led).until(3000);
+        let led = led(&[0x1030, 0x2001, 0x3001, fourth, 0x1070], 0);
+        story.at(310).tick(9, 100, Sample { generation: old, ..led }).until(3000);
         assert_eq!((story.rows(), story.outcomes()), (vec![expect.to_owned()], vec![outcome]));
     };
-    let whole = "1000 9 /bin/a+1030 /bin/a+104f /bin/a+1055 /bin/a+105f /bin/a+106f x1";
-    check(0x1056, whole, StackOutcome::ChainEnd);
-    check(0x10_0010, "1000 9 /bin/a+1030 /bin/a+2000 /bin/a+3000 x1", StackOutcome::CopyEnded);
+    let by_rules = "1000 9 /bin/a+1030 /bin/a+2000 /bin/a+3000";
+    check(0x1056, &format!("{by_rules} /bin/a+1055 /bin/a+106f x1"), StackOutcome::ChainEnd);
+    check(0x10_0010, &format!("{by_rules} /lib+100f x1"), StackOutcome::StaleMapping);
 }
 
 #[test]

@@ -72,8 +72,20 @@ pub struct Walked {
     pub outcome: StackOutcome,
     /// How many of the frames were found by the frame pointer for want of unwind information.
     pub frame_pointer_frames: u16,
-    /// The first executable it met whose table is still being made: the same walk may do better later.
-    pub pending: Option<u32>,
+    /// Where it first met code whose table is still being made: the same walk may do better later.
+    pub pending: Option<Pending>,
+}
+
+/// What is sure of a walk that met code whose unwind table is still being made: all up to that code. From there it went on by
+/// the frame pointer, or not at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pending {
+    /// Index of the executable.
+    pub executable: u32,
+    /// How many frames there were then, the one in that code being the last.
+    pub frames: usize,
+    /// How many of them the walk had found by the frame pointer.
+    pub frame_pointer_frames: u16,
 }
 
 /// Why a frame cannot be left by its rule.
@@ -127,7 +139,9 @@ where
             let left = match left {
                 Err(Stuck::FramePointer(missing)) => {
                     if let Missing::PendingTable(executable) = missing {
-                        walked.pending.get_or_insert(executable);
+                        let frame_pointer_frames = walked.frame_pointer_frames;
+                        let met = Pending { executable, frames: frames.len(), frame_pointer_frames };
+                        walked.pending.get_or_insert(met);
                     }
                     let left = self.by_frame_pointer(&mut cursor, missing.outcome());
                     walked.frame_pointer_frames =

@@ -12,7 +12,7 @@ use pyrite_bpf::abi::{
 };
 use pyrite_model::Avma;
 
-use super::{Machine, MappedCode, Registers, StackCopy, StackMemory, Start, Walked, Walker};
+use super::{Machine, MappedCode, Pending, Registers, StackCopy, StackMemory, Start, Walked, Walker};
 use crate::lookup::{CHUNK_BYTES, Chunk, Tables};
 use crate::rule::{Cfa, Rule, Run, Saved};
 
@@ -383,6 +383,17 @@ fn tables_that_are_not_ready_say_so() {
         let (frames, walked) = walk(Machine::X86_64, &tables, &leaf(CODE, 1), &words(&[(SP, CODE)]));
         assert_eq!((frames, walked.outcome), (vec![CODE], outcome));
     }
+}
+
+#[test]
+fn a_walk_tells_what_it_knew_before_it_met_a_table_in_the_making() {
+    let tables = Picture { state: PYRITE_TABLE_PENDING, ..Picture::new(&[(0, sp_rule(8))]) };
+    let memory = words(&[(SP, SP + 0x10), (SP + 8, CODE + 0x10), (SP + 0x10, 0), (SP + 0x18, CODE + 0x20)]);
+    let (frames, walked) = walk(Machine::X86_64, &tables, &leaf(JIT, SP), &memory);
+    assert_eq!((frames, walked.outcome), (vec![JIT, CODE + 0x10, CODE + 0x20], ChainEnd));
+    assert_eq!(walked.pending, Some(Pending { executable: 1, frames: 2, frame_pointer_frames: 1 }));
+    let ready = Picture { state: PYRITE_TABLE_READY, ..tables };
+    assert_eq!(walk(Machine::X86_64, &ready, &leaf(JIT, SP), &memory).1.pending, None);
 }
 
 #[test]

@@ -38,7 +38,7 @@ const CALLERS: [(&str, &str); 15] = [
 /// How often the function that calls itself stands below what it calls.
 const RECURSIONS: usize = 6;
 const PAGE: usize = 4096;
-/// Of so many instants of a recording the walk must have seen so many different ones.
+/// A recording is of use where at least so many of its instants lie at different instructions.
 const DIFFERENT_INSTANTS: usize = 30;
 
 /// One function of the program.
@@ -83,7 +83,7 @@ impl Program {
         function.map_or("nothing", |function| &function.name)
     }
 
-    /// The stack that the program has where `leaf` runs, and how often the function that calls itself stands in it.
+    /// The functions on the stack while `leaf` runs, each once.
     fn truth(leaf: &str) -> Vec<&str> {
         let caller =
             |name: &&str| CALLERS.iter().find(|(callee, _)| callee == name).map(|(_, caller)| *caller);

@@ -219,22 +219,14 @@ impl Names {
 mod tests {
     use pyrite_bpf::StackOutcome;
     use pyrite_model::TableLens;
-    use pyrite_sampling::{BootNs, Comm};
+    use pyrite_sampling::BootNs;
 
     use super::*;
+    use crate::rows::empty_stack;
 
     fn stack(comm: &[u8], user: Vec<UserFrame>) -> SampledStack {
-        SampledStack {
-            process: ProcessKey { tgid: 1, start: BootNs(1) },
-            comm: Comm::new(comm),
-            cgroup_id: 1,
-            is_kernel_thread: false,
-            has_guessed_frames: false,
-            kernel_outcome: StackOutcome::Absent,
-            user_outcome: StackOutcome::ChainEnd,
-            kernel: vec![],
-            user,
-        }
+        let process = ProcessKey { tgid: 1, start: BootNs(1) };
+        SampledStack { user_outcome: StackOutcome::ChainEnd, user, ..empty_stack(process, comm) }
     }
 
     fn batch(stacks: &[(SampledStack, u64)]) -> Batch {

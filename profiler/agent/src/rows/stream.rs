@@ -151,7 +151,6 @@ mod tests {
     use std::process::{Child, Command};
     use std::sync::Arc;
 
-    use pyrite_bpf::StackOutcome;
     use pyrite_model::{Avma, FileKey, UnixMs};
     use pyrite_sampling::{BootNs, CountedStack, MappedFile};
     use pyrite_symbolizer::{Executables, SymbolizerConfig};
@@ -159,6 +158,7 @@ mod tests {
     use super::*;
     use crate::identity::IdentityConfig;
     use crate::identity::runtime::RuntimeConfig;
+    use crate::rows::empty_stack;
 
     const PROGRAM: &str = "/opt/brief";
 
@@ -180,17 +180,7 @@ mod tests {
     }
 
     fn second(process: ProcessKey) -> Event {
-        let stack = SampledStack {
-            process,
-            comm: Comm::new(b"worker"),
-            cgroup_id: 1,
-            is_kernel_thread: false,
-            has_guessed_frames: false,
-            kernel_outcome: StackOutcome::Absent,
-            user_outcome: StackOutcome::Absent,
-            kernel: vec![],
-            user: vec![],
-        };
+        let stack = empty_stack(process, b"worker");
         Event::Second(Second {
             start: UnixMs(0),
             stacks: vec![CountedStack { stack, count: 1 }],

@@ -1,6 +1,6 @@
 //! Writes small ELF files with call frame information byte by byte, well-formed or not.
 
-use pyrite_unwind::{Arch, RawTable, Rule, extract};
+use pyrite_unwind::{Arch, Cfa, RawTable, Rule, Saved, extract};
 
 /// The file is loaded as a whole at this svma, so that svma = offset + this.
 pub(crate) const LOWEST_SVMA: u64 = 0x40_0000;
@@ -210,4 +210,43 @@ impl Cfi {
 /// The rows of a table, spelled out.
 pub(crate) fn rows(table: &RawTable) -> Vec<(u32, Rule)> {
     table.rows.iter().map(|row| (row.pc, table.rules[row.rule as usize])).collect()
+}
+
+/// `DW_CFA` instructions, and those of the CIEs that compilers write.
+pub(crate) mod cfi {
+    pub(crate) const fn advance(code_units: u8) -> u8 {
+        0x40 | code_units
+    }
+    pub(crate) const fn offset(register: u8) -> u8 {
+        0x80 | register
+    }
+    pub(crate) const fn restore(register: u8) -> u8 {
+        0xc0 | register
+    }
+    pub(crate) const DEF_CFA: u8 = 0x0c;
+    pub(crate) const DEF_CFA_REGISTER: u8 = 0x0d;
+    pub(crate) const DEF_CFA_OFFSET: u8 = 0x0e;
+    pub(crate) const DEF_CFA_EXPRESSION: u8 = 0x0f;
+    pub(crate) const EXPRESSION: u8 = 0x10;
+    pub(crate) const UNDEFINED: u8 = 0x07;
+    pub(crate) const IN_REGISTER: u8 = 0x09;
+    pub(crate) const VAL_OFFSET: u8 = 0x14;
+    pub(crate) const REMEMBER: u8 = 0x0a;
+    pub(crate) const RESTORE_STATE: u8 = 0x0b;
+    pub(crate) const NEGATE_RA_STATE: u8 = 0x2d;
+
+    /// rsp + 8, return address below it.
+    pub(crate) const X86_64: [u8; 5] = [DEF_CFA, 7, 8, offset(16), 1];
+    /// sp + 0, return address in x30.
+    pub(crate) const AARCH64: [u8; 3] = [DEF_CFA, 31, 0];
+}
+
+/// The frame address so many bytes above SP, the return address just below it.
+pub(crate) fn sp(cfa: i32) -> Rule {
+    Rule::new(Cfa::Sp(cfa), Saved::Same, Saved::AtCfa(-8))
+}
+
+/// A file with these functions, which find the frame address 8 above SP at their start.
+pub(crate) fn x86_64(functions: impl FnOnce(Cfi) -> Cfi) -> Elf {
+    Elf::new(Arch::X86_64, functions(Cfi::eh_frame().cie(Arch::X86_64, "", &cfi::X86_64)).done())
 }

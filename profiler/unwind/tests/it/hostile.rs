@@ -4,9 +4,10 @@ use std::cell::Cell;
 use std::io;
 
 use proptest::prelude::*;
-use pyrite_unwind::{Arch, ReadAt, RuleBook, Unreadable, build, decode, encode, extract};
+use pyrite_unwind::{Arch, ReadAt, Rule, RuleBook, Unreadable, build, decode, encode, extract};
 
-use crate::assembler::{Cfi, Elf, Section};
+use crate::assembler::cfi::{DEF_CFA_OFFSET, X86_64};
+use crate::assembler::{Cfi, Elf, Section, rows, sp, x86_64};
 
 /// A file with something of everything.
 fn victim() -> Vec<u8> {
@@ -117,4 +118,58 @@ fn sections_that_are_searched_are_so_within_a_bound_for_all_of_them() {
     let file = Counted { bytes: elf.bytes(), read: Cell::new(0) };
     extract(&file, Arch::X86_64).expect("a table");
     assert!(file.read.get() < 36 << 20, "{} bytes of a file of {}", file.read.get(), file.bytes.len());
+}
+
+#[test]
+fn a_broken_entry_costs_no_more_than_it_must() {
+    let broken_cie = [12, 0, 0, 0, 0, 0, 0, 0, 9, b'?', 0, 1, 1, 1, 1, 1];
+    let elf = x86_64(|cfi| cfi.fde(0x1000, 16, &[]).raw(&[0xf0, 0xff, 0xff, 0x7f]));
+    assert_eq!((elf.table().rows.len(), elf.table().report.malformed), (2, 1), "a length beyond the section");
+    let elf = x86_64(|cfi| cfi.fde(0x1000, 16, &[]).raw(&broken_cie));
+    assert_eq!((elf.table().rows.len(), elf.table().report.malformed), (2, 1), "an unknown version");
+    let elf = x86_64(|cfi| cfi.fde(0x1000, 16, &[0x3f]).fde(0x1010, 16, &[]));
+    let expect = [(0x1000, Rule::UNSUPPORTED), (0x1010, sp(8)), (0x1020, Rule::NONE)];
+    assert_eq!(rows(&elf.table()), expect, "an unknown instruction");
+}
+
+#[test]
+fn work_does_not_multiply() {
+    // A long program of a CIE that many functions share must not run for each of them: here a minute's work in all.
+    let mut many = X86_64.to_vec();
+    many.extend([DEF_CFA_OFFSET, 8].repeat(1 << 20));
+    let mut cfi = Cfi::eh_frame().cie(Arch::X86_64, "", &many);
+    for n in 0..1000 {
+        cfi = cfi.fde(0x1000 + n * 16, 16, &[]);
+    }
+    let begun = std::time::Instant::now();
+    let table = Elf::new(Arch::X86_64, cfi.done()).table();
+    assert_eq!((table.report.functions, table.rows.len()), (1000, 2));
+    assert!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
+}
+
+#[test]
+fn common_entries_laid_over_each_other_are_refused() {
+    // Each of these is as long as all that follow together, and would run them as its program.
+    let count = 200_usize;
+    let mut bytes = Vec::new();
+    for n in 0..count {
+        let rest = (count - n) * 24 - 4;
+        bytes.extend_from_slice(&(rest as u32).to_le_bytes());
+        bytes.extend_from_slice(b"\0\0\0\0\x01zR\0\x01\x78\x10\x01\x1b");
+        bytes.resize((n + 1) * 24, 0);
+    }
+    let section_bytes = bytes.len();
+    for n in 0..count {
+        // An FDE for each: length, back to its CIE, start and length of its code.
+        let here = section_bytes + n * 20 + 4;
+        bytes.extend_from_slice(&16_u32.to_le_bytes());
+        bytes.extend_from_slice(&((here - n * 24) as u32).to_le_bytes());
+        let start = 0x1000 + n as i64 * 16 - (0x8000 + here as i64 + 4);
+        bytes.extend_from_slice(&(start as i32).to_le_bytes());
+        bytes.extend_from_slice(&16_u32.to_le_bytes());
+        bytes.extend_from_slice(&[0; 4]);
+    }
+    bytes.extend_from_slice(&[0; 4]);
+    let report = Elf::new(Arch::X86_64, bytes).table().report;
+    assert!(report.functions < 10 && report.malformed > 190, "{report:?}");
 }

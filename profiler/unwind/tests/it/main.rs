@@ -12,4 +12,5 @@ mod golden;
 mod hostile;
 mod live;
 mod process;
+mod sections;
 mod truth;

@@ -132,12 +132,12 @@ fn measure(args: &Args, load: Load) -> Result<()> {
 
     let (first, start) = (read(pid)?, Instant::now());
     let duration = Duration::from_secs_f64(args.minutes * 60.0);
-    let (mut last, mut rss_mb) = (first, vec![(Duration::ZERO, first.rss_mb)]);
+    let mut readings = vec![(Duration::ZERO, first)];
     while start.elapsed() < duration {
         thread::sleep(Duration::from_secs(1));
-        last = read(pid)?;
-        rss_mb.push((start.elapsed(), last.rss_mb));
+        readings.push((start.elapsed(), read(pid)?));
     }
+    let last = readings[readings.len() - 1].1;
     let seconds = start.elapsed().as_secs_f64();
     drop(pyrite);
     fs::remove_dir_all(&scratch)?;
@@ -145,11 +145,13 @@ fn measure(args: &Args, load: Load) -> Result<()> {
     let own = (last.cpu_seconds - first.cpu_seconds) / seconds * 100.0;
     let (ticks, switches) = (last.ticks.since(first.ticks), last.switches.since(first.switches));
     let bpf = (ticks.ns + switches.ns) as f64 / 1e9 / seconds * 100.0;
-    let peak_rss_mb = peak(&within(&rss_mb, Duration::ZERO, duration));
+    let rss = |reading: &Reading| reading.rss_mb;
+    let peak_rss_mb = peak(within(&readings, Duration::ZERO, duration), rss);
     let growth = (duration >= GROWTH_FROM + GROWTH_WINDOW * 2).then(|| {
-        let early = within(&rss_mb, GROWTH_FROM, GROWTH_FROM + GROWTH_WINDOW);
-        let late = within(&rss_mb, duration.saturating_sub(GROWTH_WINDOW), duration);
-        (mean(&late) - mean(&early), peak(&late) - peak(&early))
+        let early = within(&readings, GROWTH_FROM, GROWTH_FROM + GROWTH_WINDOW);
+        let late = within(&readings, duration.saturating_sub(GROWTH_WINDOW), duration);
+        let of_mean = |of: fn(&Reading) -> f64| mean(late, of) - mean(early, of);
+        (of_mean(rss), of_mean(|reading| reading.rss_anon_mb), peak(late, rss) - peak(early, rss))
     });
     println!("{load:?}, {} Hz, {seconds:.0} s", args.frequency);
     println!("  CPU            {:.2} % of one CPU ({own:.2} own, {bpf:.2} BPF)", own + bpf);
@@ -160,8 +162,10 @@ fn measure(args: &Args, load: Load) -> Result<()> {
         last.rss_mb, last.rss_anon_mb
     );
     println!("  maps           {:.1} MB", last.maps_mb);
-    if let Some((mean, peak)) = growth {
-        println!("  RSS growth     {mean:+.1} MB from minute 5 on; its peaks {peak:+.1} MB");
+    if let Some((mean, anonymous, peak)) = growth {
+        println!(
+            "  RSS growth     {mean:+.1} MB from minute 5 on, {anonymous:+.1} MB of it anonymous; its peaks {peak:+.1} MB"
+        );
     }
     if args.no_bounds {
         return Ok(());
@@ -169,23 +173,24 @@ fn measure(args: &Args, load: Load) -> Result<()> {
     ensure!(own + bpf <= MAX_CPU_PERCENT, "{load:?}: more than {MAX_CPU_PERCENT} % of one CPU");
     ensure!(peak_rss_mb <= MAX_RSS_MB, "{load:?}: more than {MAX_RSS_MB} MB resident");
     ensure!(last.maps_mb <= MAX_MAPS_MB, "{load:?}: more than {MAX_MAPS_MB} MB of maps");
-    ensure!(growth.is_none_or(|(mean, _)| mean <= MAX_GROWTH_MB), "{load:?}: resident memory grows");
+    ensure!(growth.is_none_or(|(mean, ..)| mean <= MAX_GROWTH_MB), "{load:?}: resident memory grows");
     Ok(())
 }
 
 /// The readings of a window.
-fn within(readings: &[(Duration, f64)], from: Duration, to: Duration) -> Vec<f64> {
+fn within(readings: &[(Duration, Reading)], from: Duration, to: Duration) -> &[(Duration, Reading)] {
     // The last reading comes a moment after the end.
-    let window = from..=to + Duration::from_secs(2);
-    readings.iter().filter(|(at, _)| window.contains(at)).map(|(_, mb)| *mb).collect()
+    let to = to + Duration::from_secs(2);
+    let first = readings.partition_point(|(at, _)| *at < from);
+    &readings[first..readings.partition_point(|(at, _)| *at <= to)]
 }
 
-fn peak(mb: &[f64]) -> f64 {
-    mb.iter().copied().fold(0.0, f64::max)
+fn peak(readings: &[(Duration, Reading)], of: impl Fn(&Reading) -> f64) -> f64 {
+    readings.iter().map(|(_, reading)| of(reading)).fold(0.0, f64::max)
 }
 
-fn mean(mb: &[f64]) -> f64 {
-    mb.iter().sum::<f64>() / mb.len() as f64
+fn mean(readings: &[(Duration, Reading)], of: impl Fn(&Reading) -> f64) -> f64 {
+    readings.iter().map(|(_, reading)| of(reading)).sum::<f64>() / readings.len() as f64
 }
 
 fn start_load(load: Load, scratch: &Path) -> Result<Running> {

@@ -149,7 +149,7 @@ impl Placed {
     fn new(table: &RawTable, book: &mut RuleBook) -> Option<Self> {
         let image = build(table, book).ok()?;
         let ids: Vec<u32> = (0..image.chunk_count() as u32).collect();
-        let PlacedTable { chunks, executable } = image.place(&ids)?;
+        let PlacedTable { chunks, executable, .. } = image.place(&ids).ok()?;
         Some(Self { chunks, executable })
     }
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 
 use pyrite_bpf::abi::{self, pyrite_executable};
 use pyrite_model::{Avma, FileOffset};
-use pyrite_unwind::{Arch, Chunk, Layout, Rule, RuleBook, RuleBytes as _, build, extract};
+use pyrite_unwind::{Arch, Chunk, Layout, RuleBook, RuleBytes as _, RuleId, build, extract};
 
 pub(crate) const ARCH: Arch = if cfg!(target_arch = "x86_64") { Arch::X86_64 } else { Arch::Aarch64 };
 
@@ -47,7 +47,7 @@ impl Published {
     }
 
     pub(crate) fn rules(&self) -> impl Iterator<Item = [u8; 16]> {
-        self.book.new_since(0).iter().map(|rule: &Rule| rule.to_abi().to_bytes())
+        (0..).map_while(|id| self.book.get(RuleId(id))).map(|rule| rule.to_abi().to_bytes())
     }
 
     /// Adds the tables and mappings of a process; returns the value for `processes`.

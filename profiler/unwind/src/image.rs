@@ -1,13 +1,14 @@
 //! The chunks of one executable's table, in the form that `bpf/include/unwind.h` draws: leaves of rows, and nodes above
 //! them where there is more than one leaf.
 
+use hashbrown::HashSet;
 use pyrite_bpf::abi::{self, pyrite_executable};
 use thiserror::Error;
 
 use crate::book::RuleBook;
 use crate::fold::unfold;
 use crate::lookup::{CHUNK_BYTES, Chunk, NO_ROW_PC};
-use crate::rule::RuleId;
+use crate::rule::{Rule, RuleId};
 use crate::table::RawTable;
 
 const LEAF_ROWS: usize = abi::PYRITE_LEAF_ROWS as usize;
@@ -30,6 +31,7 @@ pub struct TableImage {
     leaves: usize,
     depth: u8,
     first_pc: u32,
+    rules: Vec<RuleId>,
     rules_refused: u32,
 }
 
@@ -40,17 +42,19 @@ pub struct PlacedTable {
     pub chunks: Vec<Chunk>,
     /// To be published once all chunks are written.
     pub executable: pyrite_executable,
+    /// The rules that its rows name, each once: to be released when the table has gone.
+    pub rules: Vec<RuleId>,
 }
 
 /// Makes the chunks of `raw`, with rules that `book` knows or takes in.
 ///
 /// # Errors
-/// Where the code is so far apart that a tree cannot hold its leaves.
+/// Where the code is so far apart that a tree cannot hold its leaves. Nothing is taken in then.
 pub fn build(raw: &RawTable, book: &mut RuleBook) -> Result<TableImage, TooManyLeaves> {
-    let ids: Vec<Option<RuleId>> = raw.rules.iter().map(|rule| book.intern(*rule)).collect();
+    let mut rules = TableRules { book, used: HashSet::new(), refused: 0 };
+    let ids: Vec<Option<RuleId>> = raw.rules.iter().map(|rule| rules.intern(*rule)).collect();
     let mut leaves =
         Leaves { chunks: Vec::with_capacity(raw.rows.len() / LEAF_ROWS + 1), ..Leaves::default() };
-    let mut rules_refused = ids.iter().filter(|id| id.is_none()).count() as u32;
     for (index, row) in raw.rows.iter().enumerate() {
         if let Some(id) = ids[row.rule as usize] {
             leaves.push(row.pc, id);
@@ -63,14 +67,36 @@ pub fn build(raw: &RawTable, book: &mut RuleBook) -> Result<TableImage, TooManyL
             if u64::from(row.pc) + u64::from(behind) >= next_pc {
                 break;
             }
-            let id = book.intern(rule).unwrap_or_else(|| {
-                rules_refused += 1;
-                RuleId::UNSUPPORTED
-            });
+            let id = rules.intern(rule).unwrap_or(RuleId::UNSUPPORTED);
             leaves.push(row.pc.saturating_add(behind), id);
         }
     }
-    leaves.with_nodes(rules_refused)
+    leaves.with_nodes(rules)
+}
+
+/// What a table needs of the book: each rule counts as used once, however many rows name it.
+struct TableRules<'a> {
+    book: &'a mut RuleBook,
+    used: HashSet<RuleId>,
+    refused: u32,
+}
+
+impl TableRules<'_> {
+    fn intern(&mut self, rule: Rule) -> Option<RuleId> {
+        let id = self.book.intern(rule);
+        match id {
+            Some(id) if self.used.insert(id) => {}
+            Some(id) => self.book.release(id),
+            None => self.refused += 1,
+        }
+        id
+    }
+
+    fn release(self) {
+        for id in self.used {
+            self.book.release(id);
+        }
+    }
 }
 
 #[derive(Default)]
@@ -96,7 +122,7 @@ impl Leaves {
         self.rows_in_last += 1;
     }
 
-    fn with_nodes(self, rules_refused: u32) -> Result<TableImage, TooManyLeaves> {
+    fn with_nodes(self, rules: TableRules<'_>) -> Result<TableImage, TooManyLeaves> {
         let Self { mut chunks, first_pcs, .. } = self;
         let leaves = chunks.len();
         let first_pc = first_pcs.first().copied().unwrap_or_default();
@@ -104,6 +130,7 @@ impl Leaves {
         let mut depth = 0;
         while level.len() > 1 {
             if depth == MAX_DEPTH {
+                rules.release();
                 return Err(TooManyLeaves { leaves });
             }
             depth += 1;
@@ -113,7 +140,8 @@ impl Leaves {
             });
             level = nodes.collect();
         }
-        Ok(TableImage { chunks, leaves, depth, first_pc, rules_refused })
+        let (rules_refused, rules) = (rules.refused, rules.used.into_iter().collect());
+        Ok(TableImage { chunks, leaves, depth, first_pc, rules, rules_refused })
     }
 }
 
@@ -142,21 +170,28 @@ impl TableImage {
         self.chunks.len()
     }
 
+    /// The rules that its rows name, each once: to be released where the table is not placed.
+    pub fn into_rules(self) -> Vec<RuleId> {
+        self.rules
+    }
+
     /// How many rules found the book full; their rows say "unsupported".
     pub fn rules_refused(&self) -> u32 {
         self.rules_refused
     }
 
-    /// Gives the chunks their ids. `None` where there are not as many as chunks, or no chunks at all.
-    pub fn place(mut self, ids: &[u32]) -> Option<PlacedTable> {
-        if ids.len() != self.chunks.len() {
-            return None;
-        }
-        let root = *ids.last()?;
+    /// Gives the chunks their ids.
+    ///
+    /// # Errors
+    /// The image as it was, where there are not as many ids as chunks, or no chunks at all.
+    pub fn place(mut self, ids: &[u32]) -> Result<PlacedTable, Self> {
+        let Some(root) = ids.last().copied().filter(|_| ids.len() == self.chunks.len()) else {
+            return Err(self);
+        };
         for chunk in &mut self.chunks[self.leaves..] {
             for slot in chunk.chunks_exact_mut(8).filter(|slot| slot[..4] != u32::MAX.to_le_bytes()) {
-                let index = u32::from_le_bytes(slot[4..].try_into().ok()?);
-                slot[4..].copy_from_slice(&ids.get(index as usize)?.to_le_bytes());
+                let index = u32::from_le_bytes([slot[4], slot[5], slot[6], slot[7]]);
+                slot[4..].copy_from_slice(&ids[index as usize].to_le_bytes());
             }
         }
         let executable = pyrite_executable {
@@ -166,7 +201,7 @@ impl TableImage {
             state: abi::PYRITE_TABLE_READY as u8,
             ..pyrite_executable::default()
         };
-        Some(PlacedTable { chunks: self.chunks, executable })
+        Ok(PlacedTable { chunks: self.chunks, executable, rules: self.rules })
     }
 }
 
@@ -174,7 +209,7 @@ impl TableImage {
 mod tests {
     use super::*;
     use crate::lookup::{NoTable, Position, Tables, lookup};
-    use crate::rule::{Cfa, Rule, Run, Saved};
+    use crate::rule::{Cfa, Run, Saved};
     use crate::table::{Arch, Layout, RawRow, Report};
     use proptest::prelude::*;
 
@@ -285,18 +320,37 @@ mod tests {
     #[test]
     fn a_table_beyond_depth_two_is_refused() {
         let leaves = 128 * 128 + 1;
-        let refused = build(&rows_apart(leaves, 0xffff), &mut RuleBook::new());
+        let mut book = RuleBook::new();
+        let refused = build(&rows_apart(leaves, 0xffff), &mut book);
         assert_eq!(refused.err(), Some(TooManyLeaves { leaves: leaves as usize }));
-        assert!(build(&rows_apart(leaves - 1, 0xffff), &mut RuleBook::new()).is_ok());
+        assert_eq!(book.count(), RuleBook::new().count(), "its rules have gone with it");
+        assert!(build(&rows_apart(leaves - 1, 0xffff), &mut book).is_ok());
+    }
+
+    #[test]
+    fn a_table_uses_each_of_its_rules_once() {
+        let mut book = RuleBook::new();
+        let raw = RawTable { rules: vec![rule(1), rule(2), rule(1), Rule::NONE], ..rows_apart(3, 1) };
+        let first = build(&raw, &mut book).unwrap().into_rules();
+        let second = build(&raw, &mut book).unwrap();
+        assert_eq!((first.len(), book.count()), (3, 4));
+        for id in first {
+            book.release(id);
+        }
+        assert_eq!(book.count(), 4, "the second table still uses them");
+        for id in second.place(&[1]).unwrap().rules {
+            book.release(id);
+        }
+        assert_eq!(book.count(), 2);
     }
 
     #[test]
     fn chunks_need_as_many_ids() {
         let image = build(&rows_apart(300, 1), &mut RuleBook::new()).unwrap();
-        assert!(image.clone().place(&[1, 2]).is_none());
-        assert!(image.place(&[1, 2, 3]).is_some());
+        let image = image.place(&[1, 2]).unwrap_err();
+        assert!(image.place(&[1, 2, 3]).is_ok());
         let empty = build(&raw(vec![], vec![]), &mut RuleBook::new()).unwrap();
-        assert!(empty.place(&[]).is_none());
+        assert!(empty.place(&[]).is_err());
     }
 
     #[test]

@@ -8,12 +8,13 @@ use std::sync::mpsc::Receiver;
 
 use pyrite_model::FileOffset;
 use pyrite_symbolizer::ExecutableReader;
-use pyrite_unwind::{Arch, RawTable, ReadAt, Rule, RuleBook, Unreadable, build, extract};
+use pyrite_unwind::{Arch, RawTable, ReadAt, Rule, RuleBook, RuleId, TableImage, Unreadable, build, extract};
 
 use crate::sys::{self, ChunkMemory};
 use crate::unwind::cache::Cache;
 use crate::unwind::kernel::SlabMaps;
 use crate::unwind::reports::ReportSender;
+use crate::unwind::rules::RuleNews;
 use crate::unwind::stats::{Absence, ThreadCounters};
 use crate::unwind::tables::{TableIdentity, TableRows};
 use crate::unwind::work::{BuiltTable, Report, WorkRequest};
@@ -26,21 +27,24 @@ pub(crate) struct Builder {
     book: RuleBook,
     cache: Option<Cache>,
     counters: Arc<ThreadCounters>,
-    /// Rules that the publisher knows.
-    reported: usize,
+    /// Rules that the publisher does not know yet.
+    unreported: Vec<(RuleId, Rule)>,
+    /// Rules that the programs do not know yet, in the order in which they were given their ids.
+    unwritten: VecDeque<(RuleId, Rule)>,
 }
 
 impl Builder {
     /// Puts the first rules into the kernel. Returns them too.
     pub(crate) fn new(
-        mut maps: SlabMaps,
+        maps: SlabMaps,
         cache: Option<Cache>,
         counters: Arc<ThreadCounters>,
-    ) -> io::Result<(Self, Vec<Rule>)> {
-        let book = RuleBook::new();
-        let rules = book.new_since(0).to_vec();
-        maps.append_rules(rules.iter().map(|rule| rule.to_abi()))?;
-        Ok((Self { maps, reported: book.count(), book, cache, counters }, rules))
+    ) -> io::Result<(Self, RuleNews)> {
+        let (book, unreported, unwritten) = (RuleBook::new(), Vec::new(), VecDeque::new());
+        let mut builder = Self { maps, book, cache, counters, unreported, unwritten };
+        builder.write_rules()?;
+        let rules = builder.rule_news();
+        Ok((builder, rules))
     }
 
     /// Does what is asked for until nobody asks any more. What others wait for comes before tables.
@@ -68,9 +72,7 @@ impl Builder {
         Some(match request {
             WorkRequest::Build { index, identity, reader } => {
                 let outcome = self.build(&identity, &reader);
-                let rules = self.book.new_since(self.reported).to_vec();
-                self.reported = self.book.count();
-                Report::Built { index, outcome: outcome.map(Box::new), rules }
+                Report::Built { index, outcome: outcome.map(Box::new), rules: self.rule_news() }
             }
             WorkRequest::MakeSlab { number } => Report::SlabMade { number, outcome: self.maps.make(number) },
             WorkRequest::RemoveSlab { number } => {
@@ -79,6 +81,10 @@ impl Builder {
                 return None;
             }
             WorkRequest::GracePeriod => Report::GraceEnded { outcome: self.maps.grace_period() },
+            WorkRequest::ReleaseRules { ids } => {
+                self.release(ids);
+                Report::RulesReleased { rules: self.rule_news() }
+            }
         })
     }
 
@@ -93,10 +99,38 @@ impl Builder {
         }
         let rows = TableRows { input: raw.report.input_rows, kept: raw.rows.len() as u32 };
         let image = build(&raw, &mut self.book).map_err(|_too_many| Absence::TooManyLeaves)?;
-        let new_rules = self.book.new_since(self.maps.rules_written() as usize);
-        let uploaded = self.maps.append_rules(new_rules.iter().map(|rule| rule.to_abi()));
-        uploaded.map_err(|_refusal| Absence::RulesRefused)?;
-        Ok(BuiltTable { image, rows })
+        match self.write_rules() {
+            Ok(()) => Ok(BuiltTable { image, rows }),
+            Err(_refusal) => Err(self.discard(image)),
+        }
+    }
+
+    /// Gives the rules of a table back that will never be placed, for the programs do not know them.
+    fn discard(&mut self, image: TableImage) -> Absence {
+        self.release(image.into_rules());
+        Absence::RulesRefused
+    }
+
+    fn release(&mut self, ids: Vec<RuleId>) {
+        for id in ids {
+            self.book.release(id);
+        }
+    }
+
+    /// Lets the programs know the rules that are new.
+    fn write_rules(&mut self) -> io::Result<()> {
+        let new = self.book.take_new();
+        self.unreported.extend(&new);
+        self.unwritten.extend(new);
+        while let Some((id, rule)) = self.unwritten.front() {
+            self.maps.set_rule(*id, rule)?;
+            self.unwritten.pop_front();
+        }
+        Ok(())
+    }
+
+    fn rule_news(&mut self) -> RuleNews {
+        RuleNews { new: std::mem::take(&mut self.unreported), count: self.book.count() }
     }
 
     fn cached(&mut self, identity: &TableIdentity) -> Option<RawTable> {

@@ -5,7 +5,7 @@ use pyrite_bpf::StackOutcome;
 use pyrite_bpf::abi::{pyrite_executable, pyrite_stack_copy};
 use pyrite_model::Avma;
 use pyrite_sampling::{Mappings, StackCopy, Unwinder, Walked};
-use pyrite_unwind::{Chunk, Machine, MappedCode, Rule, Start, Tables, Walker};
+use pyrite_unwind::{Chunk, Machine, MappedCode, Rule, RuleId, Start, Tables, Walker};
 
 use crate::unwind::Unwind;
 use crate::unwind::chunks::ChunkId;
@@ -37,7 +37,7 @@ impl<K: Kernel> Tables for Publisher<K> {
     }
 
     fn rule(&self, id: u16) -> Option<Rule> {
-        self.rules.get(usize::from(id)).copied()
+        self.rules.get(RuleId(id))
     }
 }
 

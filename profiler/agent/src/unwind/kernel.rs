@@ -5,9 +5,10 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 use aya::maps::{Array, ArrayOfMaps, HashMap, IterableMap as _, Map, MapData, MapError};
 use pyrite_bpf::abi::{
-    PYRITE_EXEC_SLOTS, PYRITE_SLAB_CHUNKS, PYRITE_STAMPS, pyrite_executable, pyrite_process, pyrite_rule,
+    PYRITE_EXEC_SLOTS, PYRITE_SLAB_CHUNKS, PYRITE_STAMPS, pyrite_executable, pyrite_process,
 };
 use pyrite_sampling::BootNs;
+use pyrite_unwind::{Rule, RuleId};
 
 use crate::sys::{self, Chunk, ChunkMemory, ExecutableValue, ProcessValue, RuleValue};
 use crate::unwind::chunks::{SLAB_CHUNKS, SlabMemory};
@@ -81,7 +82,7 @@ impl UnwindMaps {
             slab_bytes: slab_bytes.unwrap_or((SLAB_CHUNKS * size_of::<Chunk>()) as u64),
         };
         let rules = Array::try_from(self.rules).map_err(other)?;
-        Ok((publisher, SlabMaps { slabs, outer, first: map, rules, rules_written: 0 }, first))
+        Ok((publisher, SlabMaps { slabs, outer, first: map, rules }, first))
     }
 }
 
@@ -146,7 +147,6 @@ pub(crate) struct SlabMaps {
     outer: OwnedFd,
     first: Array<MapData, Chunk>,
     rules: Array<MapData, RuleValue>,
-    rules_written: u32,
 }
 
 impl SlabMaps {
@@ -168,18 +168,9 @@ impl SlabMaps {
         self.slabs.set(0, &self.first, 0).map_err(other)
     }
 
-    /// How many rules the programs have.
-    pub(crate) fn rules_written(&self) -> u32 {
-        self.rules_written
-    }
-
-    /// Adds rules behind those that were written before.
-    pub(crate) fn append_rules(&mut self, rules: impl Iterator<Item = pyrite_rule>) -> io::Result<()> {
-        for rule in rules {
-            self.rules.set(self.rules_written, RuleValue(rule), 0).map_err(other)?;
-            self.rules_written += 1;
-        }
-        Ok(())
+    /// Lets the programs know a rule.
+    pub(crate) fn set_rule(&mut self, id: RuleId, rule: &Rule) -> io::Result<()> {
+        self.rules.set(id.0.into(), RuleValue(rule.to_abi()), 0).map_err(other)
     }
 }
 

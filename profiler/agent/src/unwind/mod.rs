@@ -25,6 +25,7 @@ mod opener;
 mod publisher;
 mod reports;
 mod room;
+mod rules;
 mod stats;
 mod tables;
 mod work;
@@ -125,7 +126,7 @@ impl Unwind {
                 .ok()
         });
         let (builder, rules) = Builder::new(slab_maps, cache, Arc::clone(&counters))?;
-        publisher.rules = rules;
+        publisher.rules.learn(rules);
         let alarm = Arc::new(Alarm::new()?);
         let (report, reports) = reports::channel(Arc::clone(&alarm));
         let (opens, open_requests) = sync_channel(MAX_REQUESTS);

@@ -23,13 +23,13 @@ use hashbrown::{HashMap, HashSet};
 use pyrite_bpf::abi::{PYRITE_MAX_MAPPINGS, PYRITE_TABLE_ABSENT, pyrite_executable, pyrite_process};
 use pyrite_sampling::{BootNs, Command, Generation, Mappings};
 use pyrite_symbolizer::Miss;
-use pyrite_unwind::Rule;
 
 use crate::unwind::chunks::{ChunkId, Chunks};
 use crate::unwind::code::{self, Code, CodeKey, ExecutableIndex, Place};
 use crate::unwind::files::{Files, Found, Moved, OpenRequest};
 use crate::unwind::kernel::Kernel;
 use crate::unwind::room::Room;
+use crate::unwind::rules::Rules;
 use crate::unwind::stats::{PublishFailure, UnwindStats};
 use crate::unwind::tables::{ExecutableTables, Table, pending_entry};
 use crate::unwind::work::{BuiltTable, WorkRequest};
@@ -75,7 +75,7 @@ pub(crate) struct Publisher<K: Kernel> {
     pub(super) files: Files,
     pub(super) tables: ExecutableTables,
     pub(super) room: Room,
-    pub(super) rules: Vec<Rule>,
+    pub(super) rules: Rules,
     sets: HashMap<Generation, MappingSet>,
     processes: HashMap<u32, Published>,
     /// Up to when all events are known by which the processes are described.
@@ -105,7 +105,7 @@ impl<K: Kernel> Publisher<K> {
             files: Files::default(),
             tables: ExecutableTables::new(),
             room,
-            rules: Vec::new(),
+            rules: Rules::new(),
             sets: HashMap::new(),
             processes: HashMap::new(),
             as_of: BootNs::default(),
@@ -232,7 +232,7 @@ impl<K: Kernel> Publisher<K> {
             free_chunks: counts.free,
             rows: self.tables.iter().map(|(_, table)| u64::from(table.rows.kept)).sum(),
             input_rows: self.tables.iter().map(|(_, table)| u64::from(table.rows.input)).sum(),
-            rules: self.rules.len(),
+            rules: self.rules.count(),
             tables: self.tables.counts(),
             files: self.files.len(),
             files_waiting: self.files.waiting(),

@@ -5,6 +5,7 @@
 //! until there may be room again.
 
 use pyrite_sampling::BootNs;
+use pyrite_unwind::RuleBook;
 
 use crate::unwind::chunks::{ChunkCounts, MAX_SLABS, SLAB_CHUNKS};
 use crate::unwind::code::ExecutableIndex;
@@ -32,6 +33,9 @@ const MAX_BUILDING: usize = 2;
 /// having to go: looking for the least used is a walk through all of them.
 const SPARE_CHUNKS: usize = 64;
 const SPARE_EXECUTABLES: usize = 1024;
+/// Rules that may come without a table having to go, and how many tables go at a time where more have come.
+const SPARE_RULES: usize = 2048;
+const TABLES_FOR_RULES: usize = 64;
 
 /// The budget, and what of it is asked for.
 #[derive(Debug)]
@@ -80,7 +84,7 @@ impl<K: Kernel> Publisher<K> {
             Report::Opened { request, outcome } => self.opened(&request, outcome, now),
             Report::Built { index, outcome, rules } => {
                 self.building = self.building.saturating_sub(1);
-                self.rules.extend(rules);
+                self.rules.learn(rules);
                 match outcome {
                     Ok(built) => self.parked.push_back((index, built)),
                     Err(absence) => {
@@ -101,6 +105,7 @@ impl<K: Kernel> Publisher<K> {
                 }
             }
             Report::GraceEnded { outcome } => self.grace_ended(outcome.is_ok()),
+            Report::RulesReleased { rules } => self.rules.learn(rules),
         }
     }
 
@@ -114,9 +119,12 @@ impl<K: Kernel> Publisher<K> {
             self.retry_refused(now);
             self.files.ask_postponed(now);
             self.spare_executables();
+            self.spare_rules();
         }
         while self.building + self.parked.len() < MAX_BUILDING && self.build_next() {}
-        if !self.is_in_grace && (self.chunks.begin_grace() | self.tables.begin_grace()) {
+        if !self.is_in_grace
+            && (self.chunks.begin_grace() | self.tables.begin_grace() | self.rules.begin_grace())
+        {
             self.is_in_grace = true;
             self.work.push_back(WorkRequest::GracePeriod);
         }
@@ -133,6 +141,7 @@ impl<K: Kernel> Publisher<K> {
             if let Some(table) = self.tables.remove(*index) {
                 self.announce_table(*index);
                 self.chunks.retire(table.chunks);
+                self.rules.retire(table.rules);
                 self.stats.tables_evicted += 1;
             }
         }
@@ -149,16 +158,30 @@ impl<K: Kernel> Publisher<K> {
         }
     }
 
+    /// Lets tables go that no process maps, where soon there might be no id for a new rule. How many rules go with them is
+    /// not known before, for others may share them.
+    fn spare_rules(&mut self) {
+        if self.rules.count() + SPARE_RULES > RuleBook::CAPACITY {
+            let unused = self.tables.unused(|table| !table.rules.is_empty());
+            self.evict(unused.iter().take(TABLES_FOR_RULES).map(|(index, _)| *index).collect());
+        }
+    }
+
     fn grace_ended(&mut self, has_ended: bool) {
         self.is_in_grace = false;
         if has_ended {
             self.chunks.end_grace();
             self.tables.end_grace();
+            let ids = self.rules.end_grace();
+            if !ids.is_empty() {
+                self.work.push_back(WorkRequest::ReleaseRules { ids });
+            }
         } else {
             // Nothing may be used again on a guess; the next grace period tries for these too.
             self.count(PublishFailure::Refused);
             self.chunks.extend_grace();
             self.tables.extend_grace();
+            self.rules.extend_grace();
         }
     }
 
@@ -181,6 +204,7 @@ impl<K: Kernel> Publisher<K> {
                 return self.parked.push_front((index, built));
             } else {
                 self.stats.tables_refused += 1;
+                self.rules.retire(built.image.into_rules());
                 self.set_table_state(index, TableState::OverBudget { chunks });
             }
         }
@@ -210,17 +234,22 @@ impl<K: Kernel> Publisher<K> {
         self.stats.rules_refused += u64::from(built.image.rules_refused());
         let ids = self.chunks.allocate(built.image.chunk_count()).unwrap_or_default();
         let numbers: Vec<u32> = ids.iter().map(|id| id.0).collect();
-        let Some(placed) = built.image.place(&numbers) else {
-            // A table without a chunk says nothing.
-            self.chunks.retire(ids);
-            self.stats.absent[Absence::NoUnwindInfo as usize] += 1;
-            return self.set_table_state(index, TableState::Absent);
+        let placed = match built.image.place(&numbers) {
+            Ok(placed) => placed,
+            Err(image) => {
+                // A table without a chunk says nothing.
+                self.chunks.retire(ids);
+                self.rules.retire(image.into_rules());
+                self.stats.absent[Absence::NoUnwindInfo as usize] += 1;
+                return self.set_table_state(index, TableState::Absent);
+            }
         };
         for (id, chunk) in ids.iter().zip(&placed.chunks) {
             self.chunks.write(*id, chunk);
         }
         if let Some(table) = self.tables.get_mut(index) {
             table.chunks = ids;
+            table.rules = placed.rules;
             table.rows = rows;
         }
         self.stats.tables_made += 1;

@@ -9,6 +9,7 @@ use pyrite_bpf::abi::{
 };
 use pyrite_sampling::BootNs;
 use pyrite_symbolizer::{ExecutableId, ExecutableReader, Segment};
+use pyrite_unwind::RuleId;
 
 use crate::unwind::chunks::ChunkId;
 use crate::unwind::code::ExecutableIndex;
@@ -70,6 +71,8 @@ pub(crate) struct Table {
     pub(crate) identity: Arc<TableIdentity>,
     pub(crate) state: TableState,
     pub(crate) chunks: Vec<ChunkId>,
+    /// Those that its rows name, each once.
+    pub(crate) rules: Vec<RuleId>,
     pub(crate) rows: TableRows,
     /// How many mapping sets show the executable, once per file of it that they show.
     pub(crate) sets: u32,
@@ -152,6 +155,7 @@ impl ExecutableTables {
             identity,
             state: TableState::Absent,
             chunks: Vec::new(),
+            rules: Vec::new(),
             rows: TableRows::default(),
             sets: 0,
             unused_since: now,

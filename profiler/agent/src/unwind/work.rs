@@ -4,10 +4,11 @@ use std::io;
 use std::sync::Arc;
 
 use pyrite_symbolizer::{ExecutableReader, Miss};
-use pyrite_unwind::{Rule, TableImage};
+use pyrite_unwind::{RuleId, TableImage};
 
 use crate::unwind::code::ExecutableIndex;
 use crate::unwind::files::{Found, OpenRequest};
+use crate::unwind::rules::RuleNews;
 use crate::unwind::stats::Absence;
 use crate::unwind::tables::{TableIdentity, TableRows};
 
@@ -22,6 +23,8 @@ pub(crate) enum WorkRequest {
     RemoveSlab { number: u32 },
     /// Wait until every program that runs now has ended.
     GracePeriod,
+    /// Tables have gone that used these rules, each listed once for every such table.
+    ReleaseRules { ids: Vec<RuleId> },
 }
 
 /// A table whose chunks have no place yet. Its rules are in the kernel already.
@@ -38,11 +41,14 @@ pub(crate) enum Report<M> {
         request: OpenRequest,
         outcome: Result<Found, Miss>,
     },
-    /// `rules` are those that were added to the host's, in order, whatever became of the table.
+    /// `rules` holds whatever became of the table.
     Built {
         index: ExecutableIndex,
         outcome: Result<Box<BuiltTable>, Absence>,
-        rules: Vec<Rule>,
+        rules: RuleNews,
+    },
+    RulesReleased {
+        rules: RuleNews,
     },
     SlabMade {
         number: u32,

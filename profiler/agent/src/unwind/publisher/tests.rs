@@ -10,8 +10,8 @@ use pyrite_bpf::abi::{PYRITE_TABLE_OVER_BUDGET, PYRITE_TABLE_PENDING, PYRITE_TAB
 use pyrite_model::{Avma, FileOffset};
 use pyrite_sampling::{BootNs, LoadedProcess, MappedRange, Sampling};
 use pyrite_unwind::{
-    Arch, Cfa, Layout, NoTable, RawRow, RawTable, Report as TableReport, RuleBook, Saved, Segment, build,
-    lookup,
+    Arch, Cfa, Layout, NoTable, RawRow, RawTable, Report as TableReport, Rule, RuleBook, Saved, Segment,
+    build, lookup,
 };
 
 use super::*;
@@ -20,6 +20,7 @@ use crate::unwind::chunks::SLAB_CHUNKS;
 use crate::unwind::chunks::tests::slab_memory;
 use crate::unwind::code::tests::find;
 use crate::unwind::opener::tests::own_vdso;
+use crate::unwind::rules::RuleNews;
 use crate::unwind::stats::Absence;
 use crate::unwind::tables::{TableIdentity, TableRows};
 use crate::unwind::work::Report;
@@ -84,10 +85,11 @@ impl World {
         let room = Room::new(FIXED_BYTES + slabs * SLAB_BYTES, FIXED_BYTES, SLAB_BYTES);
         let kernel = FakeKernel::default();
         let mut publisher = Publisher::new(kernel, slab_memory(), room, BootNs(1)).unwrap();
-        publisher.rules = RuleBook::new().new_since(0).to_vec();
+        let mut book = RuleBook::new();
+        publisher.rules.learn(rule_news(&mut book));
         let sampling = Sampling::new(pyrite_sampling::Filter::default(), pyrite_sampling::Limits::default());
         publisher.settle(BootNs(1));
-        Self { publisher, sampling, book: RuleBook::new(), now: BootNs(1) }
+        Self { publisher, sampling, book, now: BootNs(1) }
     }
 
     /// A process has these files mapped, each over 16 MiB from 16 MiB times its inode on.
@@ -141,6 +143,12 @@ impl World {
             WorkRequest::MakeSlab { number } => Report::SlabMade { number, outcome: Ok(slab_memory()) },
             WorkRequest::GracePeriod => Report::GraceEnded { outcome: Ok(()) },
             WorkRequest::RemoveSlab { .. } => return true,
+            WorkRequest::ReleaseRules { ids } => {
+                for id in ids {
+                    self.book.release(id);
+                }
+                Report::RulesReleased { rules: rule_news(&mut self.book) }
+            }
         };
         self.publisher.report(report, self.now);
         self.publisher.settle(self.now);
@@ -148,11 +156,10 @@ impl World {
     }
 
     fn built(&mut self, index: ExecutableIndex, identity: &TableIdentity) -> Report<Vec<Chunk>> {
-        let known = self.book.count();
-        let rows = table_of(identity.bytes);
+        let rows = table_of(identity);
         let image = build(&rows, &mut self.book).unwrap();
         let rows = TableRows { input: rows.rows.len() as u32, kept: rows.rows.len() as u32 };
-        let rules = self.book.new_since(known).to_vec();
+        let rules = rule_news(&mut self.book);
         Report::Built { index, outcome: Ok(Box::new(BuiltTable { image, rows })), rules }
     }
 
@@ -186,14 +193,27 @@ impl World {
     }
 }
 
-fn table_of(bytes: u64) -> RawTable {
-    let rule = |offset| Rule::new(Cfa::Sp(offset), Saved::Same, Saved::AtCfa(-8));
-    let rows = 256 * (bytes / 1000).max(1) as u32;
+fn rule_news(book: &mut RuleBook) -> RuleNews {
+    RuleNews { new: book.take_new(), count: book.count() }
+}
+
+fn rule(offset: i32) -> Rule {
+    Rule::new(Cfa::Sp(offset), Saved::Same, Saved::AtCfa(-8))
+}
+
+/// An executable that says when it was changed has so many rules that no other has as the nanoseconds count, and all have
+/// the first two.
+fn table_of(identity: &TableIdentity) -> RawTable {
+    let (first_own, own) = identity.modified.map_or((0, 0), |(number, own)| (3 + number * own, own));
+    let offsets = [1, 2].into_iter().chain(first_own..first_own + own);
+    let rules: Vec<Rule> = offsets.map(|words| rule(words as i32 * 8)).collect();
+    let rows = 256 * (identity.bytes / 1000).max(1) as u32;
+    let count = rules.len() as u32;
     RawTable {
         arch: Arch::X86_64,
         layout: Layout::default(),
-        rows: (0..rows).map(|n| RawRow { pc: 0x100 + 16 * n, rule: n % 2 }).collect(),
-        rules: vec![rule(8), rule(16)],
+        rows: (0..rows).map(|n| RawRow { pc: 0x100 + 16 * n, rule: n % count }).collect(),
+        rules,
         report: TableReport::default(),
     }
 }
@@ -225,7 +245,8 @@ fn a_process_is_known_at_once_and_its_code_as_soon_as_can_be() {
     world.finish();
     assert_eq!(world.state_of(42, 5), PYRITE_TABLE_READY);
     let position = lookup(&world.publisher, index, 0x125).unwrap();
-    assert_eq!(world.publisher.rules[usize::from(position.rule.0)].at(position.behind).cfa, Cfa::Sp(8));
+    let found = world.publisher.rules.get(position.rule).unwrap();
+    assert_eq!(found.at(position.behind).cfa, Cfa::Sp(8));
     let stats = world.publisher.stats();
     assert_eq!((stats.processes, stats.mapping_sets, stats.tables.ready), (1, 1, 2), "{stats:?}");
 }
@@ -387,7 +408,8 @@ fn an_executable_without_a_table_says_so_and_why() {
     });
     let index = build.expect("its turn has come");
     let outcome = Err(Absence::NoUnwindInfo);
-    world.publisher.report(Report::Built { index, outcome, rules: Vec::new() }, world.now);
+    let rules = rule_news(&mut world.book);
+    world.publisher.report(Report::Built { index, outcome, rules }, world.now);
     world.publisher.settle(world.now);
     assert_eq!(world.states(1, &[5]), [PYRITE_TABLE_ABSENT]);
     assert_eq!(world.publisher.stats().absent[Absence::NoUnwindInfo as usize], 1);

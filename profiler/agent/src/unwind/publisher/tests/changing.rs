@@ -57,7 +57,8 @@ fn check_another_try(absence: Absence, expect: u32) {
     let is_build = |work: &WorkRequest| matches!(work, WorkRequest::Build { .. });
     let at = world.publisher.work.iter().position(is_build).expect("its turn has come");
     let Some(WorkRequest::Build { index, .. }) = world.publisher.work.remove(at) else { return };
-    world.publisher.report(Report::Built { index, outcome: Err(absence), rules: Vec::new() }, world.now);
+    let rules = rule_news(&mut world.book);
+    world.publisher.report(Report::Built { index, outcome: Err(absence), rules }, world.now);
     world.later();
     assert_eq!(world.states(1, &[5]), [PYRITE_TABLE_ABSENT]);
     world.run(2, [5]);

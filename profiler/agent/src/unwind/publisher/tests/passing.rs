@@ -13,6 +13,11 @@ impl World {
         self.publisher.command(Command::Open { tgid: 1, file: Arc::new(file), start, end }, self.now);
         self.publisher.settle(self.now);
     }
+
+    fn index_of(&self, inode: u64) -> ExecutableIndex {
+        let key = pyrite_model::FileKey { dev_major: 8, dev_minor: 1, inode };
+        self.publisher.files.index_of(CodeKey::File(key)).unwrap()
+    }
 }
 
 #[test]
@@ -23,12 +28,8 @@ fn tables_are_made_for_processes_that_were_never_published_what_a_stack_waits_fo
         world.pass(inode);
     }
     while world.open_next(found) {}
-    let index_of = |world: &World, inode| {
-        let key = pyrite_model::FileKey { dev_major: 8, dev_minor: 1, inode };
-        world.publisher.files.index_of(CodeKey::File(key)).unwrap()
-    };
     for inode in [1, 6, 4, 6] {
-        let index = index_of(&world, inode);
+        let index = world.index_of(inode);
         world.publisher.tables.want(index);
     }
     let mut order = Vec::new();
@@ -65,18 +66,49 @@ fn a_file_that_could_not_be_opened_is_tried_again_with_the_next_process() {
     assert_eq!(world.publisher.stats().tables.ready, 2);
 }
 
+/// A file of any inode with a small table, with so many rules of its own.
+fn small(request: &OpenRequest, own_rules: i64) -> Result<Found, Miss> {
+    let found = found(request)?;
+    let modified = Some((found.identity.bytes as i64, own_rules));
+    let identity = TableIdentity { bytes: 1, modified, ..(*found.identity).clone() };
+    Ok(Found { identity: Arc::new(identity), ..found })
+}
+
+#[test]
+fn rules_that_come_and_go_always_find_an_id() {
+    const OWN_RULES: i64 = 100;
+    let mut world = World::new(12);
+    world.finish();
+    world.run(1, [5]);
+    world.finish();
+    let inodes = 8000..8000 + 2 * RuleBook::CAPACITY as u64 / OWN_RULES as u64;
+    for inode in inodes.clone() {
+        world.pass(inode);
+        while world.open_next(|request| small(request, OWN_RULES)) || world.work_next() {}
+        if inode % 10 == 0 {
+            world.later();
+        }
+    }
+    let stats = world.publisher.stats();
+    assert_eq!((stats.rules_refused, stats.tables_made), (0, inodes.end - inodes.start + 2), "{stats:?}");
+    assert_eq!(world.states(1, &[5]), [PYRITE_TABLE_READY], "what is mapped stays");
+    // The last that came has all of its rules, ids of others that went among them.
+    let last = world.index_of(inodes.end - 1);
+    let identity = Arc::clone(&world.publisher.tables.get(last).unwrap().identity);
+    for row in table_of(&identity).rows {
+        let position = lookup(&world.publisher, last.0, row.pc.into()).unwrap();
+        let expect = table_of(&identity).rules[row.rule as usize];
+        assert_eq!(world.publisher.rules.get(position.rule), Some(expect), "{row:?}");
+    }
+}
+
 #[test]
 fn executables_that_come_and_go_always_find_an_index() {
     let mut world = World::new(12);
     world.finish();
     world.run(1, [5]);
     world.finish();
-    let small = |request: &OpenRequest| {
-        let found = found(request)?;
-        let modified = Some((found.identity.bytes as i64, 0));
-        let identity = TableIdentity { bytes: 1, modified, ..(*found.identity).clone() };
-        Ok(Found { identity: Arc::new(identity), ..found })
-    };
+    let small = |request: &OpenRequest| small(request, 0);
     let inodes = 8000..8000 + u64::from(PYRITE_MAX_EXECUTABLES) + 2000;
     for inode in inodes.clone() {
         world.pass(inode);

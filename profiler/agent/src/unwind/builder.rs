@@ -8,7 +8,7 @@ use std::sync::mpsc::Receiver;
 
 use pyrite_model::FileOffset;
 use pyrite_symbolizer::ExecutableReader;
-use pyrite_unwind::{Arch, RawTable, ReadAt, Rule, RuleBook, RuleId, TableImage, Unreadable, build, extract};
+use pyrite_unwind::{Arch, RawTable, ReadAt, Rule, RuleBook, RuleId, Unreadable, build, extract};
 
 use crate::sys::{self, ChunkMemory};
 use crate::unwind::cache::Cache;
@@ -99,16 +99,12 @@ impl Builder {
         }
         let rows = TableRows { input: raw.report.input_rows, kept: raw.rows.len() as u32 };
         let image = build(&raw, &mut self.book).map_err(|_too_many| Absence::TooManyLeaves)?;
-        match self.write_rules() {
-            Ok(()) => Ok(BuiltTable { image, rows }),
-            Err(_refusal) => Err(self.discard(image)),
+        if self.write_rules().is_err() {
+            // A table whose rules the programs do not know is never placed.
+            self.release(image.into_rules());
+            return Err(Absence::RulesRefused);
         }
-    }
-
-    /// Gives the rules of a table back that will never be placed, for the programs do not know them.
-    fn discard(&mut self, image: TableImage) -> Absence {
-        self.release(image.into_rules());
-        Absence::RulesRefused
+        Ok(BuiltTable { image, rows })
     }
 
     fn release(&mut self, ids: Vec<RuleId>) {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -11,6 +12,8 @@ use crate::support::stdout;
 
 /// The version of the SDK that the test speaks for.
 const SDK: &str = "pyroscope-io==1.4.0";
+/// How soon what a client has pushed is in the answers.
+const QUERYABLE_WITHIN: Duration = Duration::from_secs(2);
 
 /// A Python with the SDK in it, made once and kept with the other build products.
 fn python_with_sdk() -> PathBuf {
@@ -41,11 +44,15 @@ fn the_python_sdk_pushes_and_its_profile_can_be_queried() {
     let cpu_ns = stdout(Command::new(python).arg(script).arg(pyrite.url()).args(["sdk.service", "12"]));
     let cpu_ns: i64 = cpu_ns.trim().parse().expect("nanoseconds");
 
+    // The SDK pushes the last of it before it ends.
+    let pushed = Instant::now();
     let selector = r#"{service_name="sdk.service"}"#;
     let values = eventually("the SDK's profile", || {
         let values = pyrite.self_values(selector);
         values.iter().any(|(name, _)| name.contains("burn_in_python")).then_some(values)
     });
+    let took = pushed.elapsed();
+    assert!(took <= QUERYABLE_WITHIN, "queryable {took:?} after the last push");
     let total: i64 = values.iter().map(|(_, value)| value).sum();
     let burnt: i64 = values.iter().filter(|(name, _)| name.contains("burn_in_python")).map(|(_, v)| v).sum();
     // One thread that did nothing else for twelve seconds. The SDK also counts the time that it waits for a CPU.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -14,6 +15,8 @@ use crate::support::{folded_samples, stdout};
 const RED: &str = "pyrite-e2e-red";
 const BLUE: &str = "pyrite-e2e-blue";
 const IDLE: &str = "pyrite-e2e-idle";
+/// How soon after the start what used some CPU has its flame graph.
+const SHOWN_WITHIN: Duration = Duration::from_secs(15);
 
 #[test]
 fn bpf_two_containers_side_by_side_and_one_that_idles() {
@@ -22,7 +25,16 @@ fn bpf_two_containers_side_by_side_and_one_that_idles() {
     let podman = Podman::new();
     let idle = podman.start(IDLE, &["/bin/sleep", "1000"]);
     let red = podman.spin(RED);
+    let started = Instant::now();
     let pyrite = Pyrite::run(data.path(), &[]);
+    let burns = eventually("a container that was there before", || {
+        let services = pyrite.services();
+        let cpu_seconds = services.get(RED)?["cpu_seconds"].as_f64().filter(|used| *used >= 0.2)?;
+        (pyrite.cpu_ns(&format!("{{service_name={RED:?}}}")) > 0).then_some(cpu_seconds)
+    });
+    let took = started.elapsed();
+    println!("{burns:.2} s of CPU of a container shown {took:.1?} after the start");
+    assert!(took <= SHOWN_WITHIN, "shown {took:?} after the start");
     // One that was there before Pyrite, one that comes after it.
     let blue = podman.spin(BLUE);
 

@@ -29,6 +29,10 @@ pub struct Config {
     pub max_age: Duration,
     /// Beyond this size the oldest profiles are deleted.
     pub max_bytes: u64,
+    /// Damaged segments that were set aside longer ago than this are deleted.
+    pub quarantine_max_age: Duration,
+    /// Beyond this size the damaged segments that were set aside first are deleted.
+    pub quarantine_max_bytes: u64,
 }
 
 /// The configuration file. Unknown keys are errors: a misspelt setting must not be silently ignored.
@@ -42,12 +46,14 @@ struct ConfigFile {
     #[serde(default)]
     allow_freezing_kernel: bool,
     #[serde(default)]
-    retention: RetentionTable,
+    retention: BoundsTable,
+    #[serde(default)]
+    quarantine: BoundsTable,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RetentionTable {
+struct BoundsTable {
     max_age: Option<String>,
     max_size: Option<String>,
 }
@@ -69,17 +75,30 @@ impl Config {
     fn join(args: &ServeArgs, file: ConfigFile) -> Result<Self> {
         let frequency_hz = args.frequency.or(file.frequency).unwrap_or(97);
         check_frequency(frequency_hz)?;
-        let max_age = file.retention.max_age.as_deref().unwrap_or("30d");
-        let max_size = file.retention.max_size.as_deref().unwrap_or("10GiB");
+        let (max_age, max_bytes) = file.retention.bounds("retention", ("30d", "10GiB"))?;
+        let (quarantine_max_age, quarantine_max_bytes) =
+            file.quarantine.bounds("quarantine", ("30d", "1GiB"))?;
         Ok(Self {
             listen: args.listen.or(file.listen).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 4040))),
             data: args.data.clone().or(file.data).map_or_else(default_data_dir, Ok)?,
             frequency_hz,
             allow_freezing_kernel: args.allow_freezing_kernel || file.allow_freezing_kernel,
             off_cpu: args.off_cpu.or(file.off_cpu).unwrap_or(Switch::On) == Switch::On,
-            max_age: parse_duration(max_age).map_err(anyhow::Error::msg).context("retention.max_age")?,
-            max_bytes: parse_size(max_size).context("retention.max_size")?,
+            max_age,
+            max_bytes,
+            quarantine_max_age,
+            quarantine_max_bytes,
         })
+    }
+}
+
+impl BoundsTable {
+    /// Age and bytes, where the file is silent by the defaults given.
+    fn bounds(&self, table: &str, (max_age, max_size): (&str, &str)) -> Result<(Duration, u64)> {
+        let max_age = parse_duration(self.max_age.as_deref().unwrap_or(max_age)).map_err(anyhow::Error::msg);
+        let max_bytes = parse_size(self.max_size.as_deref().unwrap_or(max_size));
+        let max_age = max_age.with_context(|| format!("{table}.max_age"))?;
+        Ok((max_age, max_bytes.with_context(|| format!("{table}.max_size"))?))
     }
 }
 
@@ -172,6 +191,17 @@ mod tests {
         assert_eq!(config.listen.to_string(), "0.0.0.0:1");
         assert_eq!(config.max_age, Duration::from_hours(48));
         assert_eq!(config.max_bytes, 10 << 30);
+        assert_eq!(
+            (config.quarantine_max_age, config.quarantine_max_bytes),
+            (Duration::from_hours(720), 1 << 30)
+        );
+        let toml = "[quarantine]\nmax_age = '1h'\nmax_size = '5MB'";
+        let config = join(&args, toml).expect("valid");
+        assert_eq!(
+            (config.quarantine_max_age, config.quarantine_max_bytes),
+            (Duration::from_hours(1), 5_000_000)
+        );
+        assert_eq!((config.max_age, config.max_bytes), (Duration::from_hours(720), 10 << 30));
         assert!(!config.allow_freezing_kernel);
     }
 
@@ -189,6 +219,7 @@ mod tests {
         assert!(error("frequency = 5000").contains("5000 Hz is not possible: choose 1 to 1000"));
         assert!(error("[retention]\nmax_size = '3 parsecs'").contains("retention.max_size"));
         assert!(error("[retention]\nmax_age = '0s'").contains("retention.max_age"));
+        assert!(error("[quarantine]\nmax_size = '0'").contains("quarantine.max_size"));
         assert!(error("listen = 'nowhere'").contains("listen"));
         assert!(error("off_cpu = 'perhaps'").contains("off_cpu"));
     }

@@ -57,7 +57,7 @@ const SCHEMA: &str = "
 pub(crate) enum Retired {
     /// Its rows are elsewhere or no longer wanted; its directory is removed when no query reads it.
     Removed,
-    /// It is damaged and was moved aside.
+    /// It is damaged and is to be moved aside; forgotten when it has been.
     Quarantined,
 }
 
@@ -108,12 +108,21 @@ impl Catalogue {
 
     /// The segments in use, oldest first.
     pub(crate) fn segments(&self) -> Result<Vec<SegmentInfo>, StoreError> {
+        self.segments_in("live")
+    }
+
+    /// The segments that are retired for this reason, oldest first.
+    pub(crate) fn retired(&self, why: Retired) -> Result<Vec<SegmentInfo>, StoreError> {
+        self.segments_in(why.state())
+    }
+
+    fn segments_in(&self, state: &str) -> Result<Vec<SegmentInfo>, StoreError> {
         self.read(|db| {
             let mut query = db.prepare_cached(
                 "SELECT name, level, min_time_ms, max_time_ms, rows, bytes FROM segments
-                 WHERE state = 'live' ORDER BY min_time_ms, name",
+                 WHERE state = ?1 ORDER BY min_time_ms, name",
             )?;
-            let rows = query.query_map([], |row| {
+            let rows = query.query_map([state], |row| {
                 Ok(SegmentInfo {
                     name: row.get(0)?,
                     level: row.get(1)?,
@@ -123,14 +132,6 @@ impl Catalogue {
                 })
             })?;
             rows.collect()
-        })
-    }
-
-    /// The names of segments that are retired for this reason.
-    pub(crate) fn retired(&self, why: Retired) -> Result<Vec<String>, StoreError> {
-        self.read(|db| {
-            let mut query = db.prepare_cached("SELECT name FROM segments WHERE state = ?1")?;
-            query.query_map([why.state()], |row| row.get(0))?.collect()
         })
     }
 

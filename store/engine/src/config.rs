@@ -12,6 +12,8 @@ pub struct StoreConfig {
     pub dir: PathBuf,
     /// When stored rows are removed.
     pub retention: Retention,
+    /// How long damaged segments are kept.
+    pub quarantine: QuarantineLimits,
     /// When the head becomes a segment.
     pub flush: FlushPolicy,
     /// What may be held in memory and in flight.
@@ -24,6 +26,7 @@ impl StoreConfig {
         Self {
             dir: dir.into(),
             retention: Retention::default(),
+            quarantine: QuarantineLimits::default(),
             flush: FlushPolicy::default(),
             limits: Limits::default(),
         }
@@ -43,6 +46,22 @@ impl Default for Retention {
     /// 30 days and 10 GiB.
     fn default() -> Self {
         Self { max_age: Duration::from_hours(30 * 24), max_bytes: 10 << 30 }
+    }
+}
+
+/// What is removed from quarantine, the segment that was set aside first going first. Both bounds hold at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QuarantineLimits {
+    /// A segment that was set aside longer ago than this is removed.
+    pub max_age: Duration,
+    /// Segments are removed until the rest takes no more than this. It is beside what [`Retention`] allows.
+    pub max_bytes: u64,
+}
+
+impl Default for QuarantineLimits {
+    /// 30 days and 1 GiB.
+    fn default() -> Self {
+        Self { max_age: Duration::from_hours(30 * 24), max_bytes: 1 << 30 }
     }
 }
 

@@ -83,6 +83,14 @@ impl StoreError {
         Self::Corrupt { path: path.to_owned(), what }
     }
 
+    /// The error with its cause, where its own text leaves that to [`source`](std::error::Error::source).
+    pub(crate) fn in_full(&self) -> String {
+        match self {
+            Self::Io { source, .. } => format!("{self}: {source}"),
+            _ => self.to_string(),
+        }
+    }
+
     /// Whether the file itself is bad, so that trying again will not help.
     pub(crate) fn is_corrupt(&self) -> bool {
         match self {

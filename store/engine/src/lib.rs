@@ -25,6 +25,7 @@ mod maintain;
 mod merge;
 mod metrics;
 mod open;
+mod quarantine;
 mod query;
 mod rows;
 mod segment;
@@ -40,7 +41,7 @@ mod varint;
 mod wal;
 mod writer;
 
-pub use config::{FlushPolicy, Limits, Retention, StoreConfig};
+pub use config::{FlushPolicy, Limits, QuarantineLimits, Retention, StoreConfig};
 pub use error::{AppendError, QueryError, StoreError};
 pub use open::{Finding, OpenReport};
 pub use query::StackQuery;

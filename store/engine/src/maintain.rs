@@ -53,11 +53,12 @@ impl Maintenance {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             wait = PERIOD;
-            let steps: [(&str, Step); 4] = [
+            let steps: [(&str, Step); 5] = [
                 ("flush", Self::flush_frozen),
                 ("merge", Self::merge),
                 ("retention", Self::retain),
                 ("removal", |this| this.shared.remove_doomed()),
+                ("quarantine", |this| this.shared.tend_quarantine()),
             ];
             for (step, run) in steps {
                 if let Err(error) = run(self) {

@@ -35,7 +35,6 @@ pub(crate) struct Counters {
     pub(crate) removed_by_age: Counter,
     pub(crate) removed_by_size: Counter,
     pub(crate) segments_missing: Counter,
-    pub(crate) segments_quarantined: Counter,
 }
 
 impl Counters {
@@ -83,8 +82,7 @@ pub(crate) fn write(shared: &Shared, out: &mut Exposition) {
         let help = "Segments removed by retention.";
         out.counter("pyrite_store_segments_removed_total", help, &[("reason", reason)], counter.get() as f64);
     }
-    let help = "Damaged segments moved to quarantine.";
-    out.counter("pyrite_store_segments_quarantined_total", help, &[], c.segments_quarantined.get() as f64);
+    shared.quarantine.metrics(out);
     write_gauges(shared, out);
 }
 

@@ -13,11 +13,12 @@ use crate::StoreError;
 use crate::catalogue::{Catalogue, Retired};
 use crate::files::{FileLayer, read_all};
 use crate::head::{Head, HeadState};
+use crate::quarantine::{Quarantine, window_text};
 use crate::segment::SegmentInfo;
 use crate::segment::manifest::Manifest;
 use crate::segment::read::read_series;
 use crate::segment::write::is_temporary;
-use crate::shared::{Layout, View, quarantine};
+use crate::shared::{Layout, View};
 use crate::wal::{self, WalWriter};
 use crate::writer::OpenGeneration;
 
@@ -65,6 +66,8 @@ pub enum Finding {
         name: String,
         /// What is wrong.
         why: String,
+        /// When its rows were, where that is known.
+        range: Option<TimeRange>,
     },
     /// A segment that the catalogue lists and the disk does not have.
     SegmentMissing {
@@ -101,10 +104,13 @@ impl fmt::Display for Finding {
             }
             Self::SegmentAdopted { name } => write!(f, "segment {name} added to the catalogue"),
             Self::SegmentUnfinished { name } => write!(f, "unfinished segment {name} removed"),
-            Self::SegmentQuarantined { name, why } => write!(f, "segment {name} moved to quarantine: {why}"),
+            Self::SegmentQuarantined { name, why, range } => {
+                let (start, end) = window_text(*range);
+                write!(f, "segment {name} with rows from {start} to {end} moved to quarantine: {why}")
+            }
             Self::SegmentMissing { name, range, rows } => {
-                let (start, end) = (range.start.0, range.end.0);
-                write!(f, "segment {name} is gone: {rows} rows from {start} to {end} ms are lost")
+                let (start, end) = window_text(Some(*range));
+                write!(f, "segment {name} is gone: {rows} rows from {start} to {end} are lost")
             }
             Self::CatalogueRebuilt { kept_as } => {
                 write!(
@@ -159,8 +165,12 @@ pub(crate) struct Opened {
 }
 
 /// Reads the data directory, which must be locked and prepared.
-pub(crate) fn open(files: &Arc<dyn FileLayer>, layout: &Layout) -> Result<Opened, StoreError> {
-    let mut recovery = Recovery { files, layout, report: OpenReport::default() };
+pub(crate) fn open(
+    files: &Arc<dyn FileLayer>,
+    layout: &Layout,
+    quarantine: &Quarantine,
+) -> Result<Opened, StoreError> {
+    let mut recovery = Recovery { files, layout, quarantine, report: OpenReport::default() };
     let catalogue = recovery.open_catalogue()?;
     recovery.reconcile(&catalogue)?;
     let flushed_through = catalogue.flushed_through()?;
@@ -180,6 +190,7 @@ struct ReplayedLog {
 struct Recovery<'a> {
     files: &'a Arc<dyn FileLayer>,
     layout: &'a Layout,
+    quarantine: &'a Quarantine,
     report: OpenReport,
 }
 
@@ -210,15 +221,18 @@ impl Recovery<'_> {
             self.report.findings.push(Finding::SegmentUnfinished { name });
         }
         let removed = catalogue.retired(Retired::Removed)?;
+        let removed: Vec<String> = removed.into_iter().map(|segment| segment.name).collect();
         for name in on_disk.extract_if(.., |name| removed.contains(name)) {
             self.remove_segment(&name)?;
         }
         catalogue.forget(&removed)?;
-        for name in catalogue.retired(Retired::Quarantined)? {
-            if on_disk.contains(&name) {
-                quarantine(self.files.as_ref(), self.layout, &name)?;
-                on_disk.retain(|other| *other != name);
+        for segment in catalogue.retired(Retired::Quarantined)? {
+            if on_disk.contains(&segment.name) {
+                let why = "damaged; it could not be moved when that was found".to_owned();
+                self.set_aside(&segment.name, why, Some(&segment))?;
+                on_disk.retain(|other| *other != segment.name);
             }
+            catalogue.forget(std::slice::from_ref(&segment.name))?;
         }
         let listed = catalogue.segments()?;
         for segment in listed.iter().filter(|segment| !on_disk.contains(&segment.name)) {
@@ -246,8 +260,9 @@ impl Recovery<'_> {
             match described {
                 Ok((series, manifest)) => found.push((name, manifest, series)),
                 Err(error) if error.is_corrupt() || error.is_missing() => {
-                    quarantine(self.files.as_ref(), self.layout, &name)?;
-                    self.report.findings.push(Finding::SegmentQuarantined { name, why: error.to_string() });
+                    let manifest = Manifest::read(self.files.as_ref(), &dir).ok();
+                    let known = manifest.map(|manifest| manifest.info(&name));
+                    self.set_aside(&name, error.in_full(), known.as_ref())?;
                 }
                 Err(error) => return Err(error),
             }
@@ -267,6 +282,13 @@ impl Recovery<'_> {
             catalogue.forget(&manifest.replaces)?;
             self.report.findings.push(Finding::SegmentAdopted { name });
         }
+        Ok(())
+    }
+
+    fn set_aside(&mut self, name: &str, why: String, known: Option<&SegmentInfo>) -> Result<(), StoreError> {
+        self.quarantine.take(name, &why, known)?;
+        let (name, range) = (name.to_owned(), known.map(|known| known.range));
+        self.report.findings.push(Finding::SegmentQuarantined { name, why, range });
         Ok(())
     }
 
@@ -292,7 +314,7 @@ impl Recovery<'_> {
             let replayed = wal::replay(self.files, &path, generation)?;
             self.report.replayed_rows += replayed.head.rows() as u64;
             if let Some(cut) = &replayed.cut {
-                self.set_aside(&path, replayed.len, cut)?;
+                self.cut_log(&path, replayed.len, cut)?;
             }
             let head = Arc::new(Head::new(generation, replayed.head));
             heads.push((head, path, replayed.len, replayed.mark));
@@ -313,7 +335,7 @@ impl Recovery<'_> {
     }
 
     /// Keeps what is about to be cut from a log file in a file of its own, then cuts.
-    fn set_aside(&mut self, path: &Path, len: u64, cut: &wal::Cut) -> Result<(), StoreError> {
+    fn cut_log(&mut self, path: &Path, len: u64, cut: &wal::Cut) -> Result<(), StoreError> {
         if !cut.bytes.is_empty() {
             let kept_as = self.free_name(path, &format!("cut-at-{len}"))?;
             let kept = self.files.create(&kept_as).and_then(|mut file| {

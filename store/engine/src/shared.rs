@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, RwLock};
 
-use pyrite_model::{TimeRange, UnixMs};
+use pyrite_model::UnixMs;
 
 use crate::cache::SegmentCache;
 use crate::catalogue::{Catalogue, Retired};
 use crate::files::FileLayer;
 use crate::head::Head;
 use crate::metrics::Counters;
+use crate::quarantine::{Quarantine, window_text};
 use crate::segment::SegmentInfo;
 use crate::segment::read::SegmentReader;
 use crate::sync::{lock, read, write};
@@ -82,6 +83,7 @@ pub(crate) struct Shared {
     pub(crate) files: Arc<dyn FileLayer>,
     pub(crate) clock: Clock,
     pub(crate) catalogue: Catalogue,
+    pub(crate) quarantine: Quarantine,
     pub(crate) cache: SegmentCache,
     pub(crate) counters: Counters,
     view: RwLock<View>,
@@ -96,12 +98,13 @@ pub(crate) struct Parts {
     pub(crate) files: Arc<dyn FileLayer>,
     pub(crate) clock: Clock,
     pub(crate) catalogue: Catalogue,
+    pub(crate) quarantine: Quarantine,
     pub(crate) view: View,
 }
 
 impl Shared {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { config, layout, files, clock, catalogue, view } = parts;
+        let Parts { config, layout, files, clock, catalogue, quarantine, view } = parts;
         let cache = SegmentCache::new(config.limits.cache_bytes);
         Self {
             config,
@@ -109,6 +112,7 @@ impl Shared {
             files,
             clock,
             catalogue,
+            quarantine,
             cache,
             counters: Counters::default(),
             view: RwLock::new(view),
@@ -173,7 +177,7 @@ impl Shared {
     }
 
     /// Deals with a segment that cannot be read: a damaged one is moved aside, a missing one forgotten; the rest of
-    /// the store goes on. Any other error is the caller's to report.
+    /// the store goes on, even where moving fails. Any other error is the caller's to report.
     pub(crate) fn give_up(&self, segment: &SegmentInfo, error: StoreError) -> Result<(), StoreError> {
         if !error.is_corrupt() && !error.is_missing() {
             return Err(error);
@@ -185,27 +189,33 @@ impl Shared {
             return Ok(());
         }
         self.cache.remove(&segment.name);
-        let TimeRange { start, end } = segment.range;
-        let (name, first_ms, last_ms, rows) = (&segment.name, start.0, end.0, segment.rows);
-        if error.is_missing() {
+        let (from, until) = window_text(Some(segment.range));
+        let (name, rows, why) = (&segment.name, segment.rows, error.in_full());
+        let settled = if error.is_missing() && self.files.list(&self.layout.segments.join(name)).is_err() {
             self.counters.segments_missing.add(1);
-            tracing::error!(name, first_ms, last_ms, rows, %error, "segment is gone; its rows are lost");
-            return self.catalogue.retire(name, Retired::Removed);
+            tracing::error!(name, %from, %until, rows, why, "segment is gone; its rows are lost");
+            self.catalogue.retire(name, Retired::Removed)
+        } else {
+            tracing::error!(name, %from, %until, rows, why, "segment is damaged; moved to quarantine");
+            self.catalogue.retire(name, Retired::Quarantined).and_then(|()| self.set_aside(segment, &why))
+        };
+        if let Err(error) = settled {
+            self.counters.maintenance_failures.add(1);
+            tracing::error!(name, error = error.in_full(), "cannot put the segment away now");
         }
-        self.counters.segments_quarantined.add(1);
-        tracing::error!(name, first_ms, last_ms, rows, %error, "segment is damaged; moved to quarantine");
-        self.catalogue.retire(name, Retired::Quarantined)?;
-        quarantine(self.files.as_ref(), &self.layout, name)
+        Ok(())
     }
-}
 
-/// Moves a segment's directory out of the way; nothing in it is changed.
-pub(crate) fn quarantine(files: &dyn FileLayer, layout: &Layout, name: &str) -> Result<(), StoreError> {
-    let (from, to) = (layout.segments.join(name), layout.quarantine.join(name));
-    files.create_dir(&layout.quarantine).map_err(StoreError::io("create", &layout.quarantine))?;
-    files.rename(&from, &to).map_err(StoreError::io("move", &from))?;
-    for dir in [&layout.quarantine, &layout.segments] {
-        files.sync_dir(dir).map_err(StoreError::io("sync", dir))?;
+    /// Moves to quarantine what could not be moved when it was found, and removes what quarantine may not hold.
+    pub(crate) fn tend_quarantine(&self) -> Result<(), StoreError> {
+        for segment in self.catalogue.retired(Retired::Quarantined)? {
+            self.set_aside(&segment, "damaged; it could not be moved at once")?;
+        }
+        self.quarantine.trim()
     }
-    Ok(())
+
+    fn set_aside(&self, segment: &SegmentInfo, why: &str) -> Result<(), StoreError> {
+        self.quarantine.take(&segment.name, why, Some(segment))?;
+        self.catalogue.forget(std::slice::from_ref(&segment.name))
+    }
 }

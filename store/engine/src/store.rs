@@ -13,6 +13,7 @@ use crate::head::validate;
 use crate::lock::DirLock;
 use crate::maintain::Maintenance;
 use crate::open::{self, Opened};
+use crate::quarantine::Quarantine;
 use crate::shared::{Clock, Layout, Parts, Shared};
 use crate::sync::lock;
 use crate::timeline::select_series;
@@ -79,8 +80,10 @@ impl Store {
         files.create_dir(&layout.root).map_err(StoreError::io("create", &layout.root))?;
         let lock = DirLock::take(&layout.root, &layout.lock)?;
         open::prepare(files.as_ref(), &layout)?;
-        let Opened { view, catalogue, generation, report } = open::open(&files, &layout)?;
-        let shared = Arc::new(Shared::new(Parts { config, layout, files, clock, catalogue, view }));
+        let quarantine = Quarantine::open(&files, &layout, &clock, config.quarantine)?;
+        let Opened { view, catalogue, generation, report } = open::open(&files, &layout, &quarantine)?;
+        let parts = Parts { config, layout, files, clock, catalogue, quarantine, view };
+        let shared = Arc::new(Shared::new(parts));
 
         let queued_bytes = Arc::new(AtomicUsize::new(0));
         let (queue, waiting) = sync_channel(shared.config.limits.queued_appends);

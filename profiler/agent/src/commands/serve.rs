@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use pyrite_server::{NodeView, ServerLimits, ServerState};
-use pyrite_store::{Retention, Store, StoreConfig};
+use pyrite_store::{QuarantineLimits, Retention, Store, StoreConfig};
 
 use crate::cli::ServeArgs;
 use crate::config::Config;
@@ -63,10 +63,13 @@ fn listen(address: SocketAddr) -> Result<TcpListener> {
 
 fn open_store(config: &Config) -> Result<Store> {
     let retention = Retention { max_age: config.max_age, max_bytes: config.max_bytes };
-    let (store, report) = Store::open(StoreConfig { retention, ..StoreConfig::new(config.data.clone()) })
+    let quarantine =
+        QuarantineLimits { max_age: config.quarantine_max_age, max_bytes: config.quarantine_max_bytes };
+    let store_config = StoreConfig { retention, quarantine, ..StoreConfig::new(config.data.clone()) };
+    let (store, report) = Store::open(store_config)
         .with_context(|| format!("failed to open the data directory {}", config.data.display()))?;
     for finding in &report.findings {
-        tracing::info!("{finding}");
+        tracing::warn!("{finding}");
     }
     Ok(store)
 }

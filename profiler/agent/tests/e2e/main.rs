@@ -15,6 +15,7 @@ mod waits;
 mod clients;
 mod command_line;
 mod containers;
+mod damage;
 mod durability;
 mod faults;
 mod ledger;

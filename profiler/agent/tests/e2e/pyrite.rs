@@ -1,6 +1,7 @@
 //! Drives the real binary: starts it, talks HTTP to it, stops or kills it.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
@@ -69,20 +70,26 @@ pub(crate) fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) ->
 impl Pyrite {
     /// `pyrite run` on a free port.
     pub(crate) fn run(data: &Path, more: &[&str]) -> Self {
-        Self::start("run", data, more)
+        Self::start("run", data, more, Stdio::inherit())
     }
 
     /// `pyrite server` on a free port.
     pub(crate) fn server(data: &Path) -> Self {
-        Self::start("server", data, &[])
+        Self::start("server", data, &[], Stdio::inherit())
     }
 
-    fn start(subcommand: &str, data: &Path, more: &[&str]) -> Self {
+    /// The same with more arguments, and its log in a file.
+    pub(crate) fn server_with(data: &Path, log: &Path, more: &[&str]) -> Self {
+        Self::start("server", data, more, File::create(log).expect("ours to write").into())
+    }
+
+    fn start(subcommand: &str, data: &Path, more: &[&str], stderr: Stdio) -> Self {
         let started = Instant::now();
         let mut child = command(&[subcommand, "--listen", "127.0.0.1:0", "--data"])
             .arg(data)
             .args(more)
             .stdout(Stdio::piped())
+            .stderr(stderr)
             .spawn()
             .expect("the binary starts");
         let stdout = BufReader::new(child.stdout.take().expect("piped"));

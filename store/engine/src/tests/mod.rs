@@ -3,6 +3,7 @@
 mod crash;
 mod durability;
 mod faults;
+mod golden;
 mod quarantine;
 mod retention;
 mod torn_log;

@@ -1,6 +1,6 @@
 //! Programs we did not write, talking to Pyrite as they talk to any Pyroscope.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::common::fixture;
 use crate::pyrite::{CPU, Pyrite, eventually, now_ms};
+use crate::python::python_with;
 use crate::support::stdout;
 
 /// The version of the SDK that the test speaks for.
@@ -15,29 +16,9 @@ const SDK: &str = "pyroscope-io==1.4.0";
 /// How soon what a client has pushed is in the answers.
 const QUERYABLE_WITHIN: Duration = Duration::from_secs(2);
 
-/// A Python with the SDK in it, made once and kept with the other build products.
-fn python_with_sdk() -> PathBuf {
-    let venv = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(SDK.replace("==", "-"));
-    let python = venv.join("bin/python");
-    let complete = venv.join("complete");
-    if !complete.exists() {
-        stdout(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv));
-        stdout(Command::new(&python).args([
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-            SDK,
-        ]));
-        std::fs::write(complete, "").expect("the directory is ours");
-    }
-    python
-}
-
 #[test]
 fn the_python_sdk_pushes_and_its_profile_can_be_queried() {
-    let python = python_with_sdk();
+    let python = python_with(Path::new(env!("CARGO_TARGET_TMPDIR")), &[SDK]);
     let data = tempfile::tempdir().expect("a directory");
     let pyrite = Pyrite::server(data.path());
     let script = fixture("clients/pyroscope_sdk.py");

@@ -7,6 +7,8 @@
 mod common;
 #[path = "../common/podman.rs"]
 mod podman;
+#[path = "../../../../fixtures/clients/python.rs"]
+mod python;
 #[path = "../common/slow_tracepoint.rs"]
 mod slow_tracepoint;
 #[path = "../common/waits.rs"]

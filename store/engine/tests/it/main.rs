@@ -1,4 +1,5 @@
-//! The store through its public interface: against a naive model, across `kill -9`, on a full disk, with damage.
+//! The store through its public interface: against a naive model, across `kill -9`, on a full disk, with damage, and
+//! read by other programs.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
@@ -6,6 +7,9 @@ mod directory;
 mod full_disk;
 mod kill;
 mod model;
+mod open_formats;
+#[path = "../../../../fixtures/clients/python.rs"]
+mod python;
 
 use std::path::Path;
 

@@ -29,6 +29,13 @@ pub struct SeriesRows {
     pub rows: Vec<Row>,
 }
 
+impl SeriesRows {
+    /// What it takes in memory.
+    pub fn bytes(&self) -> usize {
+        size_of::<Self>() + self.labels.bytes() + size_of_val(&self.rows[..])
+    }
+}
+
 /// One value of one stack at one time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row {

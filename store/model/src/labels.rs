@@ -91,6 +91,12 @@ impl LabelSet {
         self.0.is_empty()
     }
 
+    /// What it takes in memory.
+    pub fn bytes(&self) -> usize {
+        let text: usize = self.iter().map(|label| label.name.len() + label.value.len()).sum();
+        size_of::<Self>() + size_of_val(&self.0[..]) + text
+    }
+
     fn position(&self, name: &str) -> Result<usize, usize> {
         self.0.binary_search_by(|label| label.name.as_str().cmp(name))
     }

@@ -13,6 +13,7 @@ mod batch;
 mod exposition;
 mod flame;
 mod frames;
+mod interner;
 mod labels;
 pub mod pprof;
 mod profile_type;

@@ -11,9 +11,11 @@
 //! Ids are dense and only ever grow, so "all that was added since" is a range of indexes per table ([`TableLens`]).
 //! That is what the WAL logs. A stack node's parent has a smaller id than the node itself.
 
-use std::hash::{BuildHasher, Hash};
+use std::hash::BuildHasher;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
+
+use crate::interner::{Interner, Texts, next_id};
 
 macro_rules! ids {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {$(
@@ -86,6 +88,20 @@ pub struct Location {
     pub lines: Vec<Line>,
 }
 
+/// A location to look for. It hashes as the location does, for it has the same fields in the same order.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct LocationKey<'a> {
+    mapping: Option<MappingId>,
+    address: u64,
+    lines: &'a [Line],
+}
+
+impl Location {
+    fn key(&self) -> LocationKey<'_> {
+        LocationKey { mapping: self.mapping, address: self.address, lines: &self.lines }
+    }
+}
+
 /// One frame of a stack trace and the way to its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct StackNode {
@@ -115,46 +131,6 @@ pub struct TableLens {
 pub struct Remap {
     /// For each stack id of the source the stack id in the target.
     pub stacks: Vec<StackId>,
-}
-
-/// A list whose entries are kept once, in order of first appearance.
-///
-/// The index holds ids alone, not the entries again: a table of many stacks is a third of the size, and so fewer cache
-/// lines are touched when a new one is added.
-#[derive(Clone, Debug)]
-struct Interner<T> {
-    items: Vec<T>,
-    index: HashTable<u32>,
-    hasher: DefaultHashBuilder,
-}
-
-impl<T> Default for Interner<T> {
-    fn default() -> Self {
-        Self { items: Vec::new(), index: HashTable::new(), hasher: DefaultHashBuilder::default() }
-    }
-}
-
-impl<T: Eq + Hash> Interner<T> {
-    fn intern(&mut self, item: T) -> u32 {
-        let Self { items, index, hasher } = self;
-        let hash = hasher.hash_one(&item);
-        if let Some(&id) = index.find(hash, |&id| items[id as usize] == item) {
-            return id;
-        }
-        let id = u32::try_from(items.len()).expect("a symbol table is bounded far below 2^32 entries");
-        items.push(item);
-        index.insert_unique(hash, id, |&id| hasher.hash_one(&items[id as usize]));
-        id
-    }
-}
-
-impl Interner<Box<str>> {
-    /// The same, without an allocation for a text that is known.
-    fn intern_str(&mut self, text: &str) -> u32 {
-        let Self { items, index, hasher } = self;
-        let known = index.find(hasher.hash_one(text), |&id| *items[id as usize] == *text);
-        known.copied().unwrap_or_else(|| self.intern(Box::from(text)))
-    }
 }
 
 /// Stack nodes, each kept once, in order of first appearance.
@@ -200,18 +176,49 @@ impl StackTree {
         id
     }
 
+    /// Walks from the end of a path to the frames after it, adds what is new, and leaves the ids on the path.
+    fn extend(&mut self, path: &mut Vec<StackId>, root_first: &[LocationId]) {
+        for (i, &location) in root_first.iter().enumerate() {
+            let known = self.nodes.len();
+            let id = self.intern(StackNode { parent: path.last().copied(), location });
+            path.push(id);
+            if id.index() == known {
+                return self.extend_new(path, id, &root_first[i + 1..]);
+            }
+        }
+    }
+
+    /// The same for frames after the newest node: it has no children, so all of them are new and follow each other.
+    fn extend_new(&mut self, path: &mut Vec<StackId>, newest: StackId, root_first: &[LocationId]) {
+        let end = next_id(self.nodes.len() + root_first.len());
+        let parents = (newest.0..).map(|id| Some(StackId(id)));
+        let nodes = root_first.iter().zip(parents).map(|(&location, parent)| StackNode { parent, location });
+        self.nodes.extend(nodes);
+        // Each is the first child of the one before.
+        self.first_children.pop();
+        self.first_children.extend((newest.0 + 1..end).map(StackId));
+        self.first_children.push(NO_CHILD);
+        path.extend((newest.0 + 1..end).map(StackId));
+    }
+
+    /// Makes room for this many further branches.
+    fn make_room(&mut self, branches: usize) {
+        let Self { nodes, index, hasher, .. } = self;
+        index.reserve(branches, |&id| hasher.hash_one(nodes[id.index()]));
+    }
+
     fn push(&mut self, node: StackNode) -> StackId {
-        let id = u32::try_from(self.nodes.len()).expect("a symbol table is bounded far below 2^32 entries");
+        let id = StackId(next_id(self.nodes.len()));
         self.nodes.push(node);
         self.first_children.push(NO_CHILD);
-        StackId(id)
+        id
     }
 }
 
 /// Strings, mappings, functions, locations and stacks, each kept once.
 #[derive(Clone, Debug)]
 pub struct SymbolTable {
-    strings: Interner<Box<str>>,
+    strings: Texts,
     mappings: Interner<Mapping>,
     functions: Interner<Function>,
     locations: Interner<Location>,
@@ -220,8 +227,8 @@ pub struct SymbolTable {
 
 impl Default for SymbolTable {
     fn default() -> Self {
-        let mut strings = Interner::default();
-        strings.intern_str("");
+        let mut strings = Texts::default();
+        strings.intern("");
         Self {
             strings,
             mappings: Interner::default(),
@@ -238,9 +245,19 @@ impl SymbolTable {
         Self::default()
     }
 
+    /// Makes room for this many strings, mappings, functions and locations in all, and for this many further stacks.
+    pub(crate) fn make_room(&mut self, lens: TableLens) {
+        let TableLens { strings, mappings, functions, locations, stacks } = lens;
+        self.strings.make_room(strings);
+        self.mappings.make_room(mappings);
+        self.functions.make_room(functions);
+        self.locations.make_room(locations);
+        self.stacks.make_room(stacks);
+    }
+
     /// The id of `text`, added if new.
     pub fn intern_str(&mut self, text: &str) -> StringId {
-        StringId(self.strings.intern_str(text))
+        StringId(self.strings.intern(text))
     }
 
     /// The id of `mapping`, added if new.
@@ -258,12 +275,33 @@ impl SymbolTable {
         LocationId(self.locations.intern(location))
     }
 
+    /// The id of the location that has these lines, which it takes a vector of its own for only if it is new.
+    pub fn intern_location_of(
+        &mut self,
+        mapping: Option<MappingId>,
+        address: u64,
+        lines: &[Line],
+    ) -> LocationId {
+        let key = LocationKey { mapping, address, lines };
+        let id = match self.locations.find(&key, |known| known.key() == key) {
+            Ok(id) => id,
+            Err(hash) => self.locations.add(hash, Location { mapping, address, lines: lines.to_vec() }),
+        };
+        LocationId(id)
+    }
+
     /// The id of the stack node, added if new.
     ///
     /// # Panics
     /// Where its parent is not in this table.
     pub fn intern_stack_node(&mut self, node: StackNode) -> StackId {
         self.stacks.intern(node)
+    }
+
+    /// Goes on from a stack trace, whose nodes from the root on are `path`, to frames called by its leaf, and leaves
+    /// the ids of their nodes on the path.
+    pub(crate) fn intern_callees(&mut self, path: &mut Vec<StackId>, root_first: &[LocationId]) {
+        self.stacks.extend(path, root_first);
     }
 
     /// The id of a whole stack trace given leaf first; `None` for an empty one.
@@ -283,22 +321,22 @@ impl SymbolTable {
 
     /// The text of a string.
     pub fn str(&self, id: StringId) -> &str {
-        &self.strings.items[id.index()]
+        self.strings.get(id.0)
     }
 
     /// A mapping by id.
     pub fn mapping(&self, id: MappingId) -> Mapping {
-        self.mappings.items[id.index()]
+        self.mappings.items()[id.index()]
     }
 
     /// A function by id.
     pub fn function(&self, id: FunctionId) -> Function {
-        self.functions.items[id.index()]
+        self.functions.items()[id.index()]
     }
 
     /// A location by id.
     pub fn location(&self, id: LocationId) -> &Location {
-        &self.locations.items[id.index()]
+        &self.locations.items()[id.index()]
     }
 
     /// A stack node by id.
@@ -308,22 +346,22 @@ impl SymbolTable {
 
     /// All strings in id order.
     pub fn strings(&self) -> impl ExactSizeIterator<Item = &str> {
-        self.strings.items.iter().map(AsRef::as_ref)
+        self.strings.iter()
     }
 
     /// All mappings in id order.
     pub fn mappings(&self) -> &[Mapping] {
-        &self.mappings.items
+        self.mappings.items()
     }
 
     /// All functions in id order.
     pub fn functions(&self) -> &[Function] {
-        &self.functions.items
+        self.functions.items()
     }
 
     /// All locations in id order.
     pub fn locations(&self) -> &[Location] {
-        &self.locations.items
+        self.locations.items()
     }
 
     /// All stack nodes in id order; a parent always comes before its children.
@@ -344,12 +382,24 @@ impl SymbolTable {
     /// How many entries each table has now.
     pub fn lens(&self) -> TableLens {
         TableLens {
-            strings: self.strings.items.len(),
-            mappings: self.mappings.items.len(),
-            functions: self.functions.items.len(),
-            locations: self.locations.items.len(),
+            strings: self.strings.len(),
+            mappings: self.mappings.items().len(),
+            functions: self.functions.items().len(),
+            locations: self.locations.items().len(),
             stacks: self.stacks.nodes.len(),
         }
+    }
+
+    /// What it takes in memory, roughly: the indexes and the lines of locations are put at what they mostly take.
+    pub fn estimated_bytes(&self) -> usize {
+        let index = size_of::<u32>() + 1;
+        let TableLens { strings, mappings, functions, locations, stacks } = self.lens();
+        self.strings.bytes()
+            + strings * index
+            + mappings * (size_of::<Mapping>() + index)
+            + functions * (size_of::<Function>() + index)
+            + locations * (size_of::<Location>() + 2 * size_of::<Line>() + index)
+            + stacks * (size_of::<StackNode>() + size_of::<StackId>())
     }
 
     /// Adds all that `other` holds and says where its stacks went.
@@ -375,15 +425,16 @@ impl SymbolTable {
                 })
             })
             .collect();
+        let mut lines = Vec::new();
         let locations: Vec<LocationId> = other
             .locations()
             .iter()
             .map(|l| {
-                let lines =
-                    l.lines.iter().map(|line| Line { function: functions[line.function.index()], ..*line });
-                let lines = lines.collect();
+                let moved = |line: &Line| Line { function: functions[line.function.index()], ..*line };
+                lines.clear();
+                lines.extend(l.lines.iter().map(moved));
                 let mapping = l.mapping.map(|id| mappings[id.index()]);
-                self.intern_location(Location { mapping, address: l.address, lines })
+                self.intern_location_of(mapping, l.address, &lines)
             })
             .collect();
         let mut stacks: Vec<StackId> = Vec::with_capacity(other.stack_nodes().len());
@@ -398,6 +449,8 @@ impl SymbolTable {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn names_leaf_first(table: &SymbolTable, id: StackId) -> Vec<String> {
@@ -429,6 +482,49 @@ mod tests {
         let again: Vec<StackId> = leaves.iter().map(|leaf| stack(&mut table, &[leaf, "main"])).collect();
         assert_eq!(first, again);
         assert_eq!(table.stack_nodes().len(), 1 + leaves.len());
+    }
+
+    proptest! {
+        #[test]
+        fn a_path_leads_to_the_same_nodes_as_one_frame_after_the_other(
+            stacks in prop::collection::vec((prop::collection::vec(0..3_u32, 0..6), 0..6_usize), 0..40),
+        ) {
+            let (mut by_path, mut by_frame) = (SymbolTable::new(), SymbolTable::new());
+            let (mut path, mut expected) = (Vec::new(), Vec::new());
+            for (callees, shared) in stacks {
+                let callees: Vec<LocationId> = callees.into_iter().map(LocationId).collect();
+                path.truncate(shared);
+                by_path.intern_callees(&mut path, &callees);
+                expected.truncate(shared);
+                for location in callees {
+                    let parent = expected.last().copied();
+                    expected.push(by_frame.intern_stack_node(StackNode { parent, location }));
+                }
+                prop_assert_eq!(&path, &expected);
+                prop_assert_eq!(by_path.stack_nodes(), by_frame.stack_nodes());
+                prop_assert_eq!(&by_path.stacks.first_children, &by_frame.stacks.first_children);
+            }
+        }
+    }
+
+    #[test]
+    fn a_location_is_found_however_it_is_asked_for() {
+        let mut table = SymbolTable::new();
+        let lines = [Line { function: FunctionId(3), line: 7 }, Line { function: FunctionId(1), line: 0 }];
+        let mut ids = Vec::new();
+        for mapping in [None, Some(MappingId(0))] {
+            for address in [0, 1 << 40] {
+                for lines in [&lines[..], &lines[..1], &[]] {
+                    let id = table.intern_location_of(mapping, address, lines);
+                    let location = Location { mapping, address, lines: lines.to_vec() };
+                    assert_eq!(*table.location(id), location);
+                    assert_eq!(table.intern_location(location), id);
+                    assert_eq!(table.intern_location_of(mapping, address, lines), id);
+                    ids.push(id);
+                }
+            }
+        }
+        assert_eq!(ids, (0..12).map(LocationId).collect::<Vec<_>>());
     }
 
     #[test]

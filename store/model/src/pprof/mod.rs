@@ -22,7 +22,7 @@ pub use error::PprofError;
 pub use names::DisplayNames;
 pub use push::{Appended, PushContext, PushLimits, append};
 
-pub use self::inflate::inflate;
+pub use self::inflate::{gunzip, inflate};
 
 /// The format's messages, generated from `proto/google/v1/profile.proto`.
 #[allow(

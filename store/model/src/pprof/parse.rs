@@ -30,6 +30,8 @@ pub(crate) struct Profile<'a> {
     pub(crate) labels: Vec<Label>,
     /// Lines of all locations.
     pub(crate) lines: Vec<Line>,
+    /// What the tables take so far.
+    bytes: usize,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -90,23 +92,22 @@ impl<'a> Profile<'a> {
         let mut reader = Reader::new(bytes);
         while let Some(field) = reader.next()? {
             profile.field(field)?;
-            if profile.table_bytes() > MAX_TABLE_BYTES {
-                return Err(PprofError::TooLarge { limit: MAX_TABLE_BYTES });
-            }
         }
         Ok(profile)
     }
 
-    fn table_bytes(&self) -> usize {
-        size_of_val(&self.samples[..])
-            + size_of_val(&self.mappings[..])
-            + size_of_val(&self.locations[..])
-            + size_of_val(&self.functions[..])
-            + size_of_val(&self.strings[..])
-            + size_of_val(&self.location_ids[..])
-            + size_of_val(&self.values[..])
-            + size_of_val(&self.labels[..])
-            + size_of_val(&self.lines[..])
+    /// Counts entries that are about to be added to a table.
+    fn hold<T>(&mut self, entries: usize) -> Result<(), PprofError> {
+        self.bytes = self.bytes.saturating_add(entries.saturating_mul(size_of::<T>()));
+        let limit = MAX_TABLE_BYTES;
+        if self.bytes > limit { Err(PprofError::TooLarge { limit }) } else { Ok(()) }
+    }
+
+    /// Refuses a field of more numbers than there may be. They are counted only where the limit is near.
+    fn foresee_uints(&self, field: Field<'_>) -> Result<(), PprofError> {
+        let room = (MAX_TABLE_BYTES - self.bytes) / size_of::<u64>();
+        let fits = field.max_uints() <= room || field.count_uints() <= room;
+        if fits { Ok(()) } else { Err(PprofError::TooLarge { limit: MAX_TABLE_BYTES }) }
     }
 
     /// The text at an index that a message holds.
@@ -117,31 +118,58 @@ impl<'a> Profile<'a> {
 
     fn field(&mut self, field: Field<'a>) -> Result<(), PprofError> {
         match field.number {
-            1 => self.sample_types.push(value_type(field)?),
+            1 => {
+                self.hold::<ValueType>(1)?;
+                self.sample_types.push(value_type(field, ValueType::default())?);
+            }
             2 => self.sample(field)?,
-            3 => self.mappings.push(mapping(field)?),
+            3 => {
+                self.hold::<Mapping>(1)?;
+                self.mappings.push(mapping(field)?);
+            }
             4 => self.location(field)?,
-            5 => self.functions.push(function(field)?),
+            5 => {
+                self.hold::<Function>(1)?;
+                self.functions.push(function(field)?);
+            }
             6 => {
+                self.hold::<&str>(1)?;
                 let not_utf8 = |source| PprofError::NotUtf8 { index: self.strings.len(), source };
                 let text = str::from_utf8(field.bytes()?).map_err(not_utf8)?;
                 self.strings.push(text);
             }
             9 => self.time_nanos = field.int()?,
-            11 => self.period_type = Some(value_type(field)?),
+            // A message that is there twice is one whose fields add up.
+            11 => self.period_type = Some(value_type(field, self.period_type.unwrap_or_default())?),
             _ => {}
         }
         Ok(())
     }
 
-    fn sample(&mut self, field: Field<'a>) -> Result<(), WireError> {
+    fn sample(&mut self, field: Field<'a>) -> Result<(), PprofError> {
+        self.hold::<Sample>(1)?;
         let (locations, values, labels) = (self.location_ids.len(), self.values.len(), self.labels.len());
         let mut reader = field.message()?;
         while let Some(field) = reader.next()? {
             match field.number {
-                1 => field.each_uint(|id| self.location_ids.push(id))?,
-                2 => field.each_uint(|value| self.values.push(value as i64))?,
-                3 => self.labels.extend(label(field)?),
+                1 => {
+                    let known = self.location_ids.len();
+                    self.foresee_uints(field)?;
+                    field.each_uint(|id| self.location_ids.push(id))?;
+                    self.hold::<u64>(self.location_ids.len() - known)?;
+                }
+                2 => {
+                    let known = self.values.len();
+                    self.foresee_uints(field)?;
+                    field.each_uint(|value| self.values.push(value as i64))?;
+                    self.hold::<i64>(self.values.len() - known)?;
+                }
+                3 => {
+                    if let Some(label) = label(field)? {
+                        self.hold::<Label>(1)?;
+                        self.labels.push(label);
+                    }
+                }
                 _ => {}
             }
         }
@@ -153,7 +181,8 @@ impl<'a> Profile<'a> {
         Ok(())
     }
 
-    fn location(&mut self, field: Field<'a>) -> Result<(), WireError> {
+    fn location(&mut self, field: Field<'a>) -> Result<(), PprofError> {
+        self.hold::<Location>(1)?;
         let first_line = self.lines.len();
         let mut location = Location::default();
         let mut reader = field.message()?;
@@ -162,7 +191,10 @@ impl<'a> Profile<'a> {
                 1 => location.id = field.uint()?,
                 2 => location.mapping_id = field.uint()?,
                 3 => location.address = field.uint()?,
-                4 => self.lines.push(line(field)?),
+                4 => {
+                    self.hold::<Line>(1)?;
+                    self.lines.push(line(field)?);
+                }
                 _ => {}
             }
         }
@@ -172,8 +204,8 @@ impl<'a> Profile<'a> {
     }
 }
 
-fn value_type(field: Field<'_>) -> Result<ValueType, WireError> {
-    let mut found = ValueType::default();
+/// A type, its fields added to those that were found before.
+fn value_type(field: Field<'_>, mut found: ValueType) -> Result<ValueType, WireError> {
     let mut reader = field.message()?;
     while let Some(field) = reader.next()? {
         match field.number {

@@ -20,6 +20,10 @@ use crate::{
 /// Labels on samples that point at a span or a single profile; series of their own would be one per request.
 const EXEMPLAR_LABELS: [&str; 3] = ["profile_id", "span_id", "trace_id"];
 
+/// What names and labels of a profile's groups and series may take in memory: they are as long as clients like, and
+/// every group of samples and every series has its own copy.
+const MAX_TEXT_BYTES: usize = 64 << 20;
+
 /// How large and how far from now a profile may be.
 #[derive(Clone, Debug)]
 pub struct PushLimits {
@@ -100,7 +104,10 @@ pub fn append(batch: &mut Batch, profile: &[u8], context: &PushContext<'_>) -> R
         symbols: Symbols::intern(&profile, &mut batch.symbols, context.limits.max_symbol_bytes)?,
         groups: Vec::new(),
         group_ids: HashMap::new(),
+        text_bytes: 0,
+        before: Before::default(),
         path: Vec::new(),
+        callees: Vec::new(),
         appended: Appended::default(),
     };
     for (i, sample) in profile.samples.iter().enumerate() {
@@ -110,7 +117,7 @@ pub fn append(batch: &mut Batch, profile: &[u8], context: &PushContext<'_>) -> R
         }
         push.sample(sample, batch, context)?;
     }
-    Ok(push.finish(&types, batch))
+    push.finish(&types, batch)
 }
 
 /// A sample or period type with its unit.
@@ -143,7 +150,7 @@ fn sample_types<'a>(profile: &Profile<'a>) -> Result<Types<'a>, PprofError> {
         values.iter().map(|(kind, _)| *kind).find(|kind| kind.is_empty() || kind.contains(['-', ':']));
     let mut others = values.iter().map(|(_, unit)| *unit).chain([period.0, period.1]);
     match bad_kind.or_else(|| others.find(|text| text.contains(':'))) {
-        Some(name) => Err(PprofError::SampleType { name: name.to_owned() }),
+        Some(name) => Err(PprofError::SampleType { name: name.chars().take(100).collect() }),
         None => Ok(Types { values, period }),
     }
 }
@@ -204,9 +211,22 @@ struct Push<'a> {
     symbols: Symbols,
     groups: Vec<Group>,
     group_ids: HashMap<Vec<Label>, usize>,
-    /// The stack before this one, root first: neighbours share most of their callers.
-    path: Vec<(LocationId, StackId)>,
+    /// What names and labels of groups and series take so far.
+    text_bytes: usize,
+    before: Before<'a>,
+    /// The stack of the sample before, root first.
+    path: Vec<StackId>,
+    /// What a stack does not share with the one before, root first.
+    callees: Vec<LocationId>,
     appended: Appended,
+}
+
+/// The sample before: neighbours share most of their callers, and nearly always their labels.
+#[derive(Default)]
+struct Before<'a> {
+    /// Leaf first.
+    locations: &'a [u64],
+    group: Option<(&'a [Label], usize)>,
 }
 
 /// Samples with the same labels.
@@ -216,7 +236,7 @@ struct Group {
     samples: Vec<(StackId, usize)>,
 }
 
-impl Push<'_> {
+impl<'a> Push<'a> {
     fn sample(
         &mut self,
         sample: &Sample,
@@ -226,7 +246,7 @@ impl Push<'_> {
         let ids = &self.profile.location_ids[sample.locations.clone()];
         let kept = &ids[ids.len().saturating_sub(context.limits.max_frames)..];
         let stack = self.stack(kept, batch)?;
-        let group = self.group(sample, context)?;
+        let group = self.group(&self.profile.labels[sample.labels.clone()], context)?;
         let values = &self.profile.values[sample.values.clone()];
         if values.iter().any(|value| *value < 0) {
             self.appended.negative_samples += 1;
@@ -237,22 +257,17 @@ impl Push<'_> {
         Ok(())
     }
 
-    fn stack(&mut self, leaf_first: &[u64], batch: &mut Batch) -> Result<StackId, PprofError> {
-        let symbols = &self.symbols;
-        let mut shared = 0;
-        for (depth, &id) in leaf_first.iter().rev().enumerate() {
-            let location = symbols.location(id)?;
-            if shared == depth && self.path.get(depth).is_some_and(|(before, _)| *before == location) {
-                shared += 1;
-                continue;
-            }
-            self.path.truncate(depth);
-            let parent = self.path.last().map(|(_, stack)| *stack);
-            let stack = batch.symbols.intern_stack_node(StackNode { parent, location });
-            self.path.push((location, stack));
+    fn stack(&mut self, leaf_first: &'a [u64], batch: &mut Batch) -> Result<StackId, PprofError> {
+        let callers = leaf_first.iter().rev().zip(self.before.locations.iter().rev());
+        let shared = callers.take_while(|(id, before)| id == before).count();
+        self.before.locations = leaf_first;
+        self.path.truncate(shared);
+        self.callees.clear();
+        for &id in leaf_first[..leaf_first.len() - shared].iter().rev() {
+            self.callees.push(self.symbols.location(id)?);
         }
-        self.path.truncate(leaf_first.len());
-        if let Some((_, stack)) = self.path.last() {
+        batch.symbols.intern_callees(&mut self.path, &self.callees);
+        if let Some(stack) = self.path.last() {
             return Ok(*stack);
         }
         // A value without a stack still counts towards the total.
@@ -260,17 +275,27 @@ impl Push<'_> {
         Ok(batch.symbols.intern_stack_node(StackNode { parent: None, location }))
     }
 
-    fn group(&mut self, sample: &Sample, context: &PushContext<'_>) -> Result<usize, PprofError> {
-        let found = &self.profile.labels[sample.labels.clone()];
+    fn group(&mut self, found: &'a [Label], context: &PushContext<'_>) -> Result<usize, PprofError> {
+        if let Some((labels, group)) = self.before.group
+            && labels == found
+        {
+            return Ok(group);
+        }
         let limit = context.limits.max_sample_labels;
         if found.len() > limit {
             return Err(PprofError::TooManyLabels { found: found.len(), limit });
         }
         let mut key = found.to_vec();
         key.sort_unstable();
-        if let Some(&group) = self.group_ids.get(&key) {
-            return Ok(group);
-        }
+        let group = match self.group_ids.get(&key) {
+            Some(&group) => group,
+            None => self.new_group(key, context)?,
+        };
+        self.before.group = Some((found, group));
+        Ok(group)
+    }
+
+    fn new_group(&mut self, key: Vec<Label>, context: &PushContext<'_>) -> Result<usize, PprofError> {
         let mut labels = LabelSet::default();
         for Label { key, text } in &key {
             let name = self.profile.text(*key, "a sample label")?;
@@ -281,27 +306,30 @@ impl Push<'_> {
         }
         context.labels.iter().for_each(|label| labels.set(&label.name, &label.value));
         check_labels(&labels, context.limits)?;
+        self.hold(labels.bytes())?;
         self.groups.push(Group { labels, samples: Vec::new() });
         self.group_ids.insert(key, self.groups.len() - 1);
         Ok(self.groups.len() - 1)
     }
 
-    fn finish(mut self, types: &Types<'_>, batch: &mut Batch) -> Appended {
-        for mut group in self.groups {
+    /// Counts bytes of names and labels that are about to be kept.
+    fn hold(&mut self, bytes: usize) -> Result<(), PprofError> {
+        self.text_bytes += bytes;
+        let limit = MAX_TEXT_BYTES;
+        if self.text_bytes > limit { Err(PprofError::TooLarge { limit }) } else { Ok(()) }
+    }
+
+    fn finish(mut self, types: &Types<'_>, batch: &mut Batch) -> Result<Appended, PprofError> {
+        for mut group in std::mem::take(&mut self.groups) {
             group.samples.sort_unstable();
             for (i, (sample_type, sample_unit)) in types.values.iter().enumerate() {
-                let mut rows: Vec<Row> = Vec::new();
-                for &(stack, first) in &group.samples {
-                    let value = self.profile.values[first + i];
-                    match rows.last_mut() {
-                        _ if value == 0 => {}
-                        Some(row) if row.stack == stack => row.value = row.value.saturating_add(value),
-                        _ => rows.push(Row { time: self.time, stack, value }),
-                    }
-                }
+                let rows = self.rows(&group.samples, i);
                 if rows.is_empty() {
                     continue;
                 }
+                let type_parts = [sample_type, sample_unit, &types.period.0, &types.period.1];
+                let type_bytes: usize = type_parts.iter().map(|part| part.len()).sum();
+                self.hold(group.labels.bytes() + type_bytes)?;
                 self.appended.rows += rows.len();
                 let (name, labels) = series_identity(&group.labels, sample_type);
                 let profile_type = ProfileType {
@@ -314,7 +342,21 @@ impl Push<'_> {
                 batch.series.push(SeriesRows { labels, profile_type, rows });
             }
         }
-        self.appended
+        Ok(self.appended)
+    }
+
+    /// The rows of sorted samples for one of their values.
+    fn rows(&self, samples: &[(StackId, usize)], value: usize) -> Vec<Row> {
+        let mut rows: Vec<Row> = Vec::new();
+        for &(stack, first) in samples {
+            let value = self.profile.values[first + value];
+            match rows.last_mut() {
+                _ if value == 0 => {}
+                Some(row) if row.stack == stack => row.value = row.value.saturating_add(value),
+                _ => rows.push(Row { time: self.time, stack, value }),
+            }
+        }
+        rows
     }
 }
 
@@ -557,6 +599,47 @@ mod tests {
             PushContext { labels: &labels, display_names: None, now: NOW, limits: &PushLimits::default() };
         let error = append(&mut Batch::default(), &bytes, &context).expect_err("too large");
         assert_eq!(error.reason(), "too_large");
+    }
+
+    #[track_caller]
+    fn check_too_large(labels: &[(&str, &str)], profile: &proto::Profile) {
+        assert_eq!(pushed(labels, profile).expect_err("too large").reason(), "too_large");
+    }
+
+    #[test]
+    fn one_field_cannot_fill_memory() {
+        let mut profile = example();
+        // A byte each on the wire and eight times that in memory.
+        profile.sample[0].location_id = vec![1; 9 << 20];
+        check_too_large(&[("__name__", "x")], &profile);
+    }
+
+    #[test]
+    fn copies_of_names_and_labels_cannot_fill_memory() {
+        let value = "v".repeat(2000);
+        let names: Vec<String> = (0..28).map(|i| format!("l{i}")).collect();
+        let mut labels: Vec<(&str, &str)> = names.iter().map(|name| (&**name, &*value)).collect();
+        labels.push(("__name__", "x"));
+        let mut profile = example();
+        let texts = profile.string_table.len();
+        profile.string_table.extend((0..2000).map(|i| i.to_string()));
+        profile.sample = (0..2000)
+            .map(|i| {
+                let str = (texts + i) as i64;
+                let label = vec![proto::Label { key: 8, str, ..Default::default() }];
+                proto::Sample { location_id: vec![1], value: vec![1, 1], label }
+            })
+            .collect();
+        check_too_large(&labels, &profile);
+        profile.sample.truncate(100);
+        assert_eq!(pushed(&labels, &profile).unwrap().1.rows, 200);
+
+        let mut profile = example();
+        profile.string_table[1] = "t".repeat(1 << 20);
+        profile.sample_type = vec![proto::ValueType { r#type: 1, unit: 2 }; 100];
+        profile.sample.truncate(1);
+        profile.sample[0].value = vec![1; 100];
+        check_too_large(&[("__name__", "x")], &profile);
     }
 
     fn stacks() -> impl Strategy<Value = BTreeMap<Vec<String>, i64>> {

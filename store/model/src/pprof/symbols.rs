@@ -4,7 +4,7 @@ use hashbrown::HashMap;
 
 use crate::pprof::PprofError;
 use crate::pprof::parse::{self, Profile};
-use crate::{Function, FunctionId, Line, Location, LocationId, Mapping, MappingId, StringId, SymbolTable};
+use crate::{Function, FunctionId, Line, LocationId, Mapping, MappingId, StringId, SymbolTable, TableLens};
 
 /// Where the profile's location ids lead.
 pub(crate) struct Symbols {
@@ -17,31 +17,55 @@ impl Symbols {
         table: &mut SymbolTable,
         max_symbol_bytes: usize,
     ) -> Result<Self, PprofError> {
-        let mut source = Source { profile, table, max_symbol_bytes };
-        let mut mappings = Ids::new("mapping");
-        for mapping in &profile.mappings {
-            mappings.insert(mapping.id, (source.mapping(mapping)?, *mapping))?;
+        let Profile { strings, mappings, functions, locations, samples, .. } = profile;
+        // Most stacks branch off from others once.
+        table.make_room(TableLens {
+            strings: strings.len(),
+            mappings: mappings.len(),
+            functions: functions.len(),
+            locations: locations.len(),
+            stacks: samples.len(),
+        });
+        let texts = vec![None; strings.len()];
+        let mut source = Source { profile, table, max_symbol_bytes, texts, lines: Vec::new() };
+        let mut ids = Known {
+            mappings: Ids::new("mapping", mappings.len()),
+            functions: Ids::new("function", functions.len()),
+        };
+        for (index, mapping) in mappings.iter().enumerate() {
+            ids.mappings.insert(mapping.id, (source.mapping(mapping)?, index))?;
         }
-        let mut functions = Ids::new("function");
-        for function in &profile.functions {
-            functions.insert(function.id, source.function(function)?)?;
+        for function in functions {
+            ids.functions.insert(function.id, source.function(function)?)?;
         }
-        let mut locations = Ids::new("location");
-        for location in &profile.locations {
-            locations.insert(location.id, source.location(location, &mappings, &functions)?)?;
+        let mut found = Ids::new("location", locations.len());
+        for location in locations {
+            found.insert(location.id, source.location(location, &ids)?)?;
         }
-        Ok(Self { locations })
+        Ok(Self { locations: found })
     }
 
+    #[inline]
     pub(crate) fn location(&self, id: u64) -> Result<LocationId, PprofError> {
         self.locations.get(id)
     }
+}
+
+/// What locations refer to.
+struct Known {
+    /// With their index in the profile.
+    mappings: Ids<(MappingId, usize)>,
+    functions: Ids<FunctionId>,
 }
 
 struct Source<'a> {
     profile: &'a Profile<'a>,
     table: &'a mut SymbolTable,
     max_symbol_bytes: usize,
+    /// Where the profile's strings went, by index; functions refer to most of them more than once.
+    texts: Vec<Option<StringId>>,
+    /// The lines of the location under way.
+    lines: Vec<Line>,
 }
 
 impl Source<'_> {
@@ -63,35 +87,34 @@ impl Source<'_> {
         }))
     }
 
-    fn location(
-        &mut self,
-        location: &parse::Location,
-        mappings: &Ids<(MappingId, parse::Mapping)>,
-        functions: &Ids<FunctionId>,
-    ) -> Result<LocationId, PprofError> {
+    fn location(&mut self, location: &parse::Location, known: &Known) -> Result<LocationId, PprofError> {
         let mapping = match location.mapping_id {
             0 => None,
-            id => Some(mappings.get(id)?),
+            id => Some(known.mappings.get(id)?),
         };
-        let line = |line: &parse::Line| {
-            let function = functions.get(line.function_id)?;
-            Ok(Line { function, line: u32::try_from(line.line).unwrap_or(0) })
-        };
-        let lines = &self.profile.lines[location.lines.clone()];
-        let lines: Vec<Line> = lines.iter().map(line).collect::<Result<_, PprofError>>()?;
+        self.lines.clear();
+        for line in &self.profile.lines[location.lines.clone()] {
+            let function = known.functions.get(line.function_id)?;
+            self.lines.push(Line { function, line: u32::try_from(line.line).unwrap_or(0) });
+        }
         // The address of a named function only tells runs and machines apart.
         let address = match &mapping {
-            _ if !lines.is_empty() => 0,
-            Some((_, mapping)) => file_offset(mapping, location.address),
+            _ if !self.lines.is_empty() => 0,
+            Some((_, index)) => file_offset(&self.profile.mappings[*index], location.address),
             None => location.address,
         };
-        Ok(self.table.intern_location(Location { mapping: mapping.map(|(id, _)| id), address, lines }))
+        Ok(self.table.intern_location_of(mapping.map(|(id, _)| id), address, &self.lines))
     }
 
     fn text(&mut self, index: i64, what: &'static str) -> Result<StringId, PprofError> {
+        let known = usize::try_from(index).ok().and_then(|i| self.texts.get_mut(i));
+        let Some(known) = known else { return Err(PprofError::StringIndex { what, index }) };
+        if let Some(id) = known {
+            return Ok(*id);
+        }
         let text = self.profile.text(index, what)?;
         let start = text.len().saturating_sub(self.max_symbol_bytes);
-        Ok(self.table.intern_str(&text[text.ceil_char_boundary(start)..]))
+        Ok(*known.insert(self.table.intern_str(&text[text.ceil_char_boundary(start)..])))
     }
 }
 
@@ -104,39 +127,81 @@ fn file_offset(mapping: &parse::Mapping, address: u64) -> u64 {
     }
 }
 
-/// Things by id. Writers count from 1 nearly always, so that is an index; other ids take a map.
+/// Things by id. Writers count from 1 nearly always, so ids that are not much larger than the number of things are
+/// indexes; others take a map.
 struct Ids<T> {
     what: &'static str,
-    dense: Vec<T>,
+    /// Ids below this are indexes.
+    dense_below: u64,
+    dense: Vec<Option<T>>,
     sparse: HashMap<u64, T>,
 }
 
 impl<T: Copy> Ids<T> {
-    fn new(what: &'static str) -> Self {
-        Self { what, dense: Vec::new(), sparse: HashMap::new() }
+    fn new(what: &'static str, count: usize) -> Self {
+        let dense = Vec::with_capacity(count + 1);
+        Self { what, dense_below: 2 * (count as u64 + 1), dense, sparse: HashMap::new() }
     }
 
     fn insert(&mut self, id: u64, item: T) -> Result<(), PprofError> {
         let what = self.what;
-        match id {
-            0 => return Err(PprofError::ZeroId { what }),
-            id if self.find(id).is_some() => return Err(PprofError::DuplicateId { what, id }),
-            id if id == self.dense.len() as u64 + 1 => self.dense.push(item),
-            id => drop(self.sparse.insert(id, item)),
+        if id == 0 {
+            return Err(PprofError::ZeroId { what });
         }
-        Ok(())
+        let before = if id < self.dense_below {
+            let index = id as usize;
+            if index >= self.dense.len() {
+                self.dense.resize(index + 1, None);
+            }
+            self.dense[index].replace(item)
+        } else {
+            self.sparse.insert(id, item)
+        };
+        if before.is_some() { Err(PprofError::DuplicateId { what, id }) } else { Ok(()) }
     }
 
+    #[inline]
     fn get(&self, id: u64) -> Result<T, PprofError> {
-        match self.find(id) {
-            Some(item) => Ok(item),
-            None if id == 0 => Err(PprofError::ZeroId { what: self.what }),
-            None => Err(PprofError::UnknownId { what: self.what, id }),
+        let dense = usize::try_from(id).ok().and_then(|index| self.dense.get(index));
+        match dense {
+            Some(Some(item)) => Ok(*item),
+            _ => self.get_sparse(id),
         }
     }
 
-    fn find(&self, id: u64) -> Option<T> {
-        let dense = id.checked_sub(1).and_then(|i| self.dense.get(usize::try_from(i).ok()?));
-        dense.or_else(|| self.sparse.get(&id)).copied()
+    fn get_sparse(&self, id: u64) -> Result<T, PprofError> {
+        let what = self.what;
+        match self.sparse.get(&id) {
+            Some(item) => Ok(*item),
+            None if id == 0 => Err(PprofError::ZeroId { what }),
+            None => Err(PprofError::UnknownId { what, id }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn things_are_found_by_ids_of_any_size() {
+        let ids = [1, 2, 3, 9, 10, 11, 1 << 40, u64::MAX];
+        for order in [ids.to_vec(), ids.iter().rev().copied().collect()] {
+            let mut things = Ids::new("thing", 4);
+            for &id in &order {
+                things.insert(id, id).unwrap();
+            }
+            for id in ids {
+                assert_eq!(things.get(id).unwrap(), id);
+                let error = things.insert(id, id).unwrap_err().to_string();
+                assert_eq!(error, format!("thing id {id} is defined twice"));
+            }
+            for id in [4, 8, 12, 1 << 41] {
+                let error = things.get(id).unwrap_err().to_string();
+                assert_eq!(error, format!("thing id {id} is used but not defined"));
+            }
+            assert!(matches!(things.get(0), Err(PprofError::ZeroId { .. })));
+            assert!(matches!(things.insert(0, 0), Err(PprofError::ZeroId { .. })));
+        }
     }
 }

@@ -19,6 +19,9 @@ pub enum WireError {
     },
 }
 
+/// Set in every byte of a varint but its last.
+const MORE: u8 = 0x80;
+
 /// A field's content as the wire has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Content<'a> {
@@ -35,6 +38,7 @@ pub(crate) struct Field<'a> {
 }
 
 impl<'a> Field<'a> {
+    #[inline]
     pub(crate) fn uint(self) -> Result<u64, WireError> {
         match self.content {
             Content::Varint(value) => Ok(value),
@@ -42,10 +46,12 @@ impl<'a> Field<'a> {
         }
     }
 
+    #[inline]
     pub(crate) fn int(self) -> Result<i64, WireError> {
         self.uint().map(|value| value as i64)
     }
 
+    #[inline]
     pub(crate) fn bytes(self) -> Result<&'a [u8], WireError> {
         match self.content {
             Content::Bytes(bytes) => Ok(bytes),
@@ -53,11 +59,29 @@ impl<'a> Field<'a> {
         }
     }
 
+    #[inline]
     pub(crate) fn message(self) -> Result<Reader<'a>, WireError> {
         self.bytes().map(Reader::new)
     }
 
+    /// No more numbers of a repeated field than this are in it.
+    pub(crate) fn max_uints(self) -> usize {
+        match self.content {
+            Content::Bytes(bytes) => bytes.len(),
+            _ => 1,
+        }
+    }
+
+    /// So many are in it: each ends with a byte below 0x80.
+    pub(crate) fn count_uints(self) -> usize {
+        match self.content {
+            Content::Bytes(bytes) => bytes.iter().filter(|byte| **byte < MORE).count(),
+            _ => 1,
+        }
+    }
+
     /// Numbers of a repeated field, packed or not.
+    #[inline]
     pub(crate) fn each_uint(self, mut push: impl FnMut(u64)) -> Result<(), WireError> {
         match self.content {
             Content::Varint(value) => push(value),
@@ -94,6 +118,11 @@ impl<'a> Reader<'a> {
     }
 
     /// The next field; `None` at the end.
+    #[inline(always)]
+    #[expect(
+        clippy::inline_always,
+        reason = "where it is read, most of what a field can be is known not to matter"
+    )]
     pub(crate) fn next(&mut self) -> Result<Option<Field<'a>>, WireError> {
         if self.rest.is_empty() {
             return Ok(None);
@@ -114,11 +143,32 @@ impl<'a> Reader<'a> {
         Ok(Some(Field { number, content }))
     }
 
+    /// A number of up to ten bytes. Nearly all ids and indexes take one or two.
+    #[inline]
     fn varint(&mut self) -> Result<u64, WireError> {
+        let (value, rest) = match self.rest {
+            [low, rest @ ..] if *low < MORE => (u64::from(*low), rest),
+            [low, high, rest @ ..] if *high < MORE => (u64::from(low & !MORE) | u64::from(*high) << 7, rest),
+            _ => return self.long_varint(),
+        };
+        self.rest = rest;
+        Ok(value)
+    }
+
+    fn long_varint(&mut self) -> Result<u64, WireError> {
+        if let Some(bytes) = self.rest.first_chunk() {
+            let word = u64::from_le_bytes(*bytes);
+            let ends = !word & 0x8080_8080_8080_8080;
+            if ends != 0 {
+                self.rest = &self.rest[ends.trailing_zeros() as usize / 8 + 1..];
+                // All bits up to the first one set in `ends`.
+                return Ok(joined(word & (ends ^ (ends - 1))));
+            }
+        }
         let mut value = 0;
         for (i, &byte) in self.rest.iter().enumerate().take(10) {
-            value |= u64::from(byte & 0x7f) << (7 * i);
-            if byte < 0x80 {
+            value |= u64::from(byte & !MORE) << (7 * i);
+            if byte < MORE {
                 self.rest = &self.rest[i + 1..];
                 return Ok(value);
             }
@@ -130,5 +180,60 @@ impl<'a> Reader<'a> {
         let (taken, rest) = self.rest.split_at_checked(len).ok_or(WireError::Truncated)?;
         self.rest = rest;
         Ok(taken)
+    }
+}
+
+/// The low seven bits of each byte, pushed together: by pairs of bytes, then of those, then of the halves.
+fn joined(bytes: u64) -> u64 {
+    let pairs = (bytes & 0x007f_007f_007f_007f) | (bytes & 0x7f00_7f00_7f00_7f00) >> 1;
+    let quads = (pairs & 0x0000_3fff_0000_3fff) | (pairs & 0x3fff_0000_3fff_0000) >> 2;
+    (quads & 0x0fff_ffff) | (quads & 0x0fff_ffff_0000_0000) >> 4
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use prost::encoding::encode_varint;
+
+    use super::*;
+
+    /// The numbers of one packed field, read from bytes that end where it ends.
+    fn read_packed(bytes: &[u8]) -> Result<Vec<u64>, WireError> {
+        let mut found = Vec::new();
+        let field = Field { number: 1, content: Content::Bytes(bytes) };
+        field.each_uint(|value| found.push(value))?;
+        assert_eq!(field.count_uints(), found.len());
+        assert!(field.max_uints() >= found.len());
+        Ok(found)
+    }
+
+    proptest! {
+        #[test]
+        fn numbers_of_every_length_are_read(
+            numbers in prop::collection::vec((any::<u64>(), 0..64_u32, 0..10_usize), 0..20),
+        ) {
+            let (mut bytes, mut expected) = (Vec::new(), Vec::new());
+            for (number, shift, padding) in numbers {
+                let mut own = Vec::new();
+                encode_varint(number >> shift, &mut own);
+                // A varint may be longer than it needs to be.
+                for _ in 0..padding.min(10 - own.len()) {
+                    *own.last_mut().unwrap() |= MORE;
+                    own.push(0);
+                }
+                bytes.extend(own);
+                expected.push(number >> shift);
+            }
+            prop_assert_eq!(read_packed(&bytes), Ok(expected));
+        }
+
+        #[test]
+        fn a_number_that_does_not_end_is_an_error(number: u64, ones in 1..20_usize) {
+            let mut bytes = Vec::new();
+            encode_varint(number, &mut bytes);
+            bytes.extend(vec![0xff; ones]);
+            let error = if ones < 10 { WireError::Truncated } else { WireError::Invalid };
+            prop_assert_eq!(read_packed(&bytes), Err(error));
+        }
     }
 }

@@ -28,6 +28,8 @@ fn schemas(out_dir: &Path) -> Outcome<()> {
         compiler.open_file(file)?;
     }
     prost_build::Config::new()
+        // Pushed profiles are not copied out of the body that brought them.
+        .bytes([".push.v1.RawSample.raw_profile"])
         .extern_path(".google.v1", "::pyrite_model::pprof::proto")
         .compile_fds(compiler.file_descriptor_set())?;
     pbjson_build::Builder::new()

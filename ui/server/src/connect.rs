@@ -3,7 +3,7 @@
 //! JSON follows proto3 with the freedoms clients take: unknown fields, `null` for absent, both spellings of names.
 
 use std::future::Future;
-use std::io::{Read, Write};
+use std::io::Write;
 
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Request, State};
@@ -11,10 +11,10 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, post};
 use flate2::Compression;
-use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
 use http_body_util::LengthLimitError;
 use prost::Message;
+use pyrite_model::pprof::{PprofError, gunzip};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -46,7 +46,7 @@ where
 }
 
 /// Reads the request, runs the handler, writes the answer.
-pub(crate) async fn unary<Req, Res, Answer>(
+async fn unary<Req, Res, Answer>(
     state: Shared,
     request: Request,
     limit: usize,
@@ -60,12 +60,10 @@ where
     let (parts, body) = request.into_parts();
     let codec = Codec::of(&parts.headers)?;
     let body = read_body(&state, body, limit).await?;
-    let body = unpack(&parts.headers, body, limit)?;
-    let message = codec.decode(&body)?;
-    drop(body);
+    let message = codec.decode(unpack(&parts.headers, body, limit)?)?;
     let utf8_labels = parts.extensions.get().copied().unwrap_or_default();
     let answer = handler(Call { state, utf8_labels, message }).await?;
-    Ok(pack(&parts.headers, codec.media_type(), codec.encode(&answer)?))
+    codec.answer(&parts.headers, &answer)
 }
 
 /// The body, up to a limit and in reasonable time.
@@ -91,13 +89,13 @@ pub(crate) fn unpack(headers: &HeaderMap, body: Bytes, limit: usize) -> Result<B
     let encoding = headers.get(header::CONTENT_ENCODING).map_or(&b"identity"[..], HeaderValue::as_bytes);
     match encoding {
         b"identity" | b"" => Ok(body),
-        b"gzip" => {
-            let mut out = Vec::new();
-            let mut limited = MultiGzDecoder::new(&body[..]).take(limit as u64 + 1);
-            let bad = |error: std::io::Error| ApiError::Body { codec: "gzip", reason: error.to_string() };
-            limited.read_to_end(&mut out).map_err(bad)?;
-            if out.len() > limit { Err(ApiError::TooLarge { limit }) } else { Ok(out.into()) }
-        }
+        b"gzip" => match gunzip(&body, limit) {
+            Ok(body) => Ok(body.into()),
+            Err(PprofError::Gzip { source }) => {
+                Err(ApiError::Body { codec: "gzip", reason: source.to_string() })
+            }
+            Err(_) => Err(ApiError::TooLarge { limit }),
+        },
         other => {
             let what = format!("content encoding {:?}", String::from_utf8_lossy(other));
             Err(ApiError::Unimplemented { what })
@@ -133,13 +131,13 @@ pub(crate) fn accepts_gzip(headers: &HeaderMap) -> bool {
 
 /// How messages are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Codec {
+pub(crate) enum Codec {
     Proto,
     Json,
 }
 
 impl Codec {
-    fn of(headers: &HeaderMap) -> Result<Self, ApiError> {
+    pub(crate) fn of(headers: &HeaderMap) -> Result<Self, ApiError> {
         let found =
             headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let media_type = found.split(';').next().unwrap_or_default().trim();
@@ -157,18 +155,24 @@ impl Codec {
         }
     }
 
-    fn decode<T: Message + Default + DeserializeOwned>(self, body: &[u8]) -> Result<T, ApiError> {
+    /// Reads a message. Bytes fields of Protobuf stay where they are in the body, if their type is [`Bytes`].
+    pub(crate) fn decode<T: Message + Default + DeserializeOwned>(self, body: Bytes) -> Result<T, ApiError> {
         match self {
             Self::Proto => T::decode(body)
                 .map_err(|error| ApiError::Body { codec: "protobuf", reason: error.to_string() }),
             Self::Json => {
-                let bad =
-                    |error: serde_json::Error| ApiError::Body { codec: "JSON", reason: error.to_string() };
-                let mut value = serde_json::from_slice(body).map_err(bad)?;
-                strip_nulls(&mut value);
-                serde_json::from_value(value).map_err(bad)
+                json(&body).map_err(|error| ApiError::Body { codec: "JSON", reason: error.to_string() })
             }
         }
+    }
+
+    /// Answers a request with a message.
+    pub(crate) fn answer<T: Message + Serialize>(
+        self,
+        request: &HeaderMap,
+        message: &T,
+    ) -> Result<Response, ApiError> {
+        Ok(pack(request, self.media_type(), self.encode(message)?))
     }
 
     fn encode<T: Message + Serialize>(self, message: &T) -> Result<Vec<u8>, ApiError> {
@@ -179,6 +183,15 @@ impl Codec {
             }
         }
     }
+}
+
+/// Reads a message from JSON. Few clients send a `null`, and without one there is no need of a tree of values.
+fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, serde_json::Error> {
+    serde_json::from_slice(body).or_else(|_| {
+        let mut value = serde_json::from_slice(body)?;
+        strip_nulls(&mut value);
+        serde_json::from_value(value)
+    })
 }
 
 /// Removes members that are `null`: in proto3 JSON that means the field is absent. The depth is the parser's, 128.

@@ -8,10 +8,10 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use pyrite_model::pprof::{Appended, DisplayNames, PprofError, PushContext, append};
-use pyrite_model::{Batch, LabelSet, names};
+use pyrite_model::{Batch, LabelSet, SeriesRows, names};
 use tokio::sync::SemaphorePermit;
 
-use crate::connect::{Call, unary};
+use crate::connect::{Codec, read_body, unpack};
 use crate::proto::push;
 use crate::state::{ServerState, Shared, blocking, now};
 use crate::{ApiError, ServerLimits};
@@ -25,15 +25,22 @@ const UNPACKED_GROWTH: usize = 32;
 pub(crate) const UNKNOWN_SERVICE: &str = "unknown_service";
 
 pub(crate) async fn route(State(state): State<Shared>, request: Request) -> Response {
-    let counted = Arc::clone(&state);
-    let answer = async move {
-        let room = admit(&state, request.headers())?;
-        unary(Arc::clone(&state), request, room.bytes, handle).await
-    };
-    answer.await.unwrap_or_else(|error| {
-        counted.counters.rejected(reason(&error));
+    take_in(&state, request).await.unwrap_or_else(|error| {
+        state.counters.rejected(reason(&error));
         error.into_response()
     })
+}
+
+async fn take_in(state: &Shared, request: Request) -> Result<Response, ApiError> {
+    let (parts, body) = request.into_parts();
+    let room = admit(state, &parts.headers)?;
+    let codec = Codec::of(&parts.headers)?;
+    let body = read_body(state, body, room.bytes).await?;
+    let (held, headers, limit) = (Arc::clone(state), parts.headers.clone(), room.bytes);
+    let Decoded { batch, profiles, appended } =
+        in_turn(state, move || decode(&held.limits, &codec.decode(unpack(&headers, body, limit)?)?)).await?;
+    store(state, batch, profiles, appended).await?;
+    codec.answer(&parts.headers, &push::PushResponse {})
 }
 
 /// Memory set aside for the body of a push, given back when dropped.
@@ -68,40 +75,42 @@ pub(crate) fn reason(error: &ApiError) -> &'static str {
     }
 }
 
-async fn handle(call: Call<push::PushRequest>) -> Result<push::PushResponse, ApiError> {
-    let Call { state, message, .. } = call;
-    if message.series.iter().all(|series| series.samples.is_empty()) {
+/// What a push holds.
+struct Decoded {
+    batch: Batch,
+    profiles: u64,
+    appended: Appended,
+}
+
+fn decode(limits: &ServerLimits, message: &push::PushRequest) -> Result<Decoded, ApiError> {
+    let profiles: u64 = message.series.iter().map(|series| series.samples.len() as u64).sum();
+    if profiles == 0 {
         return Err(ApiError::NoProfiles);
     }
-    let profiles = message.series.iter().map(|series| series.samples.len() as u64).sum();
-    let (batch, appended) = decode(&state, message).await?;
-    store(&state, batch, profiles, appended).await?;
-    Ok(push::PushResponse {})
-}
-
-async fn decode(state: &Shared, message: push::PushRequest) -> Result<(Batch, Appended), ApiError> {
-    let held = Arc::clone(state);
-    in_turn(state, move || {
-        let mut batch = Batch::default();
-        let mut sum = Appended::default();
-        for (series, pushed) in message.series.iter().enumerate() {
-            let labels = labels(pushed)?;
-            let context =
-                PushContext { labels: &labels, display_names: None, now: now(), limits: &held.limits.push };
-            for (profile, sample) in pushed.samples.iter().enumerate() {
-                let failed = |source: PprofError| ApiError::Profile { series, profile, source };
-                let appended = append(&mut batch, &sample.raw_profile, &context).map_err(failed)?;
-                sum.rows += appended.rows;
-                sum.negative_samples += appended.negative_samples;
-                sum.truncated_stacks += appended.truncated_stacks;
+    let mut batch = Batch::default();
+    let mut sum = Appended::default();
+    let mut series_bytes = 0;
+    for (series, pushed) in message.series.iter().enumerate() {
+        let labels = labels(pushed)?;
+        let context = PushContext { labels: &labels, display_names: None, now: now(), limits: &limits.push };
+        for (profile, sample) in pushed.samples.iter().enumerate() {
+            let failed = |source: PprofError| ApiError::Profile { series, profile, source };
+            let known = batch.series.len();
+            let appended = append(&mut batch, &sample.raw_profile, &context).map_err(failed)?;
+            sum.rows += appended.rows;
+            sum.negative_samples += appended.negative_samples;
+            sum.truncated_stacks += appended.truncated_stacks;
+            // A few kilobytes can unpack to a whole profile, and a push can bring many.
+            series_bytes += batch.series[known..].iter().map(SeriesRows::bytes).sum::<usize>();
+            if series_bytes + batch.symbols.estimated_bytes() > limits.push_batch_bytes {
+                return Err(ApiError::TooLarge { limit: limits.push_batch_bytes });
             }
         }
-        Ok((batch, sum))
-    })
-    .await
+    }
+    Ok(Decoded { batch, profiles, appended: sum })
 }
 
-/// Runs a decoder when its turn comes, so that only a few unpacked profiles are in memory at once.
+/// Runs a decoder when its turn comes, so that only a few unpacked pushes are in memory at once.
 pub(crate) async fn in_turn<T: Send + 'static>(
     state: &Shared,
     run: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
@@ -157,5 +166,24 @@ pub(crate) fn decode_ingest(
         // Agents send an empty profile when there was nothing to sample.
         Err(PprofError::Empty) => Ok((Batch::default(), Appended::default())),
         other => other.map(|appended| (batch, appended)).map_err(ApiError::Ingest),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Bytes;
+    use prost::Message;
+
+    use super::*;
+
+    #[test]
+    fn a_profile_stays_where_it_is_in_the_body() {
+        let sample = push::RawSample { raw_profile: Bytes::from(vec![7; 1000]), id: String::new() };
+        let series = push::RawProfileSeries { labels: Vec::new(), samples: vec![sample.clone()] };
+        let body = Bytes::from(push::PushRequest { series: vec![series] }.encode_to_vec());
+        let message: push::PushRequest = Codec::Proto.decode(body.clone()).unwrap();
+        let profile = &message.series[0].samples[0].raw_profile;
+        assert_eq!(*profile, sample.raw_profile);
+        assert!(body.as_ptr_range().contains(&profile.as_ptr()));
     }
 }

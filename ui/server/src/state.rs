@@ -1,7 +1,9 @@
 //! What all handlers share: the store, the node, the bounds, the counters.
 
+use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::thread::available_parallelism;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pyrite_model::UnixMs;
@@ -10,6 +12,9 @@ use tokio::sync::Semaphore;
 
 use crate::counters::Counters;
 use crate::{ApiError, NodeView, ProfileStore};
+
+/// Pushes that are decoded at the same time however many CPUs there are.
+const MAX_DECODING: usize = 4;
 
 /// Bounds on what clients may ask for.
 #[derive(Clone, Debug)]
@@ -28,6 +33,10 @@ pub struct ServerLimits {
     pub waiting_queries: usize,
     /// Memory for the bodies of pushes being taken in, in bytes; a push that does not fit is refused for now.
     pub push_bytes_in_flight: usize,
+    /// What the profiles of one push may take in memory once they are decoded, in bytes.
+    pub push_batch_bytes: usize,
+    /// Pushes that are unpacked and decoded at the same time; others wait.
+    pub decoding_pushes: usize,
 }
 
 impl Default for ServerLimits {
@@ -41,6 +50,9 @@ impl Default for ServerLimits {
             running_queries: 4,
             waiting_queries: 128,
             push_bytes_in_flight: 128 << 20,
+            push_batch_bytes: 64 << 20,
+            // Decoding is CPU-bound and short; an unpacked profile takes far more memory than its body.
+            decoding_pushes: available_parallelism().map_or(1, NonZero::get).min(MAX_DECODING),
         }
     }
 }
@@ -53,7 +65,6 @@ pub struct ServerState {
     pub(crate) counters: Counters,
     /// Counted in KiB.
     pub(crate) pushes: Semaphore,
-    /// Two at a time: unpacked profiles are what takes memory, and decoding is short.
     pub(crate) decoding: Arc<Semaphore>,
     /// One self-profile at a time: the signal handler behind it exists once per process.
     pub(crate) self_profile: Semaphore,
@@ -77,7 +88,7 @@ impl ServerState {
             node,
             counters: Counters::default(),
             pushes: Semaphore::new(limits.push_bytes_in_flight >> 10),
-            decoding: Arc::new(Semaphore::new(2)),
+            decoding: Arc::new(Semaphore::new(limits.decoding_pushes)),
             self_profile: Semaphore::new(1),
             queries: Arc::new(Semaphore::new(limits.running_queries)),
             waiting: AtomicUsize::new(0),

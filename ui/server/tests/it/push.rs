@@ -150,6 +150,25 @@ async fn bodies_have_bounds_before_and_after_unpacking() {
     assert_eq!(answer.status, 413);
 }
 
+#[tokio::test]
+async fn many_profiles_of_one_push_have_a_bound_together() {
+    let profile = |n: usize| {
+        let stacks: Vec<String> = (0..100).map(|i| format!("{n}:{i}:{}", "x".repeat(1000))).collect();
+        let stacks: Vec<(&str, i64)> = stacks.iter().map(|stack| (&**stack, 1)).collect();
+        base64(&gzip(&cpu_profile(now_ms(), &stacks).encode_to_vec()))
+    };
+    let limits = ServerLimits { push_batch_bytes: 1 << 20, ..ServerLimits::default() };
+    let server = Server::with(None, limits);
+    let labels = json!([{ "name": "__name__", "value": "process_cpu" }]);
+    for (count, status) in [(5, 200), (20, 413)] {
+        let samples: Vec<Value> = (0..count).map(|n| json!({ "rawProfile": profile(n) })).collect();
+        let request = json!({ "series": [{ "labels": labels, "samples": samples }] });
+        assert!(request.to_string().len() < 1 << 18);
+        let answer = server.post(PUSH, "application/json", request.to_string()).await;
+        assert_eq!(answer.status, status, "{}", answer.text());
+    }
+}
+
 /// A stream of byte chunks, without a crate for it.
 struct Chunks(std::collections::VecDeque<Result<Vec<u8>, std::io::Error>>);
 
@@ -185,6 +204,33 @@ async fn a_body_that_never_comes_is_given_up() {
     assert_eq!(server.post(PUSH, "application/json", "{}").await.status, 429, "its place is taken");
     assert_eq!(first.await.unwrap(), 408);
     assert_eq!(server.post(PUSH, "application/json", "{}").await.status, 400, "its place is free again");
+}
+
+#[tokio::test]
+async fn nothing_of_a_push_is_unpacked_before_its_turn() {
+    let limits =
+        ServerLimits { decoding_pushes: 0, push_bytes_in_flight: 1 << 20, ..ServerLimits::default() };
+    let server = Server::with(None, limits);
+    let waiting = server.post(PUSH, "application/json", "this is no JSON");
+    tokio::pin!(waiting);
+    let patience = Duration::from_millis(200);
+    assert!(tokio::time::timeout(patience, &mut waiting).await.is_err(), "its turn never comes");
+    assert_eq!(server.get("/ready").await.status, 200, "nobody else waits for it");
+    assert_eq!(server.post(PUSH, "application/json", "{}").await.status, 429, "and its bytes are counted");
+}
+
+#[tokio::test]
+async fn json_may_say_null_for_what_is_absent() {
+    let server = Server::new();
+    let profile = base64(&cpu_profile(now_ms(), &[("a", 1)]).encode_to_vec());
+    let sample = json!({ "rawProfile": profile, "ID": null, "later": [null] });
+    let labels = json!([{ "name": "__name__", "value": "process_cpu" }, { "name": "a", "value": null }]);
+    let series = json!([{ "labels": labels, "samples": [sample], "annotations": null }]);
+    for request in [json!({ "series": series }), json!({ "series": series, "later": null })] {
+        let answer = server.post(PUSH, "application/json", request.to_string()).await;
+        assert_eq!((answer.status.as_u16(), &*answer.text()), (200, "{}"));
+    }
+    assert_eq!(names(&server).await, json!(["unknown_service"]));
 }
 
 struct Never;

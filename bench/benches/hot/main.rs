@@ -10,6 +10,7 @@
 mod data;
 mod flame;
 mod harness;
+mod labels;
 mod push;
 mod sampling;
 mod store;
@@ -25,13 +26,14 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 type Bench = fn(&mut Report) -> Result<()>;
 
-const BENCHES: [(&str, Bench); 11] = [
+const BENCHES: [(&str, Bench); 12] = [
     ("sampling", sampling::records_to_counted_stacks),
     ("score", sampling::counted_stacks_to_score),
     ("rows", sampling::counted_stacks_to_named_rows),
     ("unwind", unwind::tables_of_executables),
     ("append", store::append_and_flush),
     ("query", store::query_an_hour),
+    ("labels", labels::values_of_labels),
     ("pprof", flame::decode_pprof),
     ("flame", flame::build_and_truncate),
     ("diff", flame::diff),

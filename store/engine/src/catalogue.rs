@@ -1,14 +1,13 @@
 //! The catalogue: which segments there are and which series are in them, in `SQLite`.
 //!
-//! Segments describe themselves, so the catalogue can be made anew from them; it exists so that the series of a
-//! window are found without opening every segment, and so that adding a segment in the place of others is one
-//! transaction.
+//! Segments describe themselves, so the catalogue can be made anew from them; it exists so that a start learns what
+//! series there are without opening every segment, and so that adding a segment in the place of others is one
+//! transaction. Queries do not come here: the series index is in memory.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
-use hashbrown::HashMap;
-use pyrite_model::{ProfileType, SeriesKey, TimeRange, UnixMs};
+use pyrite_model::{TimeRange, UnixMs};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Transaction, params};
 
 use crate::StoreError;
@@ -16,12 +15,11 @@ use crate::segment::SegmentInfo;
 use crate::segment::read::parse_key;
 use crate::segment::small_tables::labels_to_json;
 use crate::segment::write::SegmentSeries;
+use crate::series_index::Filling;
 use crate::sync::lock;
 
 /// The newest schema of the database.
 const SCHEMA_VERSION: u64 = 1;
-/// Parsed series keys kept; about half a kilobyte each.
-const CACHED_KEYS: usize = 8192;
 
 const SCHEMA: &str = "
     CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -73,9 +71,7 @@ impl Retired {
 /// The open database.
 pub(crate) struct Catalogue {
     path: PathBuf,
-    writer: Mutex<Connection>,
-    reader: Mutex<Connection>,
-    keys: Mutex<HashMap<i64, Arc<SeriesKey>>>,
+    db: Mutex<Connection>,
 }
 
 type Sql<T> = Result<T, rusqlite::Error>;
@@ -83,27 +79,39 @@ type Sql<T> = Result<T, rusqlite::Error>;
 impl Catalogue {
     /// Opens the database, making it where it is not there.
     pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
-        let opened = connect(path).and_then(|writer| {
-            let version = writer.query_row("PRAGMA user_version", [], |row| unsigned(row, 0))?;
+        let opened = connect(path).and_then(|db| {
+            let version = db.query_row("PRAGMA user_version", [], |row| unsigned(row, 0))?;
             if version == 0 {
-                writer.execute_batch(&format!(
-                    "BEGIN; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT"
-                ))?;
+                db.execute_batch(&format!("BEGIN; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT"))?;
             }
-            Ok((writer, connect(path)?, version))
+            Ok((db, version))
         });
-        let (writer, reader, version) = opened.map_err(|source| error(path, source))?;
+        let (db, version) = opened.map_err(|source| error(path, source))?;
         if version > SCHEMA_VERSION {
             return Err(StoreError::Newer { path: path.into(), found: version, supported: SCHEMA_VERSION });
         }
-        let (writer, reader) = (Mutex::new(writer), Mutex::new(reader));
-        Ok(Self { path: path.into(), writer, reader, keys: Mutex::default() })
+        Ok(Self { path: path.into(), db: Mutex::new(db) })
     }
 
-    /// Whether an error of [`open`](Self::open) says that the file is no database, or a broken one.
+    /// Whether an error says that the catalogue is no database, or that what it holds cannot be read.
     pub(crate) fn is_broken(error: &StoreError) -> bool {
-        let StoreError::Catalogue { source, .. } = error else { return false };
-        matches!(source.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+        use rusqlite::Error::{
+            FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType, Utf8Error,
+        };
+        match error {
+            StoreError::Corrupt { .. } => true,
+            StoreError::Catalogue { source, .. } => match source {
+                FromSqlConversionFailure(..)
+                | IntegralValueOutOfRange(..)
+                | InvalidColumnType(..)
+                | Utf8Error(..) => true,
+                _ => matches!(
+                    source.sqlite_error_code(),
+                    Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+                ),
+            },
+            _ => false,
+        }
     }
 
     /// The segments in use, oldest first.
@@ -178,95 +186,27 @@ impl Catalogue {
         })
     }
 
-    /// The series of one profile type that a segment holds within a window, by the id they have in it. A series is
-    /// named if its first and last row leave room for one inside.
-    pub(crate) fn series_of(
-        &self,
-        segment: &str,
-        profile_type: &ProfileType,
-        window: TimeRange,
-    ) -> Result<Vec<(u32, Arc<SeriesKey>)>, StoreError> {
-        let found: Vec<(u32, i64)> = self.read(|db| {
-            let mut query = db.prepare_cached(
-                "SELECT x.local, x.series FROM segment_series x JOIN series s ON s.id = x.series
-                 WHERE x.segment = (SELECT id FROM segments WHERE name = ?1)
-                   AND s.profile_type = ?2 AND x.min_time_ms <= ?4 AND x.max_time_ms >= ?3",
-            )?;
-            let params = params![segment, profile_type.to_string(), window.start.0, window.end.0];
-            query.query_map(params, |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
-        })?;
-        let ids: Vec<i64> = found.iter().map(|(_, id)| *id).collect();
-        let keys = self.keys_of(&ids)?;
-        Ok(found.into_iter().map(|(local, _)| local).zip(keys).collect())
-    }
-
-    /// All series that some segment holds within a window, as far as first and last rows tell.
-    pub(crate) fn series_in(&self, window: TimeRange) -> Result<Vec<Arc<SeriesKey>>, StoreError> {
-        let ids: Vec<i64> = self.read(|db| {
-            let mut query = db.prepare_cached(
-                "SELECT id FROM series WHERE EXISTS (
-                     SELECT 1 FROM segment_series x JOIN segments g ON g.id = x.segment
-                     WHERE x.series = series.id AND g.state = 'live'
-                       AND x.min_time_ms <= ?2 AND x.max_time_ms >= ?1)",
-            )?;
-            query.query_map([window.start.0, window.end.0], |row| row.get(0))?.collect()
-        })?;
-        self.keys_of(&ids)
-    }
-
-    /// Number of distinct series in segments and in the list given.
-    pub(crate) fn count_series<'a>(
-        &self,
-        also: impl Iterator<Item = &'a SeriesKey>,
-    ) -> Result<u64, StoreError> {
-        self.read(|db| {
-            let mut count = db.query_row("SELECT count(*) FROM series", [], |row| unsigned(row, 0))?;
-            let mut known =
-                db.prepare_cached("SELECT 1 FROM series WHERE profile_type = ?1 AND labels = ?2")?;
-            for key in also {
-                let known = known.exists([key.profile_type.to_string(), labels_to_json(&key.labels)])?;
-                count += u64::from(!known);
-            }
-            Ok(count)
-        })
+    /// Tells what series there are, and which of them each segment in use holds.
+    ///
+    /// # Errors
+    /// Among others where what it says is no series, or names one that it does not have: then it is broken.
+    pub(crate) fn fill(&self, index: &mut Filling) -> Result<(), StoreError> {
+        let legible = self.read(|db| Ok(fill_series(db, index)? && fill_segments(db, index)?))?;
+        if legible { Ok(()) } else { Err(StoreError::corrupt(&self.path, "a series is not legible")) }
     }
 
     /// Moves all that was written into the database file itself.
     pub(crate) fn checkpoint(&self) -> Result<(), StoreError> {
-        let checkpointed = lock(&self.writer).query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+        let checkpointed = lock(&self.db).query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
         checkpointed.map_err(|source| error(&self.path, source))
     }
 
-    fn keys_of(&self, ids: &[i64]) -> Result<Vec<Arc<SeriesKey>>, StoreError> {
-        let mut cache = lock(&self.keys);
-        let mut keys = Vec::with_capacity(ids.len());
-        for &id in ids {
-            if let Some(key) = cache.get(&id) {
-                keys.push(Arc::clone(key));
-                continue;
-            }
-            let (profile_type, labels): (String, String) = self.read(|db| {
-                let mut query = db.prepare_cached("SELECT profile_type, labels FROM series WHERE id = ?1")?;
-                query.query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))
-            })?;
-            let key = parse_key(&profile_type, &labels);
-            let key = key.ok_or_else(|| StoreError::corrupt(&self.path, "a series is not legible"))?;
-            let key = Arc::new(key);
-            if cache.len() >= CACHED_KEYS {
-                cache.clear();
-            }
-            cache.insert(id, Arc::clone(&key));
-            keys.push(key);
-        }
-        Ok(keys)
-    }
-
     fn read<T>(&self, query: impl FnOnce(&Connection) -> Sql<T>) -> Result<T, StoreError> {
-        query(&lock(&self.reader)).map_err(|source| error(&self.path, source))
+        query(&lock(&self.db)).map_err(|source| error(&self.path, source))
     }
 
     fn write<T>(&self, change: impl FnOnce(&Transaction<'_>) -> Sql<T>) -> Result<T, StoreError> {
-        let mut db = lock(&self.writer);
+        let mut db = lock(&self.db);
         let changed = db.transaction().and_then(|transaction| {
             let result = change(&transaction)?;
             transaction.commit()?;
@@ -333,4 +273,34 @@ fn delete_series(db: &Transaction<'_>, segment: &str) -> Sql<()> {
     let of = "DELETE FROM segment_series WHERE segment IN (SELECT id FROM segments WHERE name = ?1)";
     db.execute(of, [segment])?;
     Ok(())
+}
+
+/// False where a series is not legible.
+fn fill_series(db: &Connection, index: &mut Filling) -> Sql<bool> {
+    let mut query = db.prepare("SELECT id, profile_type, labels FROM series")?;
+    let mut rows = query.query([])?;
+    while let Some(row) = rows.next()? {
+        let (profile_type, labels): (String, String) = (row.get(1)?, row.get(2)?);
+        let Some(key) = parse_key(&profile_type, &labels) else { return Ok(false) };
+        index.series(row.get(0)?, &key);
+    }
+    Ok(true)
+}
+
+/// False where a segment holds what is no series.
+fn fill_segments(db: &Connection, index: &mut Filling) -> Sql<bool> {
+    let mut query = db.prepare("SELECT id, name FROM segments WHERE state = 'live'")?;
+    let segments = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let segments: Vec<(i64, String)> = segments.collect::<Sql<_>>()?;
+    let mut query =
+        db.prepare("SELECT local, series, min_time_ms, max_time_ms FROM segment_series WHERE segment = ?1")?;
+    for (id, name) in segments {
+        let held = query.query_map([id], |row| {
+            Ok((row.get(0)?, row.get(1)?, TimeRange::new(UnixMs(row.get(2)?), UnixMs(row.get(3)?))))
+        })?;
+        if index.segment(&name, &held.collect::<Sql<Vec<(u32, i64, TimeRange)>>>()?).is_none() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }

@@ -99,6 +99,8 @@ pub struct Limits {
     pub cache_bytes: usize,
     /// Points that one series query may return.
     pub query_points: usize,
+    /// Distinct series, all of which are in memory; an append that would make one more is refused.
+    pub series: usize,
 }
 
 impl Default for Limits {
@@ -109,6 +111,7 @@ impl Default for Limits {
             batch_bytes: 32 * MIB,
             cache_bytes: 8 * MIB,
             query_points: 2_000_000,
+            series: 1_000_000,
         }
     }
 }

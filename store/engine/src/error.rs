@@ -135,6 +135,12 @@ pub enum AppendError {
         /// Which bound was met.
         what: &'static str,
     },
+    /// It has series that are new, and there are as many as may be; there is room again when old ones have gone.
+    #[error("the store holds {limit} series, as many as it may, and the batch has new ones")]
+    TooManySeries {
+        /// The limit.
+        limit: usize,
+    },
     /// No room on the disk; try again when there is.
     #[error("the disk is full")]
     DiskFull {
@@ -170,8 +176,8 @@ pub enum AppendError {
 
 impl AppendError {
     /// Every reason's stable short name, as metrics show it.
-    pub const REASONS: [&'static str; 6] =
-        ["overloaded", "disk_full", "io", "invalid", "too_large", "closed"];
+    pub const REASONS: [&'static str; 7] =
+        ["overloaded", "disk_full", "io", "invalid", "too_large", "closed", "too_many_series"];
 
     /// The reason's stable short name.
     pub fn reason(&self) -> &'static str {
@@ -186,6 +192,7 @@ impl AppendError {
             Self::Invalid { .. } => 3,
             Self::TooLarge { .. } => 4,
             Self::Closed => 5,
+            Self::TooManySeries { .. } => 6,
         }
     }
 

@@ -65,6 +65,8 @@ pub(crate) struct HeadState {
     string_bytes: usize,
     strings_counted: usize,
     range: Option<TimeRange>,
+    /// Of the visible rows of each series.
+    series_ranges: Vec<Option<TimeRange>>,
     first_row_at: Option<Instant>,
 }
 
@@ -94,6 +96,11 @@ impl HeadState {
         self.rows += block.len();
         self.row_bytes += block.bytes().len() + BLOCK_BYTES;
         self.range = Some(widen(Some(widen(self.range, block.range().start)), block.range().end));
+        self.series_ranges.resize(self.series.keys.len(), None);
+        for row in block.iter() {
+            let range = &mut self.series_ranges[row.series as usize];
+            *range = Some(widen(*range, row.time));
+        }
         self.blocks.push(block);
     }
 
@@ -110,6 +117,11 @@ impl HeadState {
     /// The window that the visible rows lie in.
     pub(crate) fn range(&self) -> Option<TimeRange> {
         self.range
+    }
+
+    /// The same for each series, as far as there are rows.
+    pub(crate) fn series_ranges(&self) -> &[Option<TimeRange>] {
+        &self.series_ranges
     }
 
     /// When the first row became visible.

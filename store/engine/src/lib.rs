@@ -29,6 +29,7 @@ mod quarantine;
 mod query;
 mod rows;
 mod segment;
+mod series_index;
 mod shared;
 mod store;
 mod symbols;

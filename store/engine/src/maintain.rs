@@ -155,7 +155,7 @@ fn flush(shared: &Shared, head: &Arc<Head>) -> Result<(), StoreError> {
         Some(write_head(shared, head, name).inspect_err(|_| discard_unfinished(shared))?)
     };
     if let Some((segment, series)) = &written {
-        shared.catalogue.add(segment, series, &[], generation)?;
+        shared.add_segment(segment, series, &[], generation)?;
     }
     shared.change_view(|view| {
         view.frozen.retain(|frozen| frozen.generation() != generation);
@@ -163,6 +163,7 @@ fn flush(shared: &Shared, head: &Arc<Head>) -> Result<(), StoreError> {
             view.replace_segments(&[], Some(segment));
         }
     });
+    shared.series.drop_head(generation);
     shared.counters.flushes.add(1);
     let path = wal::path(&shared.layout.wal, generation);
     files.remove_file(&path).map_err(StoreError::io("remove", &path))?;

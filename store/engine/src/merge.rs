@@ -105,7 +105,7 @@ pub(crate) fn merge(shared: &Shared, group: &[Arc<SegmentInfo>]) -> Result<(), S
     };
     let replaced: Vec<String> = inputs.iter().map(|input| input.segment.name.clone()).collect();
     drop(inputs);
-    shared.catalogue.add(&segment, &series, &replaced, merged.flushed_through)?;
+    shared.add_segment(&segment, &series, &replaced, merged.flushed_through)?;
     let removed = shared.change_view(|view| view.replace_segments(&replaced, Some(segment)));
     shared.doom_removed(removed);
     shared.counters.merges.add(1);

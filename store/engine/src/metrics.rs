@@ -93,6 +93,10 @@ fn write_gauges(shared: &Shared, out: &mut Exposition) {
     let bytes: usize = heads.iter().map(|(_, bytes)| bytes).sum();
     out.gauge("pyrite_store_head_rows", "Rows in memory, not in a segment yet.", &[], rows as f64);
     out.gauge("pyrite_store_head_bytes", "Estimated memory of the head.", &[], bytes as f64);
+    let series = shared.series.len();
+    out.gauge("pyrite_store_series", "Distinct series, those in memory included.", &[], series as f64);
+    let bytes = shared.series.bytes();
+    out.gauge("pyrite_store_series_index_bytes", "Estimated memory of the series index.", &[], bytes as f64);
     let cached = shared.cache.bytes();
     out.gauge("pyrite_store_cache_bytes", "Estimated memory of open segments.", &[], cached as f64);
     out.gauge("pyrite_store_segments", "Segments in use.", &[], view.segments.len() as f64);

@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use pyrite_model::TimeRange;
 
-use crate::StoreError;
 use crate::catalogue::{Catalogue, Retired};
 use crate::files::{FileLayer, read_all};
 use crate::head::{Head, HeadState};
@@ -18,9 +17,11 @@ use crate::segment::SegmentInfo;
 use crate::segment::manifest::Manifest;
 use crate::segment::read::read_series;
 use crate::segment::write::is_temporary;
+use crate::series_index::{Filling, SeriesIndex};
 use crate::shared::{Layout, View};
 use crate::wal::{self, WalWriter};
 use crate::writer::OpenGeneration;
+use crate::{Limits, StoreError};
 
 /// The newest layout of a data directory.
 const FORMAT: u64 = 1;
@@ -160,6 +161,7 @@ fn write_format(files: &dyn FileLayer, layout: &Layout) -> Result<(), StoreError
 pub(crate) struct Opened {
     pub(crate) view: View,
     pub(crate) catalogue: Catalogue,
+    pub(crate) series: SeriesIndex,
     pub(crate) generation: OpenGeneration,
     pub(crate) report: OpenReport,
 }
@@ -168,16 +170,17 @@ pub(crate) struct Opened {
 pub(crate) fn open(
     files: &Arc<dyn FileLayer>,
     layout: &Layout,
+    limits: &Limits,
     quarantine: &Quarantine,
 ) -> Result<Opened, StoreError> {
     let mut recovery = Recovery { files, layout, quarantine, report: OpenReport::default() };
-    let catalogue = recovery.open_catalogue()?;
-    recovery.reconcile(&catalogue)?;
+    let (catalogue, filling) = recovery.open_catalogue()?;
     let flushed_through = catalogue.flushed_through()?;
     let segments: Vec<Arc<SegmentInfo>> = catalogue.segments()?.into_iter().map(Arc::new).collect();
     let ReplayedLog { head, frozen, generation } = recovery.open_wal(flushed_through)?;
     let view = View { head, frozen, segments: Arc::new(segments) };
-    Ok(Opened { view, catalogue, generation, report: recovery.report })
+    let series = filling.finish(&view, limits.series);
+    Ok(Opened { view, catalogue, series, generation, report: recovery.report })
 }
 
 /// What the log files hold.
@@ -195,10 +198,12 @@ struct Recovery<'a> {
 }
 
 impl Recovery<'_> {
-    fn open_catalogue(&mut self) -> Result<Catalogue, StoreError> {
-        let path = &self.layout.catalogue;
-        match Catalogue::open(path) {
+    /// Opens the catalogue and reads all of it, or else one made anew.
+    fn open_catalogue(&mut self) -> Result<(Catalogue, Filling), StoreError> {
+        match self.read_catalogue() {
             Err(error) if Catalogue::is_broken(&error) => {
+                tracing::warn!(%error, "the catalogue is broken and made anew");
+                let path = &self.layout.catalogue;
                 let kept_as = self.free_name(path, "broken")?;
                 self.files.rename(path, &kept_as).map_err(StoreError::io("rename", path))?;
                 for extra in ["sqlite-wal", "sqlite-shm"] {
@@ -206,10 +211,18 @@ impl Recovery<'_> {
                     let _ = self.files.remove_file(&path.with_extension(extra));
                 }
                 self.report.findings.push(Finding::CatalogueRebuilt { kept_as });
-                Catalogue::open(path)
+                self.read_catalogue()
             }
-            opened => opened,
+            read => read,
         }
+    }
+
+    fn read_catalogue(&mut self) -> Result<(Catalogue, Filling), StoreError> {
+        let catalogue = Catalogue::open(&self.layout.catalogue)?;
+        self.reconcile(&catalogue)?;
+        let mut filling = Filling::default();
+        catalogue.fill(&mut filling)?;
+        Ok((catalogue, filling))
     }
 
     /// Brings catalogue and directories into agreement.

@@ -1,9 +1,8 @@
-//! Queries: which series there are, and their rows summed by stack or by time.
+//! Queries: rows summed by stack or by time.
 //!
 //! A query takes one view and reads each of its segments and heads once, so a row counts exactly once whatever the
 //! writer and maintenance do meanwhile. A segment that turns out damaged is set aside and the rest answers.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use pyrite_model::{ProfileType, Selector, SeriesKey, StackId, StackProfile, TimeRange, names};
@@ -13,6 +12,7 @@ use crate::rows::{RowBlock, StoredRow};
 use crate::segment::SegmentInfo;
 use crate::segment::dictionary::Dictionary;
 use crate::segment::read::IdSet;
+use crate::series_index::Selection;
 use crate::shared::Shared;
 use crate::symbols::{Copier, Symbols};
 use crate::{QueryError, StoreError};
@@ -45,8 +45,9 @@ pub(crate) trait Fold {
 /// Feeds every row of the query to the fold.
 pub(crate) fn run<F: Fold>(shared: &Shared, query: &StackQuery, fold: &mut F) -> Result<(), QueryError> {
     let view = shared.view();
+    let mut selection = shared.series.choose(&query.profile_type, &query.selector);
     for segment in view.segments.iter().filter(|segment| segment.range.overlaps(query.range)) {
-        match read_segment(shared, segment, query, fold) {
+        match read_segment(shared, segment, query, &mut selection, fold) {
             Ok(Some(Done { part, dictionary })) => {
                 fold.end(part, dictionary.as_deref().map(|symbols| symbols as &dyn Symbols))?;
             }
@@ -73,16 +74,10 @@ fn read_segment<F: Fold>(
     shared: &Shared,
     segment: &SegmentInfo,
     query: &StackQuery,
+    selection: &mut Selection,
     fold: &mut F,
 ) -> Result<Option<Done<F::Part>>, StoreError> {
-    let mut series = shared.catalogue.series_of(&segment.name, &query.profile_type, query.range)?;
-    for part in query.profile_type.made_of() {
-        let of_part = shared.catalogue.series_of(&segment.name, &part, query.range)?;
-        series.extend(
-            of_part.into_iter().filter_map(|(id, key)| Some((id, as_part(&key, &query.profile_type)?))),
-        );
-    }
-    series.retain(|(_, key)| query.selector.matches(key));
+    let series = shared.series.held_by(&segment.name, selection, query.range);
     if series.is_empty() {
         return Ok(None);
     }
@@ -117,18 +112,6 @@ fn read_head<F: Fold>(head: &Head, query: &StackQuery, fold: &mut F) -> Result<(
 fn as_part(key: &SeriesKey, whole: &ProfileType) -> Option<Arc<SeriesKey>> {
     key.labels.get(names::STATE)?;
     Some(Arc::new(SeriesKey { labels: key.labels.clone(), profile_type: whole.clone() }))
-}
-
-/// Adds what series are a part of: where threads were recorded off the CPU, there is wall time of them and of those on it.
-fn with_wholes(found: BTreeSet<Arc<SeriesKey>>) -> BTreeSet<Arc<SeriesKey>> {
-    let (wall, off_cpu) = (ProfileType::wall(), ProfileType::off_cpu());
-    if !found.iter().any(|key| key.profile_type == off_cpu) {
-        return found;
-    }
-    let parts = wall.made_of();
-    let of_wall = found.iter().filter(|key| parts.contains(&key.profile_type));
-    let of_wall: Vec<_> = of_wall.filter_map(|key| as_part(key, &wall)).collect();
-    found.into_iter().chain(of_wall).collect()
 }
 
 fn id_set(series: &[(u32, Arc<SeriesKey>)]) -> IdSet {
@@ -191,28 +174,4 @@ impl Fold for StackSum {
         }
         Ok(())
     }
-}
-
-/// The series with rows in the window that every selector matches, sorted.
-pub(crate) fn series(
-    shared: &Shared,
-    selectors: &[Selector],
-    window: TimeRange,
-) -> Result<BTreeSet<Arc<SeriesKey>>, QueryError> {
-    // The heads first: what is flushed between the two is then seen twice rather than not at all.
-    let view = shared.view();
-    let mut found = BTreeSet::new();
-    for head in view.heads() {
-        let keys = head.read().series.keys().to_vec();
-        let mut candidates = IdSet::default();
-        (0..keys.len() as u32).for_each(|id| candidates.insert(id));
-        let mut present = IdSet::default();
-        let blocks = head.read().blocks().to_vec();
-        scan_blocks(&blocks, &candidates, window, |row| present.insert(row.series));
-        found.extend(keys.into_iter().zip(0..).filter(|(_, id)| present.contains(*id)).map(|(key, _)| key));
-    }
-    found.extend(shared.catalogue.series_in(window)?);
-    let mut found = with_wholes(found);
-    found.retain(|key| selectors.iter().all(|selector| selector.matches(key)));
-    Ok(found)
 }

@@ -13,6 +13,8 @@ use crate::metrics::Counters;
 use crate::quarantine::{Quarantine, window_text};
 use crate::segment::SegmentInfo;
 use crate::segment::read::SegmentReader;
+use crate::segment::write::SegmentSeries;
+use crate::series_index::SeriesIndex;
 use crate::sync::{lock, read, write};
 use crate::{StoreConfig, StoreError};
 
@@ -84,6 +86,7 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(crate) catalogue: Catalogue,
     pub(crate) quarantine: Quarantine,
+    pub(crate) series: SeriesIndex,
     pub(crate) cache: SegmentCache,
     pub(crate) counters: Counters,
     view: RwLock<View>,
@@ -99,12 +102,13 @@ pub(crate) struct Parts {
     pub(crate) clock: Clock,
     pub(crate) catalogue: Catalogue,
     pub(crate) quarantine: Quarantine,
+    pub(crate) series: SeriesIndex,
     pub(crate) view: View,
 }
 
 impl Shared {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { config, layout, files, clock, catalogue, quarantine, view } = parts;
+        let Parts { config, layout, files, clock, catalogue, quarantine, series, view } = parts;
         let cache = SegmentCache::new(config.limits.cache_bytes);
         Self {
             config,
@@ -113,6 +117,7 @@ impl Shared {
             clock,
             catalogue,
             quarantine,
+            series,
             cache,
             counters: Counters::default(),
             view: RwLock::new(view),
@@ -135,6 +140,19 @@ impl Shared {
         self.cache.get(&segment.name, || {
             SegmentReader::open(self.files.as_ref(), &self.layout.segments.join(&segment.name))
         })
+    }
+
+    /// Makes a segment known that is on the disk, in the place of others; the view is the caller's to change.
+    pub(crate) fn add_segment(
+        &self,
+        segment: &SegmentInfo,
+        series: &[SegmentSeries],
+        replaces: &[String],
+        flushed_through: u64,
+    ) -> Result<(), StoreError> {
+        self.catalogue.add(segment, series, replaces, flushed_through)?;
+        self.series.add_segment(&segment.name, series);
+        Ok(())
     }
 
     /// Takes segments out of the view, once the catalogue no longer has them in use.
@@ -167,7 +185,10 @@ impl Shared {
                     lock(&self.doomed).push(segment);
                     result = Err(error);
                 }
-                _ => gone.push(segment.name.clone()),
+                _ => {
+                    self.series.drop_segment(&segment.name);
+                    gone.push(segment.name.clone());
+                }
             }
         }
         if !gone.is_empty() {
@@ -189,6 +210,7 @@ impl Shared {
             return Ok(());
         }
         self.cache.remove(&segment.name);
+        self.series.drop_segment(&segment.name);
         let (from, until) = window_text(Some(segment.range));
         let (name, rows, why) = (&segment.name, segment.rows, error.in_full());
         let settled = if error.is_missing() && self.files.list(&self.layout.segments.join(name)).is_err() {

@@ -14,6 +14,7 @@ use crate::lock::DirLock;
 use crate::maintain::Maintenance;
 use crate::open::{self, Opened};
 use crate::quarantine::Quarantine;
+use crate::series_index::Answers;
 use crate::shared::{Clock, Layout, Parts, Shared};
 use crate::sync::lock;
 use crate::timeline::select_series;
@@ -81,8 +82,9 @@ impl Store {
         let lock = DirLock::take(&layout.root, &layout.lock)?;
         open::prepare(files.as_ref(), &layout)?;
         let quarantine = Quarantine::open(&files, &layout, &clock, config.quarantine)?;
-        let Opened { view, catalogue, generation, report } = open::open(&files, &layout, &quarantine)?;
-        let parts = Parts { config, layout, files, clock, catalogue, quarantine, view };
+        let Opened { view, catalogue, series, generation, report } =
+            open::open(&files, &layout, &config.limits, &quarantine)?;
+        let parts = Parts { config, layout, files, clock, catalogue, quarantine, series, view };
         let shared = Arc::new(Shared::new(parts));
 
         let queued_bytes = Arc::new(AtomicUsize::new(0));
@@ -116,22 +118,14 @@ impl Store {
 
     /// The profile types that have rows in the window, sorted.
     ///
-    /// Of segments only the first and last row of a series are known here, as for the label queries below.
+    /// Of heads and segments only the first and last row of a series are known here, as for the label queries below.
     pub fn profile_types(&self, range: TimeRange) -> Result<Vec<ProfileType>, QueryError> {
-        let series = query::series(&self.0.shared, &[], range)?;
-        let mut types: Vec<ProfileType> = series.iter().map(|key| key.profile_type.clone()).collect();
-        types.sort_by_cached_key(ToString::to_string);
-        types.dedup();
-        Ok(types)
+        Ok(self.find(&[], range).profile_types())
     }
 
     /// The names of labels, stored and synthetic, that series matching every selector have, sorted.
     pub fn label_names(&self, selectors: &[Selector], range: TimeRange) -> Result<Vec<String>, QueryError> {
-        let series = query::series(&self.0.shared, selectors, range)?;
-        let mut names: Vec<&str> = series.iter().flat_map(|key| key.label_names()).collect();
-        names.sort_unstable();
-        names.dedup();
-        Ok(names.into_iter().map(str::to_owned).collect())
+        Ok(self.find(selectors, range).label_names())
     }
 
     /// The values of one label, sorted.
@@ -141,18 +135,12 @@ impl Store {
         selectors: &[Selector],
         range: TimeRange,
     ) -> Result<Vec<String>, QueryError> {
-        let series = query::series(&self.0.shared, selectors, range)?;
-        let mut values: Vec<String> =
-            series.iter().filter_map(|key| key.label(name)).map(std::borrow::Cow::into_owned).collect();
-        values.sort_unstable();
-        values.dedup();
-        Ok(values)
+        Ok(self.find(selectors, range).label_values(name))
     }
 
     /// The series that match every selector, sorted.
     pub fn series(&self, selectors: &[Selector], range: TimeRange) -> Result<Vec<SeriesKey>, QueryError> {
-        let series = query::series(&self.0.shared, selectors, range)?;
-        Ok(series.iter().map(|key| SeriesKey::clone(key)).collect())
+        Ok(self.find(selectors, range).series())
     }
 
     /// One value per stack over all rows of the query; stacks whose values cancel out are left out.
@@ -170,22 +158,16 @@ impl Store {
         let view = self.0.shared.view();
         let mut ranges: Vec<TimeRange> = view.segments.iter().map(|segment| segment.range).collect();
         let mut rows: u64 = view.segments.iter().map(|segment| segment.rows).sum();
-        let mut keys = std::collections::BTreeSet::new();
         for head in view.heads() {
             let head = head.read();
             rows += head.rows() as u64;
             ranges.extend(head.range());
-            keys.extend(head.series.keys().iter().map(Arc::clone));
         }
-        let series = self.0.shared.catalogue.count_series(keys.iter().map(AsRef::as_ref));
         StoreStats {
             rows,
             segment_bytes: view.segments.iter().map(|segment| segment.bytes).sum(),
             segments: view.segments.len() as u64,
-            series: series.unwrap_or_else(|error| {
-                tracing::error!(%error, "cannot count the series on disk");
-                keys.len() as u64
-            }),
+            series: self.0.shared.series.len() as u64,
             oldest: ranges.iter().map(|range| range.start).min(),
             newest: ranges.iter().map(|range| range.end).max(),
         }
@@ -216,6 +198,11 @@ impl Store {
         let flushed = self.flush();
         self.0.stop();
         flushed.and_then(|()| self.0.shared.catalogue.checkpoint())
+    }
+
+    fn find(&self, selectors: &[Selector], range: TimeRange) -> Answers<'_> {
+        let shared = &self.0.shared;
+        shared.series.find(|| shared.view(), selectors, range)
     }
 
     #[cfg(test)]

@@ -59,6 +59,8 @@ pub(crate) struct Writer {
     /// Wakes the maintenance thread.
     wake: SyncSender<()>,
     records: Vec<u8>,
+    /// How many of the head's series are in the index.
+    indexed: usize,
     retry_freeze_at: Option<Instant>,
 }
 
@@ -77,7 +79,8 @@ impl Writer {
     ) -> Self {
         let head = shared.view().head;
         let OpenGeneration { wal, durable } = open;
-        Self { shared, head, wal, durable, queued_bytes, wake, records: Vec::new(), retry_freeze_at: None }
+        let (records, indexed) = (Vec::new(), head.read().series.keys().len());
+        Self { shared, head, wal, durable, queued_bytes, wake, records, indexed, retry_freeze_at: None }
     }
 
     /// Serves the queue until told to stop.
@@ -134,17 +137,14 @@ impl Writer {
     fn stage(&mut self, request: Request, mark: &mut Mark, pending: &mut Vec<Pending>) {
         let Request { batch, bytes, acknowledge } = request;
         self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
-        let policy = self.shared.config.flush;
-        let mut head = self.head.write();
-        if head.rows() > policy.max_rows.saturating_mul(2)
-            || head.bytes() > policy.max_bytes.saturating_mul(2)
-        {
-            let error = AppendError::Overloaded { what: "the head is full and its flush is behind" };
+        if let Err(error) = self.has_room_for(&batch) {
             self.shared.counters.reject(&error, batch.row_count());
-            drop(head);
             return acknowledge(Err(error));
         }
-        match head.intern(*batch) {
+        let mut head = self.head.write();
+        let staged = head.intern(*batch);
+        let new_series = head.series.keys()[self.indexed..].to_vec();
+        match staged {
             Some(rows) => {
                 encode_record(&mut self.records, &head, *mark, &rows);
                 *mark = head.mark();
@@ -152,6 +152,25 @@ impl Writer {
             }
             None => acknowledge(Ok(())),
         }
+        drop(head);
+        // Without the head's lock: queries take the index's first.
+        self.indexed += new_series.len();
+        self.shared.series.add_to_head(self.head.generation(), &new_series);
+    }
+
+    fn has_room_for(&self, batch: &Batch) -> Result<(), AppendError> {
+        let policy = self.shared.config.flush;
+        let (rows, bytes) = {
+            let head = self.head.read();
+            (head.rows(), head.bytes())
+        };
+        if rows > policy.max_rows.saturating_mul(2) || bytes > policy.max_bytes.saturating_mul(2) {
+            return Err(AppendError::Overloaded { what: "the head is full and its flush is behind" });
+        }
+        if !self.shared.series.has_room_for(batch) {
+            return Err(AppendError::TooManySeries { limit: self.shared.series.limit() });
+        }
+        Ok(())
     }
 
     fn commit(&mut self, mark: Mark, pending: Vec<Pending>) {
@@ -228,6 +247,7 @@ impl Writer {
         self.wal = WalWriter::create(&self.shared.files, &self.shared.layout.wal, generation)?;
         let state = HeadState::default();
         self.durable = state.mark();
+        self.indexed = 0;
         self.head = Arc::new(Head::new(generation, state));
         self.shared.change_view(|view| {
             let frozen = std::mem::replace(&mut view.head, Arc::clone(&self.head));

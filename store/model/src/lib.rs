@@ -15,6 +15,7 @@ mod flame;
 mod frames;
 mod interner;
 mod labels;
+mod literals;
 pub mod pprof;
 mod profile_type;
 mod selector;
@@ -28,6 +29,7 @@ pub use exposition::{Exposition, MetricLabels};
 pub use flame::{FlameTree, Flamebearer};
 pub use frames::frame_names;
 pub use labels::{Label, LabelSet, names};
+pub use literals::Candidates;
 pub use profile_type::{ProfileType, ProfileTypeError};
 pub use selector::{MatchOp, Matcher, SYNTHETIC_LABELS, Selector, SelectorError, SeriesKey};
 pub use symbols::{

@@ -17,6 +17,7 @@ use std::str::FromStr;
 use regex::{Regex, RegexBuilder};
 
 use crate::labels::names::PROFILE_NAME;
+use crate::literals::{self, Candidates};
 use crate::selector_scan::Scanner;
 use crate::{LabelSet, ProfileType, names};
 
@@ -145,6 +146,19 @@ impl Matcher {
             MatchOp::NotEqual => value != self.value,
             MatchOp::Regex => self.regex_matches(value),
             MatchOp::NotRegex => !self.regex_matches(value),
+        }
+    }
+
+    /// Where the values are that [`matches`](Self::matches) answers otherwise than the empty one.
+    pub fn candidates(&self) -> Candidates {
+        match (self.op, self.value.as_str()) {
+            (MatchOp::Equal | MatchOp::NotEqual, "") | (MatchOp::Regex | MatchOp::NotRegex, ".+") => {
+                Candidates::Every
+            }
+            (MatchOp::Equal | MatchOp::NotEqual, value) => Candidates::Exactly(vec![value.to_owned()]),
+            (MatchOp::Regex | MatchOp::NotRegex, ".*") => Candidates::Exactly(Vec::new()),
+            (MatchOp::Regex | MatchOp::NotRegex, _) if self.regex_matches("") => Candidates::Any,
+            (MatchOp::Regex | MatchOp::NotRegex, pattern) => literals::of_regex(pattern),
         }
     }
 
@@ -424,7 +438,50 @@ mod tests {
         assert!(matches!(huge, Err(SelectorError::Regex { .. })));
     }
 
+    /// Whether a value is or may be one that a condition tells from a missing one, by its candidates.
+    fn is_candidate(matcher: &Matcher, value: &str) -> (bool, bool) {
+        let both = |is: bool| (is, is);
+        match matcher.candidates() {
+            Candidates::Exactly(values) => both(values.iter().any(|candidate| candidate == value)),
+            Candidates::Every => both(true),
+            Candidates::Prefixed(prefixes) => {
+                (false, prefixes.iter().any(|prefix| value.starts_with(prefix)))
+            }
+            Candidates::Any => (false, true),
+        }
+    }
+
+    fn any_pattern() -> impl Strategy<Value = String> {
+        let pieces = [
+            "a", "b", "é", "A", "|", "(a|b)", "(?i)", "(?-s)", "(", ")", ".", "*", "+", "?", ".*", ".+",
+            "[ab]", "[^a]", "a{0,2}", "{2}", "^", "$", r"\b", r"\n", r"\.", "}", "-", "(?:ab|b)", "()",
+        ];
+        prop::collection::vec(prop::sample::select(pieces.to_vec()), 0..6).prop_map(|pieces| pieces.concat())
+    }
+
+    fn any_op() -> impl Strategy<Value = MatchOp> {
+        use MatchOp::{Equal, NotEqual, NotRegex, Regex};
+        prop::sample::select(vec![Equal, NotEqual, Regex, NotRegex])
+    }
+
     proptest! {
+        #[test]
+        fn candidates_are_what_is_not_matched_like_a_missing_label(
+            pattern in any_pattern(),
+            op in any_op(),
+            values in prop::collection::vec("[abAé
+    ]{1,4}", 1..6),
+        ) {
+            let Ok(matcher) = Matcher::new("label", op, pattern) else { return Ok(()) };
+            let absent = matcher.matches("");
+            for value in values {
+                let differs = matcher.matches(&value) != absent;
+                let (is, may_be) = is_candidate(&matcher, &value);
+                prop_assert!(!differs || may_be, "{:?} {:?}", matcher, value);
+                prop_assert!(!is || differs, "{:?} {:?}", matcher, value);
+            }
+        }
+
         #[test]
         fn never_panics(text in r#"[a-z_:{}=!~,"'`\\ éx0-9(|.*]{0,40}"#) {
             if let Ok(selector) = text.parse::<Selector>() {

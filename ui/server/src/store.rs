@@ -91,6 +91,9 @@ impl From<AppendError> for ApiError {
         let reason = chain(&error);
         match error {
             AppendError::Overloaded { what } => Self::Overloaded { what },
+            AppendError::TooManySeries { .. } => {
+                Self::Overloaded { what: "the store holds as many series as it may" }
+            }
             AppendError::DiskFull { .. } | AppendError::Io { .. } | AppendError::Closed => {
                 Self::Unavailable { reason }
             }

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, channel, sync_channel};
 use std::time::Duration;
 
 use super::faults::{FaultyFiles, Op};
-use super::{batch, memory_dir, open_on, total};
+use super::{EVERYTHING, batch, memory_dir, open_on, total};
 use crate::AppendError;
 
 /// Stops the next sync of a log file until released; tells when it got there.
@@ -42,6 +42,7 @@ fn nothing_is_acknowledged_or_visible_before_its_sync() {
         "acknowledged before its sync"
     );
     assert_eq!(total(&store), 0, "visible before its sync");
+    assert!(store.label_names(&[], EVERYTHING).unwrap().is_empty(), "its series is visible before its sync");
     assert_eq!(store.stats().rows, 0);
     release.send(()).unwrap();
     acknowledgement.recv().unwrap().unwrap();

@@ -4,6 +4,7 @@ mod crash;
 mod durability;
 mod faults;
 mod golden;
+mod labels;
 mod quarantine;
 mod retention;
 mod torn_log;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use pyrite_server::{ServerLimits, ServerState, app};
-use pyrite_store::{Store, StoreConfig};
+use pyrite_store::{Limits, Store, StoreConfig};
 use serde_json::{Value, json};
 
 use crate::support::{CPU, Server, cpu_profile, now_ms, push_request};
@@ -142,4 +142,22 @@ async fn a_closed_store_is_unavailable_not_wrong() {
     let raw = prost::Message::encode_to_vec(&cpu_profile(now_ms(), &[("a", 1)]));
     let (status, body) = ask(&app, "/push.v1.PusherService/Push", &push_request(&[], &raw)).await;
     assert_eq!((status, &body["code"]), (503, &json!("unavailable")), "{body}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_with_one_series_too_many_is_refused_for_now() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = Limits { series: 1, ..Limits::default() };
+    let (store, _report) = Store::open(StoreConfig { limits, ..StoreConfig::new(dir.path()) }).unwrap();
+    let app = app(ServerState::new(Arc::new(store.clone()), None, ServerLimits::default()));
+    let raw = prost::Message::encode_to_vec(&cpu_profile(now_ms(), &[("a", 1)]));
+    let push = async |service: &str| {
+        ask(&app, "/push.v1.PusherService/Push", &push_request(&[("service_name", service)], &raw)).await
+    };
+    assert_eq!(push("api").await.0, 200);
+    let (status, body) = push("db").await;
+    assert_eq!((status, &body["code"]), (429, &json!("resource_exhausted")), "{body}");
+    assert!(body["message"].as_str().unwrap().contains("as many series as it may"), "{body}");
+    assert_eq!(push("api").await.0, 200);
+    store.close().unwrap();
 }

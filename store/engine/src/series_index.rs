@@ -37,7 +37,7 @@ use crate::segment::write::SegmentSeries;
 use crate::shared::View;
 use crate::sync::{read, write};
 
-/// Series that are taken or given up under one lock: about a millisecond, which a query may have to wait.
+/// Series that are taken or given up under one lock: a query may have to wait for so many, not for all of a segment.
 const AT_ONCE: usize = 1024;
 
 #[derive(Debug)]

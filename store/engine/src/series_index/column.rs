@@ -4,7 +4,7 @@
 //! block  := least of 128 values, bits for the difference of each from it, place of those bits
 //! ```
 //!
-//! The first rows of an hour's series lie within seconds of each other, so a time takes some 14 bits.
+//! The first rows of an hour's series lie within seconds of each other, and 14 bits tell the milliseconds of 16 s apart.
 
 /// Values that share a least one and a width.
 pub(super) const BLOCK: usize = 128;

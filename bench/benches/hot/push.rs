@@ -38,11 +38,11 @@ pub(crate) fn acknowledge(report: &mut Report) -> Result<()> {
     let mut waited = push_all(address, &bodies)?;
     let cpu = server_cpu()?.saturating_sub(begun);
 
-    let query = StackQuery {
-        profile_type: ProfileType::cpu_time(),
-        selector: Selector::all().with(Matcher::equal("service_name", "pushed-3")),
-        range: TimeRange::new(UnixMs(now.0 - 60_000), UnixMs(now.0 + 120_000)),
-    };
+    let query = StackQuery::new(
+        ProfileType::cpu_time(),
+        Selector::all().with(Matcher::equal("service_name", "pushed-3")),
+        TimeRange::new(UnixMs(now.0 - 60_000), UnixMs(now.0 + 120_000)),
+    );
     let stored = store.merge_stacks(&query)?.total();
     ensure!(stored > 0 && store.stats().rows >= u64::from(PUSHES) * PUSHED_SAMPLES * 9 / 10, "all is stored");
     report.line(

@@ -4,9 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use pyrite_model::{
-    Batch, FlameTree, Matcher, ProfileType, Row, Selector, SeriesRows, StackProfile, TimeRange, UnixMs,
-};
+use pyrite_model::{Batch, Matcher, ProfileType, Row, Selector, SeriesRows, TimeRange, UnixMs};
 use pyrite_store::{FlushPolicy, Retention, SeriesQuery, StackQuery, Store, StoreConfig};
 
 use crate::data::{Random, Shape, agent_second, labels, stacks};
@@ -49,11 +47,8 @@ pub(crate) fn append_and_flush(report: &mut Report) -> Result<()> {
     })?;
     let stats = store.stats();
     ensure!(stats.segments == 1 && stats.rows <= 400 * SECONDS as u64, "{stats:?}");
-    let query = StackQuery {
-        profile_type: ProfileType::cpu_samples(),
-        selector: Selector::all(),
-        range: TimeRange::new(UnixMs(0), UnixMs(SECONDS * 1000)),
-    };
+    let range = TimeRange::new(UnixMs(0), UnixMs(SECONDS * 1000));
+    let query = StackQuery::new(ProfileType::cpu_samples(), Selector::all(), range);
     let total = store.merge_stacks(&query)?.total();
     ensure!(total == 200 * SECONDS, "{total} samples came back");
     report.note(
@@ -69,10 +64,10 @@ pub(crate) fn query_an_hour(report: &mut Report) -> Result<()> {
     let (store, _) = Store::open(config(dir.path()))?;
     let appended = fill_an_hour(&store)?;
     let range = TimeRange::new(UnixMs(1), UnixMs(HOUR_MS));
-    let stacks = StackQuery { profile_type: ProfileType::cpu_time(), selector: Selector::all(), range };
+    let stacks = StackQuery::new(ProfileType::cpu_time(), Selector::all(), range);
 
     let flame_graph = |query: &StackQuery, total: i64| {
-        let tree = FlameTree::from_profile(&store.merge_stacks(query)?).truncated(MAX_NODES);
+        let tree = store.flame_tree([Some(query)])?.truncated(MAX_NODES);
         ensure!(tree.totals() == [total], "{:?} of {total}", tree.totals());
         ensure!(tree.flamebearer().total() == total, "the drawing has all of it");
         Ok(1)
@@ -92,7 +87,6 @@ pub(crate) fn query_an_hour(report: &mut Report) -> Result<()> {
         stacks: StackQuery { range: TimeRange::new(UnixMs(STEP_MS), UnixMs(HOUR_MS)), ..stacks.clone() },
         step_ms: STEP_MS,
         group_by: vec!["service_name".into()],
-        call_site: Vec::new(),
     };
     report.measure("SelectSeries by service, 1 h, 15 s steps", "queries", || {
         let groups = store.select_series(&by_service)?;
@@ -141,13 +135,12 @@ fn fill_an_hour(store: &Store) -> Result<i64> {
 }
 
 fn diff_halves(store: &Store, stacks: &StackQuery, total: i64) -> Result<u64> {
-    let half = |start, end| -> Result<StackProfile> {
+    let half = |start, end| {
         let range = TimeRange::new(UnixMs(start), UnixMs(end));
-        Ok(store.merge_stacks(&StackQuery { range, ..stacks.clone() })?)
+        StackQuery { range, ..stacks.clone() }
     };
-    let left = FlameTree::from_profile(&half(1, HOUR_MS / 2)?);
-    let right = FlameTree::from_profile(&half(HOUR_MS / 2 + 1, HOUR_MS)?);
-    let both = FlameTree::diff(&left, &right).truncated(MAX_NODES);
+    let sides = [half(1, HOUR_MS / 2), half(HOUR_MS / 2 + 1, HOUR_MS)];
+    let both = store.flame_tree(sides.each_ref().map(Some))?.truncated(MAX_NODES);
     let [baseline, comparison] = both.totals();
     ensure!(baseline > 0 && baseline + comparison == total, "{baseline} + {comparison} of {total}");
     ensure!(!both.flamebearer().levels.is_empty(), "it can be drawn");

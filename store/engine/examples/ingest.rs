@@ -116,7 +116,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("disk: {:.2} bytes per row", stats.segment_bytes as f64 / stats.rows as f64);
     for (window, ms) in [("all", seconds * 1000), ("last minute", 60_000)] {
         let range = TimeRange::new(UnixMs(now - ms), UnixMs(now));
-        let query = StackQuery { profile_type: ProfileType::cpu_time(), selector: Selector::all(), range };
+        let query = StackQuery::new(ProfileType::cpu_time(), Selector::all(), range);
         for run in ["first", "again"] {
             let before = Instant::now();
             let total = store.merge_stacks(&query)?.total();

@@ -11,15 +11,15 @@ use pyrite_model::{TimeRange, UnixMs};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Transaction, params};
 
 use crate::StoreError;
+use crate::dictionary::EpochId;
 use crate::segment::SegmentInfo;
-use crate::segment::read::parse_key;
-use crate::segment::small_tables::labels_to_json;
-use crate::segment::write::SegmentSeries;
+use crate::segment::manifest::DictionaryUse;
+use crate::segment::series::{SegmentSeries, labels_to_json, parse_key};
 use crate::series_index::Filling;
 use crate::sync::lock;
 
 /// The newest schema of the database.
-const SCHEMA_VERSION: u64 = 1;
+const SCHEMA_VERSION: u64 = 2;
 
 const SCHEMA: &str = "
     CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -31,7 +31,9 @@ const SCHEMA: &str = "
         min_time_ms INTEGER NOT NULL,
         max_time_ms INTEGER NOT NULL,
         rows INTEGER NOT NULL,
-        bytes INTEGER NOT NULL
+        bytes INTEGER NOT NULL,
+        epoch INTEGER,
+        stacks INTEGER
     );
     CREATE TABLE series (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -48,6 +50,12 @@ const SCHEMA: &str = "
         PRIMARY KEY (segment, local)
     ) WITHOUT ROWID;
     CREATE INDEX segment_series_by_series ON segment_series (series, segment, min_time_ms, max_time_ms);
+";
+
+/// Segments of the first version have dictionaries of their own.
+const FROM_VERSION_1: &str = "
+    ALTER TABLE segments ADD COLUMN epoch INTEGER;
+    ALTER TABLE segments ADD COLUMN stacks INTEGER;
 ";
 
 /// Why a segment is in the catalogue but not in use.
@@ -81,8 +89,13 @@ impl Catalogue {
     pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
         let opened = connect(path).and_then(|db| {
             let version = db.query_row("PRAGMA user_version", [], |row| unsigned(row, 0))?;
-            if version == 0 {
-                db.execute_batch(&format!("BEGIN; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT"))?;
+            let change = match version {
+                0 => SCHEMA,
+                1 => FROM_VERSION_1,
+                _ => "",
+            };
+            if version < SCHEMA_VERSION {
+                db.execute_batch(&format!("BEGIN; {change} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT"))?;
             }
             Ok((db, version))
         });
@@ -127,7 +140,7 @@ impl Catalogue {
     fn segments_in(&self, state: &str) -> Result<Vec<SegmentInfo>, StoreError> {
         self.read(|db| {
             let mut query = db.prepare_cached(
-                "SELECT name, level, min_time_ms, max_time_ms, rows, bytes FROM segments
+                "SELECT name, level, min_time_ms, max_time_ms, rows, bytes, epoch, stacks FROM segments
                  WHERE state = ?1 ORDER BY min_time_ms, name",
             )?;
             let rows = query.query_map([state], |row| {
@@ -137,6 +150,7 @@ impl Catalogue {
                     range: TimeRange::new(UnixMs(row.get(2)?), UnixMs(row.get(3)?)),
                     rows: unsigned(row, 4)?,
                     bytes: unsigned(row, 5)?,
+                    dictionary: dictionary(row)?,
                 })
             })?;
             rows.collect()
@@ -232,18 +246,26 @@ fn unsigned(row: &Row<'_>, column: usize) -> Sql<u64> {
     Ok(row.get::<_, i64>(column)? as u64)
 }
 
+fn dictionary(row: &Row<'_>) -> Sql<Option<DictionaryUse>> {
+    let (epoch, stacks): (Option<u32>, Option<i64>) = (row.get(6)?, row.get(7)?);
+    Ok(epoch
+        .zip(stacks)
+        .map(|(epoch, stacks)| DictionaryUse { epoch: EpochId(epoch), stacks: stacks as usize }))
+}
+
 fn error(path: &Path, source: rusqlite::Error) -> StoreError {
     StoreError::Catalogue { path: path.to_owned(), source }
 }
 
 fn insert_segment(db: &Transaction<'_>, segment: &SegmentInfo, series: &[SegmentSeries]) -> Sql<()> {
-    let SegmentInfo { name, level, range, rows, bytes } = segment;
+    let SegmentInfo { name, level, range, rows, bytes, dictionary } = segment;
+    let (epoch, stacks) = dictionary.map(|used| (used.epoch.0, used.stacks as i64)).unzip();
     delete_series(db, name)?;
     db.execute("DELETE FROM segments WHERE name = ?1", [name])?;
     db.execute(
-        "INSERT INTO segments (name, state, level, min_time_ms, max_time_ms, rows, bytes)
-         VALUES (?1, 'live', ?2, ?3, ?4, ?5, ?6)",
-        params![name, level, range.start.0, range.end.0, *rows as i64, *bytes as i64],
+        "INSERT INTO segments (name, state, level, min_time_ms, max_time_ms, rows, bytes, epoch, stacks)
+         VALUES (?1, 'live', ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        params![name, level, range.start.0, range.end.0, *rows as i64, *bytes as i64, epoch, stacks],
     )?;
     let id = db.last_insert_rowid();
     let mut add_series = db

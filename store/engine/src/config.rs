@@ -101,6 +101,10 @@ pub struct Limits {
     pub query_points: usize,
     /// Distinct series, all of which are in memory; an append that would make one more is refused.
     pub series: usize,
+    /// Stack nodes of one dictionary, some 100 bytes of memory each; when it has them the next one begins.
+    pub dictionary_stacks: usize,
+    /// Rows from which on a segment has sums by minute, hour and day besides them.
+    pub sums_from_rows: u64,
 }
 
 impl Default for Limits {
@@ -112,6 +116,8 @@ impl Default for Limits {
             cache_bytes: 8 * MIB,
             query_points: 2_000_000,
             series: 1_000_000,
+            dictionary_stacks: 1_000_000,
+            sums_from_rows: 50_000,
         }
     }
 }

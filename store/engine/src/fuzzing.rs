@@ -6,9 +6,12 @@ use std::sync::Arc;
 
 use pyrite_model::{TimeRange, UnixMs};
 
+use crate::dictionary::Epochs;
 use crate::files::{FileLayer, ReadFile, RealFiles, WriteFile};
 use crate::segment::manifest;
-use crate::segment::read::{IdSet, SegmentReader, read_series};
+use crate::segment::read::{Grid, IdSet, SegmentReader, Wanted};
+use crate::segment::rollup::Shape;
+use crate::segment::series::read_series;
 use crate::wal;
 
 const GENERATION: u64 = 1;
@@ -39,12 +42,16 @@ pub fn read_segment(dir: &Path, manifest: &[u8]) {
     };
     let files = Overlaid { name: manifest::FILE, bytes };
     let Ok(reader) = SegmentReader::open(&files, dir) else { return };
+    let layer: Arc<dyn FileLayer> = Arc::new(RealFiles);
+    let dictionaries = dir.parent().and_then(Path::parent).unwrap_or(dir).join("dictionaries");
+    let Ok((epochs, _)) = Epochs::open(&layer, &dictionaries, usize::MAX, |_| 0) else { return };
     let mut all = IdSet::default();
     (0..8).for_each(|id| all.insert(id));
     // Each may fail with its reason; what they read is of no interest.
     let _ = read_series(&files, dir, reader.manifest());
-    let _ = reader.load_dictionary(&files);
-    let _ = reader.scan(&all, TimeRange::new(UnixMs(i64::MIN), UnixMs(i64::MAX)), |_| {});
+    let _ = reader.stacks(&files, &epochs);
+    let window = TimeRange::new(UnixMs(i64::MIN), UnixMs(i64::MAX));
+    let _ = reader.scan(&Wanted { series: &all, window, grid: Grid::Window, shape: Shape::Stacks }, |_| {});
     let _ = reader.scan_all(|_| Ok(()));
 }
 

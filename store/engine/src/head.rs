@@ -9,11 +9,12 @@ use std::time::Instant;
 
 use hashbrown::HashMap;
 use pyrite_model::{
-    Batch, Function, Location, Mapping, ProfileType, SeriesKey, StackId, StackNode, StringId, SymbolTable,
-    TableLens, TimeRange,
+    Batch, Function, Location, Mapping, ProfileType, SeriesKey, StackId, StackNode, StringId, TableLens,
+    TimeRange,
 };
 
 use crate::AppendError;
+use crate::dictionary::Dictionary;
 use crate::rows::{BlockEncoder, IdBounds, RowBlock, widen};
 use crate::sync::{read, write};
 
@@ -57,7 +58,8 @@ impl SeriesTable {
 /// What a head holds.
 #[derive(Debug, Default)]
 pub(crate) struct HeadState {
-    pub(crate) symbols: SymbolTable,
+    /// As the log has it: it begins empty with the generation.
+    pub(crate) dictionary: Arc<Dictionary>,
     pub(crate) series: SeriesTable,
     blocks: Vec<RowBlock>,
     rows: usize,
@@ -73,12 +75,12 @@ pub(crate) struct HeadState {
 impl HeadState {
     /// Where the dictionary ends now.
     pub(crate) fn mark(&self) -> Mark {
-        Mark { symbols: self.symbols.lens(), series: self.series.keys.len() }
+        Mark { symbols: self.dictionary.read().lens(), series: self.series.keys.len() }
     }
 
     /// Adds the batch's symbols and series to the dictionary and encodes its rows; they stay invisible.
     pub(crate) fn intern(&mut self, batch: Batch) -> Option<RowBlock> {
-        let remap = self.symbols.merge(&batch.symbols);
+        let remap = self.dictionary.write().merge(&batch.symbols);
         let mut encoder = BlockEncoder::default();
         for rows in batch.series {
             let key = SeriesKey { labels: rows.labels, profile_type: rows.profile_type };
@@ -131,20 +133,21 @@ impl HeadState {
 
     /// Estimated memory.
     pub(crate) fn bytes(&self) -> usize {
-        let TableLens { strings, mappings, functions, locations, stacks } = self.symbols.lens();
+        let TableLens { strings, mappings, functions, locations, stacks } = self.dictionary.read().lens();
         let entries = strings + mappings + functions + locations + stacks;
         self.row_bytes + self.string_bytes * 2 + entries * ENTRY_BYTES + self.series.keys.len() * SERIES_BYTES
     }
 
     /// The ids that rows may use.
     pub(crate) fn bounds(&self) -> IdBounds {
-        IdBounds { series: self.series.keys.len(), stacks: self.symbols.stack_nodes().len() }
+        IdBounds { series: self.series.keys.len(), stacks: self.dictionary.read().stack_nodes().len() }
     }
 
     /// Keeps the estimate of the strings' memory up with the dictionary.
     pub(crate) fn count_strings(&mut self) {
-        let end = self.symbols.lens().strings;
-        let new = (self.strings_counted..end).map(|i| self.symbols.str(StringId(i as u32)).len());
+        let symbols = self.dictionary.read();
+        let end = symbols.lens().strings;
+        let new = (self.strings_counted..end).map(|i| symbols.str(StringId(i as u32)).len());
         self.string_bytes += new.sum::<usize>();
         self.strings_counted = end;
     }
@@ -154,17 +157,23 @@ impl HeadState {
 #[derive(Debug)]
 pub(crate) struct Head {
     generation: u64,
+    dictionary: Arc<Dictionary>,
     state: RwLock<HeadState>,
 }
 
 impl Head {
     pub(crate) fn new(generation: u64, state: HeadState) -> Self {
-        Self { generation, state: RwLock::new(state) }
+        Self { generation, dictionary: Arc::clone(&state.dictionary), state: RwLock::new(state) }
     }
 
     /// The number of the WAL file that holds the same rows.
     pub(crate) fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// What the stacks of its rows are. To be locked behind the head, where both are.
+    pub(crate) fn dictionary(&self) -> &Arc<Dictionary> {
+        &self.dictionary
     }
 
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, HeadState> {
@@ -210,7 +219,7 @@ pub(crate) fn validate(batch: &Batch) -> Result<(), AppendError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pyrite_model::{LabelSet, LocationId, Row, SeriesRows, UnixMs};
+    use pyrite_model::{LabelSet, LocationId, Row, SeriesRows, SymbolTable, UnixMs};
 
     fn batch(symbols: SymbolTable, stack: u32) -> Batch {
         let rows = vec![Row { time: UnixMs(1), stack: StackId(stack), value: 1 }];

@@ -15,6 +15,7 @@
 mod cache;
 mod catalogue;
 mod config;
+mod dictionary;
 mod error;
 mod files;
 #[cfg(fuzzing)]
@@ -28,11 +29,12 @@ mod open;
 mod quarantine;
 mod query;
 mod rows;
+mod sealed;
 mod segment;
 mod series_index;
 mod shared;
 mod store;
-mod symbols;
+mod sums;
 mod sync;
 mod table;
 #[cfg(test)]

@@ -12,12 +12,13 @@ use std::time::Duration;
 use pyrite_model::UnixMs;
 
 use crate::StoreError;
+use crate::dictionary::Current;
 use crate::head::Head;
 use crate::merge;
-use crate::rows::RowBlock;
+use crate::rows::{RowBlock, StoredRow};
 use crate::segment::manifest::Manifest;
-use crate::segment::read::read_series;
-use crate::segment::write::{SegmentOrigin, SegmentSeries, SegmentVocabulary, SegmentWriter};
+use crate::segment::series::{SegmentSeries, read_series};
+use crate::segment::write::{SegmentContent, SegmentOrigin, SegmentWriter};
 use crate::segment::{self, SegmentInfo};
 use crate::shared::Shared;
 use crate::sync::lock;
@@ -183,21 +184,35 @@ pub(crate) fn describe(
     Ok((manifest.info(name), read_series(files, dir, &manifest)?))
 }
 
+/// Adds what the head's stacks are made of to the current epoch, on the disk too, and then writes its rows.
 fn write_head(
     shared: &Shared,
     head: &Head,
     name: String,
 ) -> Result<(SegmentInfo, Vec<SegmentSeries>), StoreError> {
+    let Current { id: epoch, dictionary } = shared.epochs.for_flush();
+    let stacks = dictionary.write().merge(&head.dictionary().read()).stacks;
+    shared.epochs.persist()?;
     let state = head.read();
-    let mut stack_rows = vec![0_u32; state.symbols.stack_nodes().len()];
-    for row in state.blocks().iter().flat_map(RowBlock::iter) {
-        stack_rows[row.stack as usize] = stack_rows[row.stack as usize].saturating_add(1);
+    let rows = || {
+        let rows = state.blocks().iter().flat_map(RowBlock::iter);
+        rows.map(|row| StoredRow { stack: stacks[row.stack as usize].0, ..row })
+    };
+    let mut stack_rows = vec![0_u32; dictionary.read().stack_nodes().len()];
+    for row in rows() {
+        let count = &mut stack_rows[row.stack as usize];
+        *count = count.saturating_add(1);
     }
-    let vocabulary =
-        SegmentVocabulary { symbols: &state.symbols, series: state.series.keys(), stack_rows: &stack_rows };
-    let mut writer =
-        SegmentWriter::create(shared.files.as_ref(), &shared.layout.segments, &name, &vocabulary)?;
-    for row in state.blocks().iter().flat_map(RowBlock::iter) {
+    let span_ms = state.range().map_or(0, |range| range.end.0.saturating_sub(range.start.0));
+    let content = SegmentContent {
+        epoch,
+        series: state.series.keys(),
+        span_ms,
+        sums_from_rows: shared.config.limits.sums_from_rows,
+        stack_rows: &stack_rows,
+    };
+    let mut writer = SegmentWriter::create(shared.files.as_ref(), &shared.layout.segments, &name, content)?;
+    for row in rows() {
         writer.push(row)?;
     }
     let flushed_through = head.generation();

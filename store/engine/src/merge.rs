@@ -1,23 +1,24 @@
-//! Merging: the small segments of an hour become one, those of a day become one, sharing one dictionary.
+//! Merging: the small segments of an hour become one, those of a day become one.
 //!
-//! A dictionary in each segment costs 28 bytes a row where segments last a minute and less than one where they last
-//! an hour. Row groups are read one after the other in order of time, so memory holds one of them and the merged
-//! dictionary. The new segment lists those it replaces; one catalogue transaction swaps them.
+//! Only segments of the same epoch are merged, so that a stack has the same number in all of them and no symbol is looked
+//! at. Row groups are read one after the other in order of time, so memory holds one of them. The new segment lists those
+//! it replaces; one catalogue transaction swaps them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use pyrite_model::{SeriesKey, SymbolTable, UnixMs};
+use pyrite_model::{SeriesKey, UnixMs};
 
 use crate::StoreError;
 use crate::head::SeriesTable;
 use crate::maintain::{describe, discard_unfinished};
 use crate::rows::StoredRow;
-use crate::segment::read::{SegmentReader, read_series};
-use crate::segment::write::{SegmentOrigin, SegmentSeries, SegmentVocabulary, SegmentWriter};
+use crate::segment::manifest::DictionaryUse;
+use crate::segment::read::SegmentReader;
+use crate::segment::series::{SegmentSeries, read_series};
+use crate::segment::write::{SegmentContent, SegmentOrigin, SegmentWriter};
 use crate::segment::{self, SegmentInfo};
 use crate::shared::Shared;
-use crate::symbols::Copier;
 
 const HOUR_MS: i64 = 3_600_000;
 /// The span that the segments made from each level cover.
@@ -26,19 +27,20 @@ const SPANS_MS: [i64; 2] = [HOUR_MS, 24 * HOUR_MS];
 const SETTLE_MS: i64 = 10 * 60_000;
 /// Larger segments gain nothing from being merged, and retention by size wants small steps.
 const MAX_BYTES: u64 = 128 << 20;
-/// Once the merged dictionary has this many stack nodes no further segment joins.
-const MAX_STACKS: usize = 200_000;
 
-/// The segments to merge next, oldest first: two or more of the same level and span, small enough together.
+/// The segments to merge next, oldest first: two or more of the same epoch and span, small enough together. An hour of
+/// which there is one segment alone waits for its day.
 pub(crate) fn choose(segments: &[Arc<SegmentInfo>], now: UnixMs) -> Option<Vec<Arc<SegmentInfo>>> {
     for (level, span) in SPANS_MS.into_iter().enumerate() {
-        let mut groups: BTreeMap<i64, Vec<Arc<SegmentInfo>>> = BTreeMap::new();
-        for segment in segments.iter().filter(|s| s.level == level as u32) {
+        let mut groups: BTreeMap<_, Vec<Arc<SegmentInfo>>> = BTreeMap::new();
+        for segment in segments.iter().filter(|s| s.level <= level as u32) {
+            // Those of format 1 have stacks of their own and stay as they are.
+            let Some(DictionaryUse { epoch, .. }) = segment.dictionary else { continue };
             let slot = segment.range.start.0.div_euclid(span);
             if (slot + 1).saturating_mul(span).saturating_add(SETTLE_MS) > now.0 {
                 continue;
             }
-            groups.entry(slot).or_default().push(Arc::clone(segment));
+            groups.entry((slot, epoch)).or_default().push(Arc::clone(segment));
         }
         let group = groups.into_values().find_map(|group| {
             let mut bytes = 0;
@@ -55,35 +57,35 @@ pub(crate) fn choose(segments: &[Arc<SegmentInfo>], now: UnixMs) -> Option<Vec<A
     None
 }
 
-/// One input and what its ids are in the merged vocabulary.
+/// One input, its series by their ids in the merged segment, and its stacks by their ids in the epoch.
 struct Input {
     segment: Arc<SegmentInfo>,
     reader: SegmentReader,
     series: Vec<Option<u32>>,
-    stacks: Vec<Option<u32>>,
+    stacks: Vec<u32>,
 }
 
 /// What the inputs share.
-#[derive(Default)]
 struct Merged {
-    symbols: SymbolTable,
+    dictionary: DictionaryUse,
     series: SeriesTable,
+    /// By stack of the epoch.
     stack_rows: Vec<u32>,
     flushed_through: u64,
 }
 
-/// Writes one segment with the rows of the group and puts it in their place.
+/// Writes one segment with the rows of the group, which are of one epoch, and puts it in their place.
 pub(crate) fn merge(shared: &Shared, group: &[Arc<SegmentInfo>]) -> Result<(), StoreError> {
-    let mut merged = Merged::default();
+    let dictionaries = group.iter().filter_map(|segment| segment.dictionary);
+    let Some(dictionary) = dictionaries.max_by_key(|dictionary| dictionary.stacks) else { return Ok(()) };
+    let stack_rows = vec![0; dictionary.stacks];
+    let mut merged = Merged { dictionary, series: SeriesTable::default(), stack_rows, flushed_through: 0 };
     let mut inputs = Vec::new();
     for segment in group {
         match open_input(shared, segment, &mut merged) {
             Ok(input) => inputs.push(input),
             // What is left of the group is chosen again without it.
             Err(error) => return shared.give_up(segment, error),
-        }
-        if inputs.len() > 1 && merged.symbols.stack_nodes().len() > MAX_STACKS {
-            break;
         }
     }
     let name = merged_name(&inputs);
@@ -133,16 +135,12 @@ fn open_input(shared: &Shared, segment: &Arc<SegmentInfo>, merged: &mut Merged) 
         }
         series[at] = Some(merged_id);
     }
-    let dictionary = reader.load_dictionary(files)?;
-    let mut copier = Copier::new(&dictionary);
-    let mut stacks = vec![None; dictionary.stack_rows().len()];
-    for (id, &rows) in dictionary.stack_rows().iter().enumerate().filter(|(_, rows)| **rows > 0) {
-        let merged_id = copier.stack(id as u32, &mut merged.symbols).index();
-        if merged_id >= merged.stack_rows.len() {
-            merged.stack_rows.resize(merged_id + 1, 0);
-        }
-        merged.stack_rows[merged_id] = merged.stack_rows[merged_id].saturating_add(rows);
-        stacks[id] = Some(merged_id as u32);
+    let (stacks, rows) = reader.stack_columns(files)?;
+    for (stack, rows) in stacks.iter().zip(rows) {
+        let Some(count) = merged.stack_rows.get_mut(*stack as usize) else {
+            return Err(reader.corrupt("a stack is beyond its dictionary"));
+        };
+        *count = count.saturating_add(rows);
     }
     Ok(Input { segment: Arc::clone(segment), reader, series, stacks })
 }
@@ -156,22 +154,29 @@ fn write(
     merged: &Merged,
     name: String,
 ) -> Result<Written, (Option<Arc<SegmentInfo>>, StoreError)> {
-    let vocabulary = SegmentVocabulary {
-        symbols: &merged.symbols,
-        series: merged.series.keys(),
-        stack_rows: &merged.stack_rows,
+    let Merged { dictionary, series, stack_rows, flushed_through } = merged;
+    let ranges = || inputs.iter().map(|input| input.segment.range);
+    let (start, end) = (ranges().map(|range| range.start.0).min(), ranges().map(|range| range.end.0).max());
+    let span_ms = end.unwrap_or(0).saturating_sub(start.unwrap_or(0));
+    let content = SegmentContent {
+        epoch: dictionary.epoch,
+        series: series.keys(),
+        span_ms,
+        sums_from_rows: shared.config.limits.sums_from_rows,
+        stack_rows,
     };
     let (files, dir) = (shared.files.as_ref(), &shared.layout.segments);
     let ours = |error| (None, error);
-    let mut writer = SegmentWriter::create(files, dir, &name, &vocabulary).map_err(ours)?;
+    let mut writer = SegmentWriter::create(files, dir, &name, content).map_err(ours)?;
     for Input { segment, reader, series, stacks } in inputs {
-        let id_in = |map: &[Option<u32>], id: u32| map.get(id as usize).copied().flatten();
         // A failure to write must not be taken for a damaged input.
         let mut not_written = None;
         let read = reader.scan_all(|row| {
-            let ids = id_in(series, row.series).zip(id_in(stacks, row.stack));
+            let series = series.get(row.series as usize).copied().flatten();
+            let stack =
+                stacks.get(row.stack as usize).copied().filter(|stack| stack_rows[*stack as usize] > 0);
             let (series, stack) =
-                ids.ok_or_else(|| reader.corrupt("a row refers past the end of its tables"))?;
+                series.zip(stack).ok_or_else(|| reader.corrupt("a row refers past the end of its tables"))?;
             if not_written.is_none() {
                 not_written = writer.push(StoredRow { series, stack, ..row }).err();
             }
@@ -182,6 +187,6 @@ fn write(
     }
     let replaces = inputs.iter().map(|input| input.segment.name.clone()).collect();
     let level = inputs.iter().map(|input| input.segment.level).max().unwrap_or(0) + 1;
-    let flushed_through = merged.flushed_through;
+    let flushed_through = *flushed_through;
     writer.finish(SegmentOrigin { name, level, flushed_through, replaces }).map_err(ours)
 }

@@ -99,6 +99,9 @@ fn write_gauges(shared: &Shared, out: &mut Exposition) {
     out.gauge("pyrite_store_series_index_bytes", "Estimated memory of the series index.", &[], bytes as f64);
     let cached = shared.cache.bytes();
     out.gauge("pyrite_store_cache_bytes", "Estimated memory of open segments.", &[], cached as f64);
+    let dictionaries = shared.epochs.bytes();
+    let help = "Estimated memory of the dictionaries that segments share.";
+    out.gauge("pyrite_store_dictionary_bytes", help, &[], dictionaries as f64);
     out.gauge("pyrite_store_segments", "Segments in use.", &[], view.segments.len() as f64);
     let bytes: u64 = view.segments.iter().map(|segment| segment.bytes).sum();
     out.gauge("pyrite_store_segment_bytes", "Disk space of the segments in use.", &[], bytes as f64);

@@ -10,12 +10,13 @@ use std::sync::Arc;
 use pyrite_model::TimeRange;
 
 use crate::catalogue::{Catalogue, Retired};
+use crate::dictionary::{Epochs, LostPart};
 use crate::files::{FileLayer, read_all};
 use crate::head::{Head, HeadState};
 use crate::quarantine::{Quarantine, window_text};
 use crate::segment::SegmentInfo;
 use crate::segment::manifest::Manifest;
-use crate::segment::read::read_series;
+use crate::segment::series::read_series;
 use crate::segment::write::is_temporary;
 use crate::series_index::{Filling, SeriesIndex};
 use crate::shared::{Layout, View};
@@ -24,7 +25,7 @@ use crate::writer::OpenGeneration;
 use crate::{Limits, StoreError};
 
 /// The newest layout of a data directory.
-const FORMAT: u64 = 1;
+const FORMAT: u64 = 2;
 
 /// What opening a store found and did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -79,6 +80,15 @@ pub enum Finding {
         /// How many there were.
         rows: u64,
     },
+    /// A part of a dictionary is damaged: rows are all there, some of their stacks have no names any more.
+    DictionaryDamaged {
+        /// The part.
+        dir: PathBuf,
+        /// How many stacks are nameless.
+        stacks: usize,
+        /// What is wrong.
+        why: String,
+    },
     /// The catalogue was broken; it was made anew from the segments.
     CatalogueRebuilt {
         /// The file that holds the broken one.
@@ -113,6 +123,9 @@ impl fmt::Display for Finding {
                 let (start, end) = window_text(Some(*range));
                 write!(f, "segment {name} is gone: {rows} rows from {start} to {end} are lost")
             }
+            Self::DictionaryDamaged { dir, stacks, why } => {
+                write!(f, "{stacks} stacks have lost their names, {}: {why}", dir.display())
+            }
             Self::CatalogueRebuilt { kept_as } => {
                 write!(
                     f,
@@ -126,7 +139,7 @@ impl fmt::Display for Finding {
 
 /// Makes the directories and checks that this release may use what is there.
 pub(crate) fn prepare(files: &dyn FileLayer, layout: &Layout) -> Result<(), StoreError> {
-    for dir in [&layout.wal, &layout.segments] {
+    for dir in [&layout.wal, &layout.segments, &layout.dictionaries] {
         files.create_dir(dir).map_err(StoreError::io("create", dir))?;
     }
     let path = &layout.format;
@@ -137,7 +150,8 @@ pub(crate) fn prepare(files: &dyn FileLayer, layout: &Layout) -> Result<(), Stor
                 Some(found) if found > FORMAT => {
                     Err(StoreError::Newer { path: path.clone(), found, supported: FORMAT })
                 }
-                Some(_) => Ok(()),
+                Some(FORMAT) => Ok(()),
+                Some(_older) => write_format(files, layout),
                 None => Err(StoreError::corrupt(path, "it does not state a format version")),
             }
         }
@@ -162,6 +176,7 @@ pub(crate) struct Opened {
     pub(crate) view: View,
     pub(crate) catalogue: Catalogue,
     pub(crate) series: SeriesIndex,
+    pub(crate) epochs: Epochs,
     pub(crate) generation: OpenGeneration,
     pub(crate) report: OpenReport,
 }
@@ -173,14 +188,16 @@ pub(crate) fn open(
     limits: &Limits,
     quarantine: &Quarantine,
 ) -> Result<Opened, StoreError> {
-    let mut recovery = Recovery { files, layout, quarantine, report: OpenReport::default() };
+    let max_stacks = limits.dictionary_stacks;
+    let mut recovery = Recovery { files, layout, quarantine, max_stacks, report: OpenReport::default() };
     let (catalogue, filling) = recovery.open_catalogue()?;
     let flushed_through = catalogue.flushed_through()?;
     let segments: Vec<Arc<SegmentInfo>> = catalogue.segments()?.into_iter().map(Arc::new).collect();
+    let epochs = recovery.open_dictionaries(&segments)?;
     let ReplayedLog { head, frozen, generation } = recovery.open_wal(flushed_through)?;
     let view = View { head, frozen, segments: Arc::new(segments) };
     let series = filling.finish(&view, limits.series);
-    Ok(Opened { view, catalogue, series, generation, report: recovery.report })
+    Ok(Opened { view, catalogue, series, epochs, generation, report: recovery.report })
 }
 
 /// What the log files hold.
@@ -194,6 +211,7 @@ struct Recovery<'a> {
     files: &'a Arc<dyn FileLayer>,
     layout: &'a Layout,
     quarantine: &'a Quarantine,
+    max_stacks: usize,
     report: OpenReport,
 }
 
@@ -303,6 +321,18 @@ impl Recovery<'_> {
         let (name, range) = (name.to_owned(), known.map(|known| known.range));
         self.report.findings.push(Finding::SegmentQuarantined { name, why, range });
         Ok(())
+    }
+
+    fn open_dictionaries(&mut self, segments: &[Arc<SegmentInfo>]) -> Result<Epochs, StoreError> {
+        let needed = |id| {
+            let used = segments.iter().filter_map(|segment| segment.dictionary);
+            used.filter(|used| used.epoch == id).map(|used| used.stacks).max().unwrap_or(0)
+        };
+        let (epochs, lost) = Epochs::open(self.files, &self.layout.dictionaries, self.max_stacks, needed)?;
+        if let Some(LostPart { dir, stacks, why }) = lost {
+            self.report.findings.push(Finding::DictionaryDamaged { dir, stacks, why });
+        }
+        Ok(epochs)
     }
 
     fn remove_segment(&self, name: &str) -> Result<(), StoreError> {

@@ -5,16 +5,16 @@
 
 use std::sync::Arc;
 
-use pyrite_model::{ProfileType, Selector, SeriesKey, StackId, StackProfile, TimeRange, names};
+use pyrite_model::{ProfileType, Selector, SeriesKey, StackId, TimeRange, names};
 
+use crate::dictionary::Dictionary;
 use crate::head::Head;
-use crate::rows::{RowBlock, StoredRow};
+use crate::rows::{RowBlock, Run, StoredRow};
 use crate::segment::SegmentInfo;
-use crate::segment::dictionary::Dictionary;
-use crate::segment::read::IdSet;
+use crate::segment::read::{Grid, IdSet, StackIds, Wanted};
+use crate::segment::rollup::Shape;
 use crate::series_index::Selection;
 use crate::shared::Shared;
-use crate::symbols::{Copier, Symbols};
 use crate::{QueryError, StoreError};
 
 /// Which rows a query is about.
@@ -26,20 +26,59 @@ pub struct StackQuery {
     pub selector: Selector,
     /// From when to when, both inclusive.
     pub range: TimeRange,
+    /// Function names from the root on that a stack must begin with to count; none for every stack.
+    pub call_site: Vec<String>,
+}
+
+impl StackQuery {
+    /// All stacks of these rows.
+    pub fn new(profile_type: ProfileType, selector: Selector, range: TimeRange) -> Self {
+        Self { profile_type, selector, range, call_site: Vec::new() }
+    }
+}
+
+/// Where rows are from: the series that are asked for, by their ids there, and what its stack ids mean.
+pub(crate) struct Source<'a> {
+    pub(crate) series: &'a [(u32, Arc<SeriesKey>)],
+    pub(crate) stacks: Option<SourceStacks<'a>>,
+}
+
+/// The stacks of a source.
+#[derive(Clone, Copy)]
+pub(crate) struct SourceStacks<'a> {
+    pub(crate) dictionary: &'a Arc<Dictionary>,
+    pub(crate) count: usize,
+    /// By id in the source; `None` where ids are the dictionary's own.
+    ids: Option<&'a [StackId]>,
+}
+
+impl SourceStacks<'_> {
+    /// Which stack of the dictionary an id of the source means.
+    pub(crate) fn of(&self, id: usize) -> StackId {
+        self.ids.map_or(StackId(id as u32), |ids| ids[id])
+    }
+}
+
+impl StackIds {
+    fn source(&self) -> SourceStacks<'_> {
+        SourceStacks { dictionary: &self.dictionary, count: self.stacks.len(), ids: Some(&self.stacks) }
+    }
 }
 
 /// What a query makes of rows. Each source is summed by itself first, so that a damaged one leaves no trace.
 pub(crate) trait Fold {
     /// The sums of one source.
     type Part;
-    /// Whether the stacks' names matter; where they do not, segments need not read them.
-    fn needs_symbols(&self) -> bool;
-    /// Starts a source: the series that are asked for, by their ids in it, and its symbols where needed.
-    fn begin(&mut self, series: &[(u32, Arc<SeriesKey>)], symbols: Option<&dyn Symbols>) -> Self::Part;
-    /// Takes one row; its stack is one of the source's.
-    fn row(part: &mut Self::Part, row: StoredRow);
+    /// Whether it matters which stacks the rows have; where it does not, segments need not read what they are.
+    fn needs_stacks(&self) -> bool;
+    /// Which instants within the window must be told apart.
+    fn grid(&self) -> Grid;
+    /// Starts a source.
+    fn begin(&mut self, source: &Source<'_>) -> Self::Part;
+    /// Takes rows of one series, whose stacks are those of the source.
+    fn add(part: &mut Self::Part, rows: Run<'_>);
     /// Adds the sums of one source to those of all.
-    fn end(&mut self, part: Self::Part, symbols: Option<&dyn Symbols>) -> Result<(), QueryError>;
+    fn end(&mut self, part: Self::Part, source: &Source<'_>) -> Result<(), QueryError>;
 }
 
 /// Feeds every row of the query to the fold.
@@ -47,12 +86,11 @@ pub(crate) fn run<F: Fold>(shared: &Shared, query: &StackQuery, fold: &mut F) ->
     let view = shared.view();
     let mut selection = shared.series.choose(&query.profile_type, &query.selector);
     for segment in view.segments.iter().filter(|segment| segment.range.overlaps(query.range)) {
-        match read_segment(shared, segment, query, &mut selection, fold) {
-            Ok(Some(Done { part, dictionary })) => {
-                fold.end(part, dictionary.as_deref().map(|symbols| symbols as &dyn Symbols))?;
+        if let Err(error) = read_segment(shared, segment, query, &mut selection, fold) {
+            match error {
+                QueryError::Store(error) => shared.give_up(segment, error)?,
+                error => return Err(error),
             }
-            Ok(None) => {}
-            Err(error) => shared.give_up(segment, error)?,
         }
     }
     shared.cache.trim();
@@ -64,48 +102,50 @@ pub(crate) fn run<F: Fold>(shared: &Shared, query: &StackQuery, fold: &mut F) ->
     Ok(())
 }
 
-/// A segment that was read to its end.
-struct Done<P> {
-    part: P,
-    dictionary: Option<Arc<Dictionary>>,
-}
-
 fn read_segment<F: Fold>(
     shared: &Shared,
     segment: &SegmentInfo,
     query: &StackQuery,
     selection: &mut Selection,
     fold: &mut F,
-) -> Result<Option<Done<F::Part>>, StoreError> {
+) -> Result<(), QueryError> {
     let series = shared.series.held_by(&segment.name, selection, query.range);
     if series.is_empty() {
-        return Ok(None);
+        return Ok(());
     }
     let reader = shared.open_segment(segment)?;
-    let dictionary = fold.needs_symbols().then(|| reader.dictionary(shared.files.as_ref())).transpose()?;
-    let mut part = fold.begin(&series, dictionary.as_deref().map(|symbols| symbols as &dyn Symbols));
-    reader.scan(&id_set(&series), query.range, |row| F::row(&mut part, row))?;
-    Ok(Some(Done { part, dictionary }))
+    let files = shared.files.as_ref();
+    let stacks = fold.needs_stacks().then(|| reader.stacks(files, &shared.epochs)).transpose()?;
+    let source = Source { series: &series, stacks: stacks.as_deref().map(StackIds::source) };
+    let mut part = fold.begin(&source);
+    let shape = if fold.needs_stacks() { Shape::Stacks } else { Shape::Totals };
+    let wanted = Wanted { series: &id_set(&series), window: query.range, grid: fold.grid(), shape };
+    reader.scan(&wanted, |rows| F::add(&mut part, rows))?;
+    fold.end(part, &source)
 }
 
-/// Reads a head; it stays writable but for the two moments when its symbols are looked at.
 fn read_head<F: Fold>(head: &Head, query: &StackQuery, fold: &mut F) -> Result<(), QueryError> {
-    let keys: Vec<Arc<SeriesKey>> = head.read().series.keys().to_vec();
     let parts = query.profile_type.made_of();
     let as_asked = |key: Arc<SeriesKey>| match () {
         () if key.profile_type == query.profile_type => Some(key),
         () if parts.contains(&key.profile_type) => as_part(&key, &query.profile_type),
         () => None,
     };
+    let (blocks, keys) = {
+        let state = head.read();
+        (state.blocks().to_vec(), state.series.keys().to_vec())
+    };
+    // Rows are visible only when their stacks are known.
+    let count = head.dictionary().read().stack_nodes().len();
     let series = (0..).zip(keys).filter_map(|(id, key)| Some((id, as_asked(key)?)));
     let series: Vec<_> = series.filter(|(_, key)| query.selector.matches(key)).collect();
-    let (blocks, mut part) = {
-        // Together: rows that become visible later may have stacks that these symbols lack.
-        let head = head.read();
-        (head.blocks().to_vec(), fold.begin(&series, Some(&head.symbols)))
-    };
-    scan_blocks(&blocks, &id_set(&series), query.range, |row| F::row(&mut part, row));
-    fold.end(part, Some(&head.read().symbols))
+    let stacks = SourceStacks { dictionary: head.dictionary(), count, ids: None };
+    let source = Source { series: &series, stacks: Some(stacks) };
+    let mut part = fold.begin(&source);
+    scan_blocks(&blocks, &id_set(&series), query.range, |StoredRow { series, time, stack, value }| {
+        F::add(&mut part, Run { series, times: &[time.0], stacks: &[stack], values: &[value] });
+    });
+    fold.end(part, &source)
 }
 
 /// The series as one of `whole`, which it is a part of; only series that tell a state are.
@@ -129,49 +169,3 @@ fn scan_blocks(blocks: &[RowBlock], series: &IdSet, window: TimeRange, mut each:
     }
 }
 
-/// One value per stack over all rows of the query.
-pub(crate) fn merge_stacks(shared: &Shared, query: &StackQuery) -> Result<StackProfile, QueryError> {
-    let mut sum = StackSum::default();
-    run(shared, query, &mut sum)?;
-    let StackSum { mut profile, values } = sum;
-    let values = values.into_iter().zip(0..).filter(|(value, _)| *value != 0);
-    profile.values = values.map(|(value, id)| (StackId(id), value)).collect();
-    Ok(profile)
-}
-
-/// Sums by stack; a part holds them by the stack ids of its source.
-#[derive(Default)]
-struct StackSum {
-    profile: StackProfile,
-    values: Vec<i64>,
-}
-
-impl Fold for StackSum {
-    type Part = Vec<i64>;
-
-    fn needs_symbols(&self) -> bool {
-        true
-    }
-
-    fn begin(&mut self, _series: &[(u32, Arc<SeriesKey>)], symbols: Option<&dyn Symbols>) -> Self::Part {
-        vec![0; symbols.map_or(0, |symbols| symbols.lens().stacks)]
-    }
-
-    fn row(part: &mut Self::Part, row: StoredRow) {
-        let sum = &mut part[row.stack as usize];
-        *sum = sum.saturating_add(row.value);
-    }
-
-    fn end(&mut self, part: Self::Part, symbols: Option<&dyn Symbols>) -> Result<(), QueryError> {
-        let Some(symbols) = symbols else { return Ok(()) };
-        let mut copier = Copier::new(symbols);
-        for (id, value) in part.into_iter().enumerate().filter(|(_, value)| *value != 0) {
-            let at = copier.stack(id as u32, &mut self.profile.symbols).index();
-            if at >= self.values.len() {
-                self.values.resize(at + 1, 0);
-            }
-            self.values[at] = self.values[at].saturating_add(value);
-        }
-        Ok(())
-    }
-}

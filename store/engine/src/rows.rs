@@ -22,6 +22,17 @@ pub(crate) struct StoredRow {
     pub(crate) value: i64,
 }
 
+/// Rows of one series, column by column.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Run<'a> {
+    pub(crate) series: u32,
+    /// In ms; empty where nobody asked for them.
+    pub(crate) times: &'a [i64],
+    /// Likewise.
+    pub(crate) stacks: &'a [u32],
+    pub(crate) values: &'a [i64],
+}
+
 /// Encoded rows and the window they lie in. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct RowBlock {

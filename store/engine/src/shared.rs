@@ -1,5 +1,6 @@
 //! What the writer, the maintenance thread and queries share: the view of what is stored, and the way to change it.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, RwLock};
 
@@ -7,6 +8,7 @@ use pyrite_model::UnixMs;
 
 use crate::cache::SegmentCache;
 use crate::catalogue::{Catalogue, Retired};
+use crate::dictionary::{EpochId, Epochs};
 use crate::files::FileLayer;
 use crate::head::Head;
 use crate::metrics::Counters;
@@ -24,6 +26,7 @@ pub(crate) struct Layout {
     pub(crate) root: PathBuf,
     pub(crate) wal: PathBuf,
     pub(crate) segments: PathBuf,
+    pub(crate) dictionaries: PathBuf,
     pub(crate) quarantine: PathBuf,
     pub(crate) catalogue: PathBuf,
     pub(crate) format: PathBuf,
@@ -35,6 +38,7 @@ impl Layout {
         Self {
             wal: root.join("wal"),
             segments: root.join("segments"),
+            dictionaries: root.join("dictionaries"),
             quarantine: root.join("quarantine"),
             catalogue: root.join("catalogue.sqlite"),
             format: root.join("format"),
@@ -88,6 +92,7 @@ pub(crate) struct Shared {
     pub(crate) quarantine: Quarantine,
     pub(crate) series: SeriesIndex,
     pub(crate) cache: SegmentCache,
+    pub(crate) epochs: Epochs,
     pub(crate) counters: Counters,
     view: RwLock<View>,
     /// Segments whose rows are out of the view but whose files queries may still read.
@@ -103,12 +108,13 @@ pub(crate) struct Parts {
     pub(crate) catalogue: Catalogue,
     pub(crate) quarantine: Quarantine,
     pub(crate) series: SeriesIndex,
+    pub(crate) epochs: Epochs,
     pub(crate) view: View,
 }
 
 impl Shared {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { config, layout, files, clock, catalogue, quarantine, series, view } = parts;
+        let Parts { config, layout, files, clock, catalogue, quarantine, series, epochs, view } = parts;
         let cache = SegmentCache::new(config.limits.cache_bytes);
         Self {
             config,
@@ -119,6 +125,7 @@ impl Shared {
             quarantine,
             series,
             cache,
+            epochs,
             counters: Counters::default(),
             view: RwLock::new(view),
             doomed: Mutex::default(),
@@ -193,8 +200,17 @@ impl Shared {
         }
         if !gone.is_empty() {
             self.catalogue.forget(&gone)?;
+            self.epochs.retain(&self.epochs_in_use())?;
         }
         result
+    }
+
+    fn epochs_in_use(&self) -> BTreeSet<EpochId> {
+        // The doomed first: what a merge dooms meanwhile is then in the view still.
+        let doomed = lock(&self.doomed).clone();
+        let segments = self.view().segments;
+        let used = doomed.iter().chain(segments.iter()).filter_map(|segment| segment.dictionary);
+        used.map(|used| used.epoch).collect()
     }
 
     /// Deals with a segment that cannot be read: a damaged one is moved aside, a missing one forgotten; the rest of

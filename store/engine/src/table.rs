@@ -3,6 +3,7 @@
 //! The checksums are in the segment's manifest ([`TableIndex`]), since Parquet writers leave the format's own page
 //! checksums out. A row group is read with one read and checked before a byte of it is decoded.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -39,6 +40,9 @@ pub(crate) struct TableIndex {
     pub(crate) row_groups: Vec<Span>,
     pub(crate) footer: Span,
 }
+
+/// The files of one directory, by name.
+pub(crate) type TableIndexes = BTreeMap<String, TableIndex>;
 
 /// The values of one column of one row group.
 pub(crate) enum Column {

@@ -5,16 +5,15 @@
 //! start + k·step and is stamped with its right end; the last one is the last whose stamp is not after the end.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use hashbrown::HashMap;
-use pyrite_model::{LabelSet, SeriesKey, TimeRange, UnixMs};
+use pyrite_model::{LabelSet, SeriesKey, StackId, TimeRange, UnixMs};
 
 use crate::QueryError;
-use crate::query::{Fold, StackQuery, run};
-use crate::rows::StoredRow;
+use crate::query::{Fold, Source, StackQuery, run};
+use crate::rows::Run;
+use crate::segment::read::Grid;
 use crate::shared::Shared;
-use crate::symbols::Symbols;
 
 /// A question about values over time.
 #[derive(Clone, Debug)]
@@ -25,8 +24,6 @@ pub struct SeriesQuery {
     pub step_ms: i64,
     /// Labels whose values tell groups apart; none for a single group.
     pub group_by: Vec<String>,
-    /// Function names from the root on that a stack must begin with to count; none for every stack.
-    pub call_site: Vec<String>,
 }
 
 /// The values of one group.
@@ -70,85 +67,14 @@ impl Buckets {
     }
 }
 
-/// Which stacks count.
-enum StackFilter {
-    Every,
-    Only(Vec<bool>),
-}
-
-impl StackFilter {
-    fn keeps(&self, stack: u32) -> bool {
-        match self {
-            Self::Every => true,
-            Self::Only(stacks) => stacks.get(stack as usize).copied().unwrap_or(false),
-        }
-    }
-
-    /// The stacks whose frames, from the root, begin with these functions.
-    fn new(call_site: &[String], symbols: Option<&dyn Symbols>) -> Self {
-        let Some(symbols) = symbols.filter(|_| !call_site.is_empty()) else {
-            return Self::Every;
-        };
-        let mut states: Vec<Option<Matched>> = vec![None; symbols.lens().stacks];
-        for id in 0..states.len() as u32 {
-            resolve(id, call_site, symbols, &mut states);
-        }
-        Self::Only(states.into_iter().map(|state| state == Some(Matched::Frames(call_site.len()))).collect())
-    }
-}
-
-/// How far the frames from the root to a node agree with a call site.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Matched {
-    Frames(usize),
-    No,
-}
-
-fn resolve(id: u32, call_site: &[String], symbols: &dyn Symbols, states: &mut [Option<Matched>]) {
-    let mut path = Vec::new();
-    let mut next = Some(id);
-    let mut state = Matched::Frames(0);
-    while let Some(id) = next {
-        if let Some(known) = states[id as usize] {
-            state = known;
-            break;
-        }
-        path.push(id);
-        next = symbols.stack(id).0;
-    }
-    for id in path.into_iter().rev() {
-        state = advance(state, symbols.stack(id).1, call_site, symbols);
-        states[id as usize] = Some(state);
-    }
-}
-
-/// Follows the frames of one location; the outermost function comes first.
-fn advance(state: Matched, location: u32, call_site: &[String], symbols: &dyn Symbols) -> Matched {
-    let mut state = state;
-    let lines = symbols.location(location).lines;
-    if lines.is_empty() && state != Matched::Frames(call_site.len()) {
-        // A frame without a function has no name that a call site could give.
-        return Matched::No;
-    }
-    for line in lines.iter().rev() {
-        match state {
-            Matched::Frames(n) if n < call_site.len() => {
-                let same = symbols.function(line.function.0).name == call_site[n];
-                state = if same { Matched::Frames(n + 1) } else { Matched::No };
-            }
-            done => return done,
-        }
-    }
-    state
-}
-
 /// Sums of one group by bucket.
 type Points = HashMap<i64, i64>;
 
 /// The sums of one source.
 struct Part {
     buckets: Buckets,
-    filter: StackFilter,
+    /// By stack of the source, whether it counts; `None` where every one does.
+    counts: Option<Vec<bool>>,
     /// Which group a series of the source belongs to.
     group_of: HashMap<u32, usize>,
     points: Vec<Points>,
@@ -197,34 +123,60 @@ impl Timeline<'_> {
 impl Fold for Timeline<'_> {
     type Part = Part;
 
-    fn needs_symbols(&self) -> bool {
-        !self.query.call_site.is_empty()
+    fn needs_stacks(&self) -> bool {
+        !self.query.stacks.call_site.is_empty()
     }
 
-    fn begin(&mut self, series: &[(u32, Arc<SeriesKey>)], symbols: Option<&dyn Symbols>) -> Part {
-        let filter = StackFilter::new(&self.query.call_site, symbols);
-        let group_of = series.iter().map(|(id, key)| (*id, self.group_of(key))).collect();
-        Part { buckets: self.buckets, filter, group_of, points: vec![Points::new(); self.points.len()] }
+    fn grid(&self) -> Grid {
+        Grid::Steps { origin: self.buckets.start, step: self.buckets.step }
     }
 
-    fn row(part: &mut Part, row: StoredRow) {
-        if part.filter.keeps(row.stack) {
-            let points = &mut part.points[part.group_of[&row.series]];
-            let sum = points.entry(part.buckets.of(row.time)).or_insert(0);
-            *sum = sum.saturating_add(row.value);
-        }
+    fn begin(&mut self, source: &Source<'_>) -> Part {
+        let counts = source.stacks.filter(|_| self.needs_stacks()).map(|stacks| {
+            let of_source: Vec<StackId> = (0..stacks.count).map(|id| stacks.of(id)).collect();
+            let calls =
+                stacks.dictionary.calls(of_source.iter().map(|stack| stack.index() + 1).max().unwrap_or(0));
+            let below = calls.below(&self.query.stacks.call_site);
+            of_source.into_iter().map(|stack| below[calls.node_of(stack)]).collect()
+        });
+        let group_of = source.series.iter().map(|(id, key)| (*id, self.group_of(key))).collect();
+        Part { buckets: self.buckets, counts, group_of, points: vec![Points::new(); self.points.len()] }
     }
 
-    fn end(&mut self, part: Part, _symbols: Option<&dyn Symbols>) -> Result<(), QueryError> {
-        for (points, new) in self.points.iter_mut().zip(part.points) {
-            for (bucket, value) in new {
-                let sum = points.entry(bucket).or_insert(0);
-                *sum = sum.saturating_add(value);
+    fn add(part: &mut Part, rows: Run<'_>) {
+        let points = &mut part.points[part.group_of[&rows.series]];
+        // Neighbours are mostly of one bucket.
+        let mut last: Option<(i64, i64)> = None;
+        for (at, (time, value)) in rows.times.iter().zip(rows.values).enumerate() {
+            if part.counts.as_ref().is_some_and(|counts| !counts[rows.stacks[at] as usize]) {
+                continue;
             }
+            let bucket = part.buckets.of(UnixMs(*time));
+            match &mut last {
+                Some((of, sum)) if *of == bucket => *sum = sum.saturating_add(*value),
+                _ => {
+                    add_point(points, last);
+                    last = Some((bucket, *value));
+                }
+            }
+        }
+        add_point(points, last);
+    }
+
+    fn end(&mut self, part: Part, _source: &Source<'_>) -> Result<(), QueryError> {
+        for (points, new) in self.points.iter_mut().zip(part.points) {
+            new.into_iter().for_each(|point| add_point(points, Some(point)));
         }
         let limit = self.limit;
         let count: usize = self.points.iter().map(Points::len).sum();
         if count > limit { Err(QueryError::TooManyPoints { limit }) } else { Ok(()) }
+    }
+}
+
+fn add_point(points: &mut Points, point: Option<(i64, i64)>) {
+    if let Some((bucket, value)) = point {
+        let sum = points.entry(bucket).or_insert(0);
+        *sum = sum.saturating_add(value);
     }
 }
 
@@ -278,31 +230,5 @@ mod tests {
                 }
             }
         }
-    }
-
-    #[test]
-    fn call_sites_are_prefixes_from_the_root_inline_frames_included() {
-        use pyrite_model::{Function, Line, Location, SymbolTable};
-        let mut table = SymbolTable::new();
-        let main = table.intern_named_location("main");
-        let line = |table: &mut SymbolTable, name: &str| {
-            let name = table.intern_str(name);
-            Line { function: table.intern_function(Function { name, ..Function::default() }), line: 0 }
-        };
-        let lines = vec![line(&mut table, "inlined"), line(&mut table, "outer")];
-        let both = table.intern_location(Location { lines, ..Location::default() });
-        let bare = table.intern_location(Location { address: 7, ..Location::default() });
-        let wanted = table.intern_stack(&[bare, both, main]).unwrap().0;
-        let inlined = table.stack_node(pyrite_model::StackId(wanted)).parent.unwrap().0;
-        let keeps = |names: &[&str], stack| {
-            let names: Vec<String> = names.iter().map(ToString::to_string).collect();
-            StackFilter::new(&names, Some(&table)).keeps(stack)
-        };
-        assert!(keeps(&[], wanted));
-        assert!(keeps(&["main"], wanted));
-        assert!(keeps(&["main", "outer"], wanted));
-        assert!(keeps(&["main", "outer", "inlined"], inlined));
-        assert!(!keeps(&["outer"], wanted));
-        assert!(!keeps(&["main", "outer", "inlined", "more"], wanted));
     }
 }

@@ -1,8 +1,8 @@
-//! How a stack reads as text: one name per frame, for trees, folded stacks and call-site filters alike.
+//! How a stack reads as text: one name per frame, for trees, folded stacks and call sites alike.
 
 use std::borrow::Cow;
 
-use crate::{FunctionId, Location, StackId, StackProfile, SymbolTable};
+use crate::{FunctionId, Location, StackId, SymbolTable};
 
 /// The name of a frame of which nothing at all is known.
 const UNKNOWN: &str = "[unknown]";
@@ -40,17 +40,6 @@ pub(crate) fn unresolved_name(symbols: &SymbolTable, location: &Location) -> Str
     }
 }
 
-impl StackProfile {
-    /// Keeps the stacks whose first frames, root first, have exactly the names given.
-    pub fn retain_call_site(&mut self, call_site: &[String]) {
-        let Self { symbols, values } = self;
-        values.retain(|&(stack, _)| {
-            let names = frame_names(symbols, stack);
-            names.len() >= call_site.len() && names.iter().zip(call_site).all(|(name, wanted)| name == wanted)
-        });
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,23 +67,5 @@ mod tests {
         let stack = table.intern_stack(&leaf_first).unwrap();
         let expected = ["[unknown]", "libc.so.6", "0x30", "libc.so.6!0x20", "outer", "inner"];
         assert_eq!(frame_names(&table, stack), expected);
-    }
-
-    #[test]
-    fn a_call_site_is_a_prefix_from_the_root() {
-        let mut profile = StackProfile::default();
-        for (value, leaf_first) in
-            [(1, &["b", "a"][..]), (2, &["a"]), (4, &["a", "b"]), (8, &["c", "b", "a"])]
-        {
-            let locations: Vec<_> =
-                leaf_first.iter().map(|name| profile.symbols.intern_named_location(name)).collect();
-            let stack = profile.symbols.intern_stack(&locations).unwrap();
-            profile.values.push((stack, value));
-        }
-        for (call_site, total) in [(&["a"][..], 11), (&["a", "b"], 9), (&[], 15), (&["b", "a", "x"], 0)] {
-            let mut kept = profile.clone();
-            kept.retain_call_site(&call_site.iter().map(ToString::to_string).collect::<Vec<_>>());
-            assert_eq!(kept.total(), total, "{call_site:?}");
-        }
     }
 }

@@ -10,6 +10,7 @@
 
 mod address;
 mod batch;
+mod call_tree;
 mod exposition;
 mod flame;
 mod frames;
@@ -25,8 +26,9 @@ mod time;
 
 pub use address::{Avma, FileKey, FileOffset};
 pub use batch::{Batch, Row, SeriesRows, StackProfile};
+pub use call_tree::CallTree;
 pub use exposition::{Exposition, MetricLabels};
-pub use flame::{FlameTree, Flamebearer};
+pub use flame::{CallValues, FlameTree, Flamebearer};
 pub use frames::frame_names;
 pub use labels::{Label, LabelSet, names};
 pub use literals::Candidates;

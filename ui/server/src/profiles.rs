@@ -12,26 +12,26 @@ use crate::connect::Call;
 use crate::proto::{querier, types};
 use crate::querier::label_pairs;
 use crate::state::ServerState;
+use crate::store::ProfileStore;
 use crate::window::{max_nodes, window};
 
 /// The merge that a request asks for.
 pub(crate) struct Merge {
     stacks: StackQuery,
-    call_site: Vec<String>,
     /// Whether ids that no sample has are asked for.
     by_id: bool,
 }
 
 impl From<StackQuery> for Merge {
     fn from(stacks: StackQuery) -> Self {
-        Self { stacks, call_site: Vec::new(), by_id: false }
+        Self { stacks, by_id: false }
     }
 }
 
 impl Merge {
     pub(crate) fn new(profile_type: &str, selector: &str, start: i64, end: i64) -> Result<Self, ApiError> {
         let range = window(start, end)?;
-        Ok(StackQuery { profile_type: profile_type.parse()?, selector: selector.parse()?, range }.into())
+        Ok(StackQuery::new(profile_type.parse()?, selector.parse()?, range).into())
     }
 
     pub(crate) fn of(request: &querier::SelectMergeStacktracesRequest) -> Result<Self, ApiError> {
@@ -44,7 +44,7 @@ impl Merge {
                 found: "both".to_owned(),
             });
         }
-        merge.call_site = call_site(request.stack_trace_selector.as_ref());
+        merge.stacks.call_site = call_site(request.stack_trace_selector.as_ref());
         merge.by_id = !(request.profile_id_selector.is_empty()
             && request.trace_id_selector.is_empty()
             && request.span_selector.is_empty());
@@ -56,23 +56,29 @@ impl Merge {
     }
 
     /// Runs the query and `then`, which shapes the answer, on the thread of the query.
-    pub(crate) async fn run<T: Send + 'static>(
+    async fn profile<T: Send + 'static>(
         self,
         state: &ServerState,
         then: impl FnOnce(StackProfile) -> T + Send + 'static,
     ) -> Result<T, ApiError> {
-        state
-            .query(move |store| {
-                if self.by_id {
-                    return Ok(then(StackProfile::default()));
-                }
-                let mut profile = store.merge_stacks(&self.stacks)?;
-                if !self.call_site.is_empty() {
-                    profile.retain_call_site(&self.call_site);
-                }
-                Ok(then(profile))
-            })
-            .await
+        let query = move |store: &dyn ProfileStore| {
+            let profile =
+                if self.by_id { StackProfile::default() } else { store.merge_stacks(&self.stacks)? };
+            Ok(then(profile))
+        };
+        state.query(query).await
+    }
+
+    /// The same with the flame tree.
+    async fn tree<T: Send + 'static>(
+        self,
+        state: &ServerState,
+        then: impl FnOnce(FlameTree) -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let query = move |store: &dyn ProfileStore| {
+            Ok(then(if self.by_id { FlameTree::default() } else { store.flame_tree(&self.stacks)? }))
+        };
+        state.query(query).await
     }
 }
 
@@ -92,9 +98,7 @@ pub(crate) async fn select_merge_stacktraces(
     let mut response = querier::SelectMergeStacktracesResponse::default();
     match request.format() {
         querier::ProfileFormat::Tree => {
-            response.tree = merge
-                .run(&call.state, move |p| FlameTree::from_profile(&p).truncated(nodes).to_wire())
-                .await?;
+            response.tree = merge.tree(&call.state, move |tree| tree.truncated(nodes).to_wire()).await?;
         }
         querier::ProfileFormat::Pprof => {
             let profile = merge_pprof(&call.state, merge, request.end).await?;
@@ -141,22 +145,20 @@ pub(crate) async fn single(
     merge: Merge,
     max_nodes: usize,
 ) -> Result<Flamebearer<1>, ApiError> {
-    merge
-        .run(state, move |profile| FlameTree::from_profile(&profile).truncated(max_nodes).flamebearer())
-        .await
+    merge.tree(state, move |tree| tree.truncated(max_nodes).flamebearer()).await
 }
 
 /// Two profiles as a flame graph, baseline first. Both are whole until they are side by side (I6).
 pub(crate) async fn double(
     state: &ServerState,
-    sides: (Merge, Merge),
+    sides: [Merge; 2],
     max_nodes: usize,
 ) -> Result<Flamebearer<2>, ApiError> {
-    let left = sides.0.run(state, |profile| FlameTree::from_profile(&profile)).await?;
-    let draw = move |profile: StackProfile| {
-        FlameTree::diff(&left, &FlameTree::from_profile(&profile)).truncated(max_nodes).flamebearer()
+    let draw = move |store: &dyn ProfileStore| {
+        let queries = sides.each_ref().map(|side| (!side.by_id).then_some(&side.stacks));
+        Ok(store.flame_diff(queries)?.truncated(max_nodes).flamebearer())
     };
-    sides.1.run(state, draw).await
+    state.query(draw).await
 }
 
 pub(crate) async fn diff(call: Call<querier::DiffRequest>) -> Result<querier::DiffResponse, ApiError> {
@@ -164,7 +166,7 @@ pub(crate) async fn diff(call: Call<querier::DiffRequest>) -> Result<querier::Di
     let left = left.ok_or(ApiError::Missing { what: "left" })?;
     let right = right.ok_or(ApiError::Missing { what: "right" })?;
     let nodes = max_nodes(left.max_nodes)?.max(max_nodes(right.max_nodes)?);
-    let sides = (Merge::of(&left)?, Merge::of(&right)?);
+    let sides = [Merge::of(&left)?, Merge::of(&right)?];
     let bearer = double(&call.state, sides, nodes).await?;
     let flamegraph = querier::FlameGraphDiff {
         total: bearer.total(),
@@ -188,7 +190,7 @@ pub(crate) async fn select_merge_profile(
     max_nodes(request.max_nodes)?;
     let mut merge =
         Merge::new(&request.profile_type_id, &request.label_selector, request.start, request.end)?;
-    merge.call_site = call_site(request.stack_trace_selector.as_ref());
+    merge.stacks.call_site = call_site(request.stack_trace_selector.as_ref());
     merge.by_id = !(request.profile_id_selector.is_empty() && request.trace_id_selector.is_empty());
     merge_pprof(&call.state, merge, request.end).await
 }
@@ -206,7 +208,7 @@ async fn merge_pprof(state: &ServerState, merge: Merge, end_ms: i64) -> Result<p
         let duration_ns = range.end.0.saturating_sub(range.start.0).saturating_mul(1_000_000);
         encode(&profile, &ExportMeta { profile_type, time_ns, duration_ns, period })
     };
-    merge.run(state, encoded).await
+    merge.profile(state, encoded).await
 }
 
 /// Nanoseconds between two CPU samples of this node; 0 where unknown.
@@ -220,14 +222,10 @@ pub(crate) async fn select_series(
     call: Call<querier::SelectSeriesRequest>,
 ) -> Result<querier::SelectSeriesResponse, ApiError> {
     let request = call.message;
-    let stacks =
+    let mut stacks =
         Merge::new(&request.profile_type_id, &request.label_selector, request.start, request.end)?.stacks;
-    let query = SeriesQuery {
-        stacks,
-        step_ms: step_ms(request.step)?,
-        group_by: request.group_by,
-        call_site: call_site(request.stack_trace_selector.as_ref()),
-    };
+    stacks.call_site = call_site(request.stack_trace_selector.as_ref());
+    let query = SeriesQuery { stacks, step_ms: step_ms(request.step)?, group_by: request.group_by };
     let limit = request.limit.unwrap_or(0);
     let limit = usize::try_from(limit).ok().ok_or_else(|| ApiError::BadValue {
         what: "limit",

@@ -124,11 +124,7 @@ impl Side {
     }
 
     fn stacks(&self) -> StackQuery {
-        StackQuery {
-            profile_type: self.profile_type.clone(),
-            selector: self.selector.clone(),
-            range: self.range,
-        }
+        StackQuery::new(self.profile_type.clone(), self.selector.clone(), self.range)
     }
 }
 
@@ -156,10 +152,9 @@ pub(crate) async fn render(
     let group_by = if key.is_empty() { Vec::new() } else { vec![key.clone()] };
     let range = side.range;
     let query = SeriesQuery {
-        stacks: StackQuery { profile_type: side.profile_type, selector: side.selector, range },
+        stacks: StackQuery::new(side.profile_type, side.selector, range),
         step_ms: step_s * 1000,
         group_by,
-        call_site: Vec::new(),
     };
     let series = state.query(move |store| store.select_series(&query)).await?;
     // Pyroscope draws the total line only where there is one series; more than one is what `groups` is for.
@@ -187,7 +182,7 @@ pub(crate) async fn render_diff(
             found: format!("{} and {}", left.profile_type, right.profile_type),
         });
     }
-    let bearer = double(&state, (left.stacks().into(), right.stacks().into()), nodes(&params)?).await?;
+    let bearer = double(&state, [left.stacks().into(), right.stacks().into()], nodes(&params)?).await?;
     Ok(FlamebearerProfile::new(bearer, &left.profile_type).into_response(&headers))
 }
 

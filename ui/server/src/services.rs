@@ -79,15 +79,14 @@ impl Stored {
         let series = store.series(&Selector::all(), range)?;
         // One bucket, (start - 1 ms, end], which is the window with both its ends.
         let query = SeriesQuery {
-            stacks: StackQuery {
-                profile_type: ProfileType::cpu_time(),
-                selector: Selector::all()
+            stacks: StackQuery::new(
+                ProfileType::cpu_time(),
+                Selector::all()
                     .with(Matcher::equal(names::PROFILE_TYPE, ProfileType::cpu_time().to_string())),
-                range: TimeRange::new(range.end, range.end),
-            },
+                TimeRange::new(range.end, range.end),
+            ),
             step_ms: range.end.0.saturating_sub(range.start.0).saturating_add(1),
             group_by: vec![names::SERVICE_NAME.to_owned()],
-            call_site: Vec::new(),
         };
         let mut cpu_ns = BTreeMap::new();
         for group in store.select_series(&query)? {

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::slice;
 
-use pyrite_model::{Batch, Exposition, ProfileType, Selector, SeriesKey, StackProfile, TimeRange};
+use pyrite_model::{Batch, Exposition, FlameTree, ProfileType, Selector, SeriesKey, StackProfile, TimeRange};
 use pyrite_store::{AppendError, GroupSeries, QueryError, SeriesQuery, StackQuery, Store};
 
 use crate::ApiError;
@@ -33,6 +33,10 @@ pub trait ProfileStore: Send + Sync + 'static {
     fn series(&self, selector: &Selector, range: TimeRange) -> Result<Vec<SeriesKey>, ApiError>;
     /// One value per stack.
     fn merge_stacks(&self, query: &StackQuery) -> Result<StackProfile, ApiError>;
+    /// The flame tree of one query.
+    fn flame_tree(&self, query: &StackQuery) -> Result<FlameTree, ApiError>;
+    /// Two queries side by side, the baseline first; a side without a query is empty.
+    fn flame_diff(&self, sides: [Option<&StackQuery>; 2]) -> Result<FlameTree<2>, ApiError>;
     /// One value per group and bucket, largest group first.
     fn select_series(&self, query: &SeriesQuery) -> Result<Vec<GroupSeries>, ApiError>;
     /// First and last time of any row; `None` while there is none.
@@ -70,6 +74,14 @@ impl ProfileStore for Store {
 
     fn merge_stacks(&self, query: &StackQuery) -> Result<StackProfile, ApiError> {
         Ok(Self::merge_stacks(self, query)?)
+    }
+
+    fn flame_tree(&self, query: &StackQuery) -> Result<FlameTree, ApiError> {
+        Ok(Self::flame_tree(self, [Some(query)])?)
+    }
+
+    fn flame_diff(&self, sides: [Option<&StackQuery>; 2]) -> Result<FlameTree<2>, ApiError> {
+        Ok(Self::flame_tree(self, sides)?)
     }
 
     fn select_series(&self, query: &SeriesQuery) -> Result<Vec<GroupSeries>, ApiError> {

@@ -1,25 +1,38 @@
 //! `segment.json`: what a segment holds, and what its files must hash to.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use pyrite_model::{TimeRange, UnixMs};
 use serde::{Deserialize, Serialize};
 
 use super::SegmentInfo;
-use crate::StoreError;
-use crate::files::{FileLayer, read_all};
-use crate::table::TableIndex;
+use super::rollup::{Rollup, Shape};
+use super::schema::SAMPLES;
+use crate::dictionary::EpochId;
+use crate::files::FileLayer;
+use crate::table::{TableIndexes, TableReader};
+use crate::{StoreError, sealed};
 
 /// The newest segment format; every older one stays readable (I8).
-pub(crate) const FORMAT: u64 = 1;
+pub(crate) const FORMAT: u64 = 2;
 /// The manifest's file name.
 pub(crate) const FILE: &str = "segment.json";
+
+/// The dictionary that a segment's stacks are from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DictionaryUse {
+    pub(crate) epoch: EpochId,
+    /// Every stack that the segment refers to is below this.
+    pub(crate) stacks: usize,
+}
 
 /// The first line of `segment.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Manifest {
     pub(crate) format: u64,
+    /// `None` in format 1, where each segment has its own.
+    #[serde(default)]
+    pub(crate) dictionary: Option<DictionaryUse>,
     pub(crate) level: u32,
     /// Rows of all WAL generations up to this one are in this segment or an older one.
     pub(crate) flushed_through: u64,
@@ -30,14 +43,14 @@ pub(crate) struct Manifest {
     pub(crate) rows: u64,
     /// First and last time of each row group of the samples.
     pub(crate) windows: Vec<(i64, i64)>,
+    /// Finest first; none in format 1.
+    #[serde(default)]
+    pub(crate) rollups: Vec<Rollup>,
+    /// Likewise, without stacks; the first is exact.
+    #[serde(default)]
+    pub(crate) totals: Vec<Rollup>,
     /// By file name.
-    pub(crate) tables: BTreeMap<String, TableIndex>,
-}
-
-/// Only this much of a manifest is understood whatever its version.
-#[derive(Deserialize)]
-struct AnyVersion {
-    format: u64,
+    pub(crate) tables: TableIndexes,
 }
 
 impl Manifest {
@@ -52,37 +65,58 @@ impl Manifest {
             range: self.range(),
             rows: self.rows,
             bytes: self.tables.values().map(|table| table.bytes).sum(),
+            dictionary: self.dictionary,
         }
+    }
+
+    /// The sums of this shape, finest first.
+    pub(crate) fn ladder(&self, shape: Shape) -> &[Rollup] {
+        match shape {
+            Shape::Stacks => &self.rollups,
+            Shape::Totals => &self.totals,
+        }
+    }
+
+    fn ladder_ok(&self, shape: Shape) -> bool {
+        let ladder = self.ladder(shape);
+        ladder.is_sorted_by(|a, b| a.bucket_ms < b.bucket_ms)
+            && ladder.iter().all(|rollup| {
+                let table = self.tables.get(&Rollup::file(shape, rollup.bucket_ms));
+                let groups = table.map(|table| table.row_groups.len());
+                rollup.bucket_ms > 0 && groups == Some(rollup.windows.len())
+            })
+    }
+
+    /// Opens one file of the segment.
+    pub(crate) fn open_table(
+        &self,
+        files: &dyn FileLayer,
+        dir: &Path,
+        file: &str,
+    ) -> Result<TableReader, StoreError> {
+        let index = self.tables.get(file);
+        let index = index.ok_or_else(|| StoreError::corrupt(dir, "the manifest lacks a table"))?;
+        TableReader::open(files, dir.join(file), index.clone())
     }
 
     /// Writes the manifest into a segment's directory and syncs it.
     pub(crate) fn write(&self, files: &dyn FileLayer, dir: &Path) -> Result<(), StoreError> {
-        let path = dir.join(FILE);
-        let line = serde_json::to_string(self).expect("a manifest has string keys and finite numbers");
-        let text = format!("{line}\n{:08x}\n", crc32c::crc32c(line.as_bytes()));
-        let mut file = files.create(&path).map_err(StoreError::io("create", &path))?;
-        file.append(text.as_bytes()).and_then(|()| file.sync()).map_err(StoreError::io("write", &path))
+        sealed::write(files, &dir.join(FILE), self)
     }
 
     /// Reads and checks the manifest in a segment's directory.
     pub(crate) fn read(files: &dyn FileLayer, dir: &Path) -> Result<Self, StoreError> {
         let path = dir.join(FILE);
-        let bytes = read_all(files, &path).map_err(StoreError::io("read", &path))?;
-        let bad = |what| move || StoreError::Corrupt { path: dir.join(FILE), what };
-        let text = std::str::from_utf8(&bytes).ok().ok_or_else(bad("it is not text"))?;
-        let (line, rest) = text.split_once('\n').ok_or_else(bad("it has no checksum"))?;
-        let crc = u32::from_str_radix(rest.trim_end(), 16).ok().ok_or_else(bad("it has no checksum"))?;
-        if crc32c::crc32c(line.as_bytes()) != crc {
-            return Err(bad("its checksum does not match")());
-        }
-        let version: AnyVersion = serde_json::from_str(line).ok().ok_or_else(bad("it states no format"))?;
-        if version.format > FORMAT {
-            return Err(StoreError::Newer { path, found: version.format, supported: FORMAT });
-        }
-        let manifest: Self = serde_json::from_str(line).ok().ok_or_else(bad("a field is missing"))?;
-        let groups = manifest.tables.get(super::schema::SAMPLES.file).map(|table| table.row_groups.len());
+        let manifest: Self = sealed::read(files, &path, FORMAT)?;
+        let groups = manifest.tables.get(SAMPLES.file).map(|table| table.row_groups.len());
         if groups != Some(manifest.windows.len()) {
-            return Err(bad("it lists another number of windows than row groups")());
+            return Err(StoreError::corrupt(&path, "it lists another number of windows than row groups"));
+        }
+        if !manifest.ladder_ok(Shape::Stacks) || !manifest.ladder_ok(Shape::Totals) {
+            return Err(StoreError::corrupt(&path, "its rollups are not as they must be"));
+        }
+        if (manifest.format == 1) != manifest.dictionary.is_none() {
+            return Err(StoreError::corrupt(&path, "its format and its dictionary contradict each other"));
         }
         Ok(manifest)
     }

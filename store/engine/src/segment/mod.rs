@@ -3,24 +3,26 @@
 //! ```text
 //! samples.parquet    series, time_ms, stack, value             in row groups that follow each other in time
 //! series.parquet     series, profile_type, labels, min_time_ms, max_time_ms, rows
-//! stacks.parquet     stack, parent, location, rows             a tree; the ids that samples use come first
-//! locations.parquet  location, inline, mapping, address, function, line
-//! functions.parquet  function, name, system_name, filename, start_line
-//! mappings.parquet   mapping, build_id, path
+//! rollup-Ns.parquet  the same for buckets of N seconds, where that is much less
+//! stacks.parquet     stack, dictionary_stack, rows             which stack of the epoch each one is
 //! segment.json       the manifest, and on its second line the crc32c of the first
 //! ```
 //!
-//! `FORMAT.md` beside this crate is the full description. Neighbours: `write` makes segments, `read` opens them,
-//! `dictionary` is what the symbol files hold.
+//! `FORMAT.md` beside this crate is the full description. Neighbours: `write` makes segments, `read` opens them, `v1` knows
+//! the symbols that segments of format 1 have in them.
 
-pub(crate) mod dictionary;
+mod cover;
 pub(crate) mod manifest;
 pub(crate) mod read;
-mod schema;
-pub(crate) mod small_tables;
+pub(crate) mod rollup;
+pub(crate) mod schema;
+pub(crate) mod series;
+mod v1;
 pub(crate) mod write;
 
 use pyrite_model::TimeRange;
+
+use self::manifest::DictionaryUse;
 
 /// What the store keeps in memory of every segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +36,8 @@ pub(crate) struct SegmentInfo {
     pub(crate) rows: u64,
     /// Length of all its files.
     pub(crate) bytes: u64,
+    /// `None` where it has one of its own, as in format 1.
+    pub(crate) dictionary: Option<DictionaryUse>,
 }
 
 /// The name of the segment that holds the rows of these WAL generations.

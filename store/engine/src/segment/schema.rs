@@ -1,4 +1,4 @@
-//! The columns of each file of a segment, and how they are encoded.
+//! The columns of each file of segments and dictionaries, and how they are encoded.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesPtr};
 use parquet::schema::types::ColumnPath;
 
-/// One file of a segment.
+/// One file of a segment or dictionary.
 pub(crate) struct Table {
     pub(crate) file: &'static str,
     pub(crate) schema: &'static str,
@@ -22,6 +22,13 @@ pub(crate) const SAMPLES: Table = Table {
     }",
 };
 
+/// Of samples without their stacks.
+pub(crate) const TOTALS_SCHEMA: &str = "message totals {
+        required int32 series (INTEGER(32,false));
+        required int64 time_ms (TIMESTAMP(MILLIS,true));
+        required int64 value;
+    }";
+
 pub(crate) const SERIES: Table = Table {
     file: "series.parquet",
     schema: "message series {
@@ -34,13 +41,23 @@ pub(crate) const SERIES: Table = Table {
     }",
 };
 
+/// Of a segment.
+pub(crate) const STACK_IDS: Table = Table {
+    file: "stacks.parquet",
+    schema: "message stacks {
+        required int32 stack (INTEGER(32,false));
+        required int32 dictionary_stack (INTEGER(32,false));
+        required int32 rows (INTEGER(32,false));
+    }",
+};
+
+/// Of a dictionary. Segments of format 1 have one in them, and a fourth column with the number of rows.
 pub(crate) const STACKS: Table = Table {
     file: "stacks.parquet",
     schema: "message stacks {
         required int32 stack (INTEGER(32,false));
         optional int32 parent (INTEGER(32,false));
         required int32 location (INTEGER(32,false));
-        required int32 rows (INTEGER(32,false));
     }",
 };
 

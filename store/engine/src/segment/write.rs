@@ -1,42 +1,34 @@
-//! Making a segment: number series, stacks and symbols anew, sort rows a row group at a time, write, sync, rename.
+//! Making a segment: number series and stacks anew, sort rows a row group at a time, write, sync, rename.
 //!
-//! Within a row group rows are ordered by (series, time, stack). Stack ids are by falling frequency, so that the
-//! usual id is small; nodes that no row ends in come after all that some row does.
+//! Within a row group rows are ordered by (series, time, stack).
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use pyrite_model::{SeriesKey, SymbolTable, TimeRange};
+use pyrite_model::{SeriesKey, TimeRange};
 
 use super::SegmentInfo;
-use super::manifest::{FORMAT, Manifest};
-use super::schema::{self, SAMPLES};
-use super::small_tables::{NumberedSymbols, SmallTables};
+use super::manifest::{DictionaryUse, FORMAT, Manifest};
+use super::rollup::{Rollup, Rollups, Shape, Totals};
+use super::schema::{self, SAMPLES, SERIES, STACK_IDS, TOTALS_SCHEMA, Table};
+use super::series::{self, SegmentSeries};
 use crate::StoreError;
+use crate::dictionary::EpochId;
 use crate::files::FileLayer;
 use crate::rows::{StoredRow, widen};
-use crate::symbols::Symbols;
-use crate::table::{Column, TableWriter};
+use crate::table::{Column, TableIndexes, TableWriter};
 
 /// Rows per row group of the samples. At 400 rows a second about five minutes: a window of one minute reads one or
 /// two of them, and one takes 3 MiB of memory to sort.
 const ROW_GROUP_ROWS: usize = 128 * 1024;
+/// The same of a rollup, in which a narrow window is a few buckets.
+const ROLLUP_GROUP_ROWS: usize = 64 * 1024;
 const TEMPORARY: &str = "tmp-";
 
 /// Whether a name in the segments' directory is of a segment that was never finished.
 pub(crate) fn is_temporary(name: &str) -> bool {
     name.starts_with(TEMPORARY)
-}
-
-/// Rows of one series in one segment.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct SegmentSeries {
-    /// The id that the segment's samples use.
-    pub(crate) id: u32,
-    pub(crate) key: Arc<SeriesKey>,
-    pub(crate) range: TimeRange,
-    pub(crate) rows: u64,
 }
 
 /// What identifies a segment and its place in the life of the store.
@@ -48,58 +40,111 @@ pub(crate) struct SegmentOrigin {
     pub(crate) replaces: Vec<String>,
 }
 
-/// New ids for the entries of a table, given out in order of first use.
-pub(super) struct Renumbering {
-    /// [`UNNUMBERED`] where an entry has none: a table of hundreds of thousands of stacks is renumbered at each flush.
-    new_of: Vec<u32>,
-    pub(super) old_of: Vec<u32>,
+/// What the rows of a new segment refer to.
+pub(crate) struct SegmentContent<'a> {
+    pub(crate) epoch: EpochId,
+    pub(crate) series: &'a [Arc<SeriesKey>],
+    /// How long the time is that the rows are from.
+    pub(crate) span_ms: i64,
+    /// See `Limits`.
+    pub(crate) sums_from_rows: u64,
+    /// How many rows each stack of the epoch will have.
+    pub(crate) stack_rows: &'a [u32],
 }
 
-const UNNUMBERED: u32 = u32::MAX;
+/// Stack ids of a segment: the most frequent first, so that the usual one is small.
+struct Numbering {
+    /// By stack of the epoch; [`UNUSED`] where no row has it.
+    segment_of: Vec<u32>,
+    epoch_of: Vec<u32>,
+}
 
-impl Renumbering {
-    pub(super) fn new(len: usize) -> Self {
-        Self { new_of: vec![UNNUMBERED; len], old_of: Vec::new() }
-    }
+const UNUSED: u32 = u32::MAX;
 
-    pub(super) fn take(&mut self, old: u32) -> u32 {
-        let new = &mut self.new_of[old as usize];
-        if *new == UNNUMBERED {
-            *new = self.old_of.len() as u32;
-            self.old_of.push(old);
+impl Numbering {
+    fn new(stack_rows: &[u32]) -> Self {
+        let mut epoch_of: Vec<u32> =
+            (0..stack_rows.len() as u32).filter(|&id| stack_rows[id as usize] > 0).collect();
+        epoch_of.sort_by_key(|&id| std::cmp::Reverse(stack_rows[id as usize]));
+        let mut segment_of = vec![UNUSED; stack_rows.len()];
+        for (segment, &epoch) in epoch_of.iter().enumerate() {
+            segment_of[epoch as usize] = segment as u32;
         }
-        *new
-    }
-
-    /// The new id of an entry that has one.
-    pub(super) fn new_of(&self, old: u32) -> u32 {
-        let new = self.new_of[old as usize];
-        assert_ne!(new, UNNUMBERED, "every entry that is referred to was numbered before");
-        new
+        Self { segment_of, epoch_of }
     }
 }
 
-/// Rows on their way into a segment; their ids are those of the symbol table and series list given.
+/// Rows on their way into a segment; their stacks are those of the epoch, their series those of the list given.
 pub(crate) struct SegmentWriter<'a> {
     files: &'a dyn FileLayer,
     temporary: PathBuf,
-    symbols: &'a SymbolTable,
-    series: &'a [Arc<SeriesKey>],
+    content: SegmentContent<'a>,
     series_ids: Vec<u32>,
-    stacks: Renumbering,
-    stack_rows: &'a [u32],
-    samples: TableWriter,
+    numbering: Numbering,
+    samples: RowGroups,
+    /// None where there are few rows.
+    sums: Option<(Rollups, Totals)>,
     buffer: Vec<StoredRow>,
-    windows: Vec<(i64, i64)>,
     written: BTreeMap<u32, (TimeRange, u64)>,
 }
 
-/// What the rows of a new segment refer to.
-pub(crate) struct SegmentVocabulary<'a> {
-    pub(crate) symbols: &'a SymbolTable,
-    pub(crate) series: &'a [Arc<SeriesKey>],
-    /// How many rows each stack will have.
-    pub(crate) stack_rows: &'a [u32],
+/// A file of rows, in row groups that say which window they hold.
+pub(super) struct RowGroups {
+    shape: Shape,
+    table: TableWriter,
+    buffer: Vec<StoredRow>,
+    windows: Vec<(i64, i64)>,
+}
+
+impl RowGroups {
+    pub(super) fn create(files: &dyn FileLayer, path: PathBuf, shape: Shape) -> Result<Self, StoreError> {
+        let schema = if shape == Shape::Stacks { SAMPLES.schema } else { TOTALS_SCHEMA };
+        let table = TableWriter::create(files, path, schema, schema::properties())?;
+        Ok(Self { shape, table, buffer: Vec::new(), windows: Vec::new() })
+    }
+
+    /// Adds rows behind those before; they make up a row group once there are enough.
+    pub(super) fn extend(&mut self, rows: &[StoredRow]) -> Result<(), StoreError> {
+        self.buffer.extend_from_slice(rows);
+        if self.buffer.len() < ROLLUP_GROUP_ROWS { Ok(()) } else { self.end_group() }
+    }
+
+    fn end_group(&mut self) -> Result<(), StoreError> {
+        let mut rows = std::mem::take(&mut self.buffer);
+        // A bucket that was continued comes behind later ones.
+        rows.sort_unstable_by_key(|row| (row.time, row.series, row.stack));
+        self.write_group(&rows)?;
+        self.buffer = rows;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    fn write_group(&mut self, rows: &[StoredRow]) -> Result<(), StoreError> {
+        let window = rows.iter().fold(None, |window, row| Some(widen(window, row.time)));
+        let Some(window) = window else { return Ok(()) };
+        let series = Column::U32(rows.iter().map(|row| row.series).collect());
+        let times = Column::I64(rows.iter().map(|row| row.time.0).collect());
+        let stacks = || Column::U32(rows.iter().map(|row| row.stack).collect());
+        let values = Column::I64(rows.iter().map(|row| row.value).collect());
+        match self.shape {
+            Shape::Stacks => self.table.write(&[series, times, stacks(), values])?,
+            Shape::Totals => self.table.write(&[series, times, values])?,
+        }
+        self.windows.push((window.start.0, window.end.0));
+        Ok(())
+    }
+
+    /// Ends the file of a rollup and adds it to the index.
+    pub(super) fn finish(
+        mut self,
+        shape: Shape,
+        bucket_ms: i64,
+        tables: &mut TableIndexes,
+    ) -> Result<Rollup, StoreError> {
+        self.end_group()?;
+        tables.insert(Rollup::file(shape, bucket_ms), self.table.finish()?);
+        Ok(Rollup { bucket_ms, windows: self.windows })
+    }
 }
 
 impl<'a> SegmentWriter<'a> {
@@ -108,13 +153,19 @@ impl<'a> SegmentWriter<'a> {
         files: &'a dyn FileLayer,
         segments_dir: &Path,
         name: &str,
-        vocabulary: &SegmentVocabulary<'a>,
+        content: SegmentContent<'a>,
     ) -> Result<Self, StoreError> {
-        let SegmentVocabulary { symbols, series, stack_rows } = *vocabulary;
+        let series = content.series;
         let temporary = segments_dir.join(format!("{TEMPORARY}{name}"));
         files.create_dir(&temporary).map_err(StoreError::io("create", &temporary))?;
-        let samples =
-            TableWriter::create(files, temporary.join(SAMPLES.file), SAMPLES.schema, schema::properties())?;
+        let samples = RowGroups::create(files, temporary.join(SAMPLES.file), Shape::Stacks)?;
+        let rows: u64 = content.stack_rows.iter().map(|rows| u64::from(*rows)).sum();
+        // With few rows a segment is read as fast as its sums.
+        let sums = (rows >= content.sums_from_rows).then(|| {
+            let rollups = Rollups::create(files, &temporary, Shape::Stacks, content.span_ms)?;
+            Ok::<_, StoreError>((rollups, Totals::create(files, &temporary, content.span_ms)?))
+        });
+        let sums = sums.transpose()?;
         let mut sorted: Vec<u32> = (0..series.len() as u32).collect();
         sorted.sort_unstable_by_key(|&i| &series[i as usize]);
         let mut series_ids = vec![0; series.len()];
@@ -122,56 +173,58 @@ impl<'a> SegmentWriter<'a> {
         Ok(Self {
             files,
             temporary,
-            symbols,
-            series,
+            numbering: Numbering::new(content.stack_rows),
+            content,
             series_ids,
-            stacks: number_stacks(symbols, stack_rows),
-            stack_rows,
             samples,
+            sums,
             buffer: Vec::new(),
-            windows: Vec::new(),
             written: BTreeMap::new(),
         })
     }
 
-    /// Adds a row. Rows that come in order of time make row groups that a narrow window can skip.
+    /// Adds a row, whose stack was counted. Rows that come in order of time make row groups that a narrow window can skip.
     pub(crate) fn push(&mut self, row: StoredRow) -> Result<(), StoreError> {
-        let stack = self.stacks.take(row.stack);
-        self.buffer.push(StoredRow { series: self.series_ids[row.series as usize], stack, ..row });
+        let stack = self.numbering.segment_of[row.stack as usize];
+        let row = StoredRow { series: self.series_ids[row.series as usize], stack, ..row };
+        if let Some((rollups, _)) = &mut self.sums {
+            rollups.push(row)?;
+        }
+        self.buffer.push(row);
         if self.buffer.len() < ROW_GROUP_ROWS { Ok(()) } else { self.write_row_group() }
     }
 
     fn write_row_group(&mut self) -> Result<(), StoreError> {
         let mut rows = std::mem::take(&mut self.buffer);
         rows.sort_unstable_by_key(|row| (row.series, row.time, row.stack));
-        let mut window: Option<TimeRange> = None;
         for row in &rows {
-            window = Some(widen(window, row.time));
             let series = self.written.entry(row.series).or_insert((TimeRange::new(row.time, row.time), 0));
             *series = (widen(Some(series.0), row.time), series.1 + 1);
         }
-        let Some(window) = window else { return Ok(()) };
-        let series: Vec<u32> = rows.iter().map(|row| row.series).collect();
-        let times: Vec<i64> = rows.iter().map(|row| row.time.0).collect();
-        let stacks: Vec<u32> = rows.iter().map(|row| row.stack).collect();
-        let values: Vec<i64> = rows.iter().map(|row| row.value).collect();
-        let columns = [Column::U32(series), Column::I64(times), Column::U32(stacks), Column::I64(values)];
-        self.samples.write(&columns)?;
-        self.windows.push((window.start.0, window.end.0));
+        self.samples.write_group(&rows)?;
+        if let Some((_, totals)) = &mut self.sums {
+            totals.push(&rows)?;
+        }
         rows.clear();
         self.buffer = rows;
         Ok(())
     }
 
-    /// Writes the symbols and the manifest, syncs everything, and gives the segment its name.
+    /// Writes the other files and the manifest, syncs everything, and gives the segment its name.
     pub(crate) fn finish(
         mut self,
         origin: SegmentOrigin,
     ) -> Result<(SegmentInfo, Vec<SegmentSeries>), StoreError> {
         self.write_row_group()?;
-        let Self { files, temporary, symbols, series, series_ids, stacks, stack_rows, samples, .. } = self;
-        let mut tables = BTreeMap::new();
-        tables.insert(SAMPLES.file.to_owned(), samples.finish()?);
+        let Self { files, temporary, content, series_ids, numbering, samples, sums, .. } = self;
+        let SegmentContent { epoch, series, stack_rows, .. } = content;
+        let mut tables = TableIndexes::new();
+        tables.insert(SAMPLES.file.to_owned(), samples.table.finish()?);
+        let (mut rollups, mut totals) = (Vec::new(), Vec::new());
+        if let Some(sums) = sums {
+            rollups = sums.0.finish(files, &mut tables)?;
+            totals = sums.1.finish(files, &mut tables)?;
+        }
         let mut by_id: Vec<(u32, &Arc<SeriesKey>)> = series_ids.into_iter().zip(series).collect();
         by_id.sort_unstable_by_key(|(id, _)| *id);
         let written = by_id.into_iter().filter_map(|(id, key)| {
@@ -179,20 +232,30 @@ impl<'a> SegmentWriter<'a> {
             Some(SegmentSeries { id, key: Arc::clone(key), range, rows })
         });
         let written: Vec<SegmentSeries> = written.collect();
-        let small = SmallTables { files, dir: &temporary };
-        small.write_all(&mut tables, &written, &NumberedSymbols::new(symbols, &stacks, stack_rows))?;
+        let stacks = &numbering.epoch_of;
+        let rows_of = |&stack: &u32| stack_rows[stack as usize];
+        write_table(files, &temporary, &SERIES, &series::columns(&written), &mut tables)?;
+        let stack_ids = [
+            Column::U32((0..stacks.len() as u32).collect()),
+            Column::U32(stacks.clone()),
+            Column::U32(stacks.iter().map(rows_of).collect()),
+        ];
+        write_table(files, &temporary, &STACK_IDS, &stack_ids, &mut tables)?;
         let range =
             written.iter().map(|s| s.range).reduce(|a, b| widen(Some(widen(Some(a), b.start)), b.end));
         let range = range.ok_or_else(|| StoreError::corrupt(&temporary, "a segment without rows"))?;
         let manifest = Manifest {
             format: FORMAT,
+            dictionary: Some(DictionaryUse { epoch, stacks: stack_rows.len() }),
             level: origin.level,
             flushed_through: origin.flushed_through,
             replaces: origin.replaces,
             min_time_ms: range.start.0,
             max_time_ms: range.end.0,
             rows: written.iter().map(|s| s.rows).sum(),
-            windows: self.windows,
+            windows: samples.windows,
+            rollups,
+            totals,
             tables,
         };
         manifest.write(files, &temporary)?;
@@ -205,19 +268,16 @@ impl<'a> SegmentWriter<'a> {
     }
 }
 
-fn number_stacks(symbols: &SymbolTable, rows: &[u32]) -> Renumbering {
-    let mut used: Vec<u32> = (0..rows.len() as u32).filter(|&id| rows[id as usize] > 0).collect();
-    used.sort_by_key(|&id| std::cmp::Reverse(rows[id as usize]));
-    let mut stacks = Renumbering::new(symbols.stack_nodes().len());
-    for id in used {
-        stacks.take(id);
-    }
-    let mut at = 0;
-    while let Some(&old) = stacks.old_of.get(at) {
-        if let Some(parent) = Symbols::stack(symbols, old).0 {
-            stacks.take(parent);
-        }
-        at += 1;
-    }
-    stacks
+/// Writes a file of one row group.
+fn write_table(
+    files: &dyn FileLayer,
+    dir: &Path,
+    table: &Table,
+    columns: &[Column],
+    tables: &mut TableIndexes,
+) -> Result<(), StoreError> {
+    let mut writer = TableWriter::create(files, dir.join(table.file), table.schema, schema::properties())?;
+    writer.write(columns)?;
+    tables.insert(table.file.to_owned(), writer.finish()?);
+    Ok(())
 }

@@ -96,23 +96,26 @@ fn every_file_and_name_of_a_segment_is_synced_before_its_log_goes() {
     store.flush().unwrap();
     let log = files.log();
     let position = |what: &dyn Fn(&Op, &Path) -> bool| log.iter().position(|(op, path)| what(op, path));
-    let rename = position(&|op, _| *op == Op::Rename).unwrap();
     let log_gone =
         position(&|op, path| *op == Op::Remove && path.extension().is_some_and(|e| e == "wal")).unwrap();
-    let created: Vec<_> = log[..rename].iter().filter(|(op, p)| *op == Op::Create && in_segment(p)).collect();
-    assert_eq!(created.len(), 7);
-    for (_, path) in created {
-        let synced = position(&|op, p| *op == Op::Sync && p == path).unwrap();
-        assert!(synced < rename, "{} synced late", path.display());
-        let written = log.iter().rposition(|(op, p)| *op == Op::Append && p == path).unwrap();
-        assert!(written < synced, "{} written after its sync", path.display());
+    let renames = log.iter().enumerate().filter(|(_, (op, _))| *op == Op::Rename);
+    let renames: Vec<(usize, &Path)> = renames.map(|(at, (_, from))| (at, from.as_path())).collect();
+    // First the new part of the dictionary, which the segment refers to.
+    let [(part, _), (segment, _)] = renames[..] else { panic!("{renames:?}") };
+    for (rename, temporary) in renames {
+        let is_of = |path: &Path| path.parent() == Some(temporary);
+        let created: Vec<_> = log[..rename].iter().filter(|(op, p)| *op == Op::Create && is_of(p)).collect();
+        assert_eq!(created.len(), 4);
+        for (_, path) in created {
+            let synced = position(&|op, p| *op == Op::Sync && p == path).unwrap();
+            assert!(synced < rename, "{} synced late", path.display());
+            let written = log.iter().rposition(|(op, p)| *op == Op::Append && p == path).unwrap();
+            assert!(written < synced, "{} written after its sync", path.display());
+        }
     }
-    let names = position(&|op, path| *op == Op::SyncDir && path.ends_with("segments")).unwrap();
-    assert!(rename < names && names < log_gone);
-}
-
-fn in_segment(path: &Path) -> bool {
-    path.parent().is_some_and(|dir| dir.to_string_lossy().contains("tmp-"))
+    let names = |dir| position(&|op, path| *op == Op::SyncDir && path.ends_with(dir)).unwrap();
+    assert!(part < names("00000001") && names("dictionaries") < segment);
+    assert!(segment < names("segments") && names("segments") < log_gone);
 }
 
 #[test]

@@ -1,12 +1,14 @@
 //! Tests that need to see or break what lies under the store: its file operations and its clock.
 
 mod crash;
+mod dictionary;
 mod durability;
 mod faults;
 mod golden;
 mod labels;
 mod quarantine;
 mod retention;
+mod sums;
 mod torn_log;
 mod wall;
 
@@ -47,7 +49,7 @@ fn batch(service: &str, time: i64, leaf: &str, value: i64) -> Batch {
 
 fn profile(store: &Store) -> StackProfile {
     let (profile_type, selector) = (ProfileType::cpu_time(), Selector::all());
-    store.merge_stacks(&StackQuery { profile_type, selector, range: EVERYTHING }).unwrap()
+    store.merge_stacks(&StackQuery::new(profile_type, selector, EVERYTHING)).unwrap()
 }
 
 fn total(store: &Store) -> i64 {

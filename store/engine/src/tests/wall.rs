@@ -31,7 +31,7 @@ fn batch(rows: &[(ProfileType, &str, i64)]) -> Batch {
 }
 
 fn total(store: &Store, profile_type: ProfileType, selector: Selector) -> i64 {
-    store.merge_stacks(&StackQuery { profile_type, selector, range: EVERYTHING }).unwrap().total()
+    store.merge_stacks(&StackQuery::new(profile_type, selector, EVERYTHING)).unwrap().total()
 }
 
 fn check(store: &Store) {
@@ -51,10 +51,9 @@ fn check(store: &Store) {
     let states = store.label_values(names::STATE, &[of_type], EVERYTHING).unwrap();
     assert_eq!(states, ["blocked", "runnable", "running"]);
     let query = SeriesQuery {
-        stacks: StackQuery { profile_type: wall, selector: Selector::all(), range: EVERYTHING },
+        stacks: StackQuery::new(wall, Selector::all(), EVERYTHING),
         step_ms: 1_000,
         group_by: vec![names::STATE.to_owned()],
-        call_site: Vec::new(),
     };
     let bounded = TimeRange::new(recently(), recently());
     let query = SeriesQuery { stacks: StackQuery { range: bounded, ..query.stacks }, ..query };

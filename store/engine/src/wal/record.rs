@@ -25,7 +25,7 @@ use crate::varint::{Cursor, Malformed, put_len, put_str, put_u32, put_u64};
 
 /// Appends the payload that brings a reader from `since` to the dictionary's present end, and the rows.
 pub(super) fn encode(out: &mut Vec<u8>, head: &HeadState, since: Mark, rows: &RowBlock) {
-    encode_symbols(out, &head.symbols, since);
+    encode_symbols(out, &head.dictionary.read(), since);
     let series = &head.series.keys()[since.series..];
     put_len(out, series.len());
     for key in series {
@@ -89,7 +89,7 @@ fn encode_series(out: &mut Vec<u8>, key: &SeriesKey) {
 /// On an error the head's dictionary may hold some of the payload's entries, though no row refers to them.
 pub(super) fn apply(payload: &[u8], head: &mut HeadState) -> Result<Option<RowBlock>, Malformed> {
     let mut cursor = Cursor::new(payload);
-    apply_symbols(&mut cursor, &mut head.symbols)?;
+    apply_symbols(&mut cursor, &mut head.dictionary.write())?;
     for _ in 0..cursor.count()? {
         let expected = head.series.keys().len();
         let key = decode_series(&mut cursor)?;

@@ -51,7 +51,7 @@ fn batch(service: &str, rows: &[(i64, &str, i64)]) -> Batch {
 
 fn query(selector: &str, range: TimeRange) -> StackQuery {
     let selector: Selector = selector.parse().expect("a selector");
-    StackQuery { profile_type: ProfileType::cpu_time(), selector, range }
+    StackQuery::new(ProfileType::cpu_time(), selector, range)
 }
 
 /// Path and value, sorted.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use pyrite_model::{LabelSet, TimeRange, UnixMs};
-use pyrite_store::{GroupSeries, SeriesQuery};
+use pyrite_store::{GroupSeries, SeriesQuery, StackQuery};
 
 use super::{batch, by_path, open, query};
 
@@ -104,7 +104,8 @@ fn check_query(store: &pyrite_store::Store, model: &Model, step: &Step) -> Resul
     for call_site in [Vec::new(), call_site] {
         let expected = model.timeline(service, range, step, &call_site);
         let group_by = vec!["service_name".to_owned(), "absent".to_owned()];
-        let series = SeriesQuery { stacks: stacks.clone(), step_ms: step, group_by, call_site };
+        let stacks = StackQuery { call_site, ..stacks.clone() };
+        let series = SeriesQuery { stacks, step_ms: step, group_by };
         prop_assert_eq!(store.select_series(&series).unwrap(), expected);
     }
     let present: BTreeSet<&str> = model.matching(service, range).map(|row| SERVICES[row.0]).collect();

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
 use pyrite_model::{
-    Batch, Exposition, LabelSet, ProfileType, Row, Selector, SeriesKey, StackProfile, SymbolTable, TimeRange,
-    UnixMs, frame_names,
+    Batch, Exposition, FlameTree, LabelSet, ProfileType, Row, Selector, SeriesKey, StackProfile, SymbolTable,
+    TimeRange, UnixMs, frame_names,
 };
 use pyrite_server::{ApiError, Appending, ProfileStore};
 use pyrite_store::{GroupSeries, SeriesQuery, StackQuery};
@@ -21,6 +21,14 @@ pub(crate) struct MemoryStore {
 struct Data {
     symbols: SymbolTable,
     rows: Vec<(SeriesKey, Row)>,
+}
+
+impl Data {
+    /// Whether the row's stack begins with the call site of the query.
+    fn is_below(&self, row: &Row, query: &StackQuery) -> bool {
+        let names = frame_names(&self.symbols, row.stack);
+        names.len() >= query.call_site.len() && names.iter().zip(&query.call_site).all(|(a, b)| a == b)
+    }
 }
 
 impl MemoryStore {
@@ -82,7 +90,9 @@ impl ProfileStore for MemoryStore {
         let data = self.data.lock().unwrap();
         let mut sums = BTreeMap::new();
         for (key, row) in &data.rows {
-            let wanted = key.profile_type == query.profile_type && query.selector.matches(key);
+            let wanted = key.profile_type == query.profile_type
+                && query.selector.matches(key)
+                && data.is_below(row, query);
             if wanted && query.range.contains(row.time) {
                 *sums.entry(row.stack).or_default() += row.value;
             }
@@ -90,18 +100,28 @@ impl ProfileStore for MemoryStore {
         Ok(StackProfile { symbols: data.symbols.clone(), values: sums.into_iter().collect() })
     }
 
+    fn flame_tree(&self, query: &StackQuery) -> Result<FlameTree, ApiError> {
+        Ok(FlameTree::from_profile(&self.merge_stacks(query)?))
+    }
+
+    fn flame_diff(&self, sides: [Option<&StackQuery>; 2]) -> Result<FlameTree<2>, ApiError> {
+        let side = |query: Option<&StackQuery>| {
+            query.map_or(Ok(StackProfile::default()), |query| self.merge_stacks(query))
+        };
+        Ok(FlameTree::of_profiles([&side(sides[0])?, &side(sides[1])?]))
+    }
+
     fn select_series(&self, query: &SeriesQuery) -> Result<Vec<GroupSeries>, ApiError> {
         let data = self.data.lock().unwrap();
-        let StackQuery { profile_type, selector, range } = &query.stacks;
+        let StackQuery { profile_type, selector, range, .. } = &query.stacks;
         let mut groups: BTreeMap<LabelSet, BTreeMap<i64, i64>> = BTreeMap::new();
         for (key, row) in &data.rows {
             // Buckets are open at their start and closed at their end, which is their stamp.
             let step = (row.time.0 - range.start.0 + query.step_ms - 1).div_euclid(query.step_ms);
             let stamp = range.start.0 + step * query.step_ms;
-            let names = frame_names(&data.symbols, row.stack);
-            let on_path = names.len() >= query.call_site.len()
-                && names.iter().zip(&query.call_site).all(|(a, b)| a == b);
-            let wanted = key.profile_type == *profile_type && selector.matches(key) && on_path;
+            let wanted = key.profile_type == *profile_type
+                && selector.matches(key)
+                && data.is_below(row, &query.stacks);
             if !wanted || step < 0 || stamp > range.end.0 {
                 continue;
             }

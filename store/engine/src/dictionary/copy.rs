@@ -1,0 +1,125 @@
+//! Copying some stacks of one symbol table into another, each thing once.
+
+use pyrite_model::{
+    Function, FunctionId, Line, Location, LocationId, Mapping, MappingId, StackId, StackNode, StringId,
+    SymbolTable,
+};
+
+/// What became of the ids of `source`.
+pub(crate) struct Copier<'a> {
+    source: &'a SymbolTable,
+    stacks: Vec<Option<StackId>>,
+    locations: Vec<Option<LocationId>>,
+    functions: Vec<Option<FunctionId>>,
+    mappings: Vec<Option<MappingId>>,
+}
+
+impl<'a> Copier<'a> {
+    pub(crate) fn new(source: &'a SymbolTable) -> Self {
+        let lens = source.lens();
+        Self {
+            source,
+            stacks: vec![None; lens.stacks],
+            locations: vec![None; lens.locations],
+            functions: vec![None; lens.functions],
+            mappings: vec![None; lens.mappings],
+        }
+    }
+
+    /// The id in `target` of a stack of the source.
+    pub(crate) fn stack(&mut self, id: StackId, target: &mut SymbolTable) -> StackId {
+        let mut missing = Vec::new();
+        let (mut next, mut copied) = (Some(id), None);
+        while let Some(id) = next {
+            copied = self.stacks[id.index()];
+            if copied.is_some() {
+                break;
+            }
+            missing.push(id);
+            next = self.source.stack_node(id).parent;
+        }
+        for id in missing.into_iter().rev() {
+            let location = self.location(self.source.stack_node(id).location, target);
+            copied = Some(target.intern_stack_node(StackNode { parent: copied, location }));
+            self.stacks[id.index()] = copied;
+        }
+        copied.expect("a stack has at least the node that names it")
+    }
+
+    fn location(&mut self, id: LocationId, target: &mut SymbolTable) -> LocationId {
+        if let Some(done) = self.locations[id.index()] {
+            return done;
+        }
+        let Location { mapping, address, lines } = self.source.location(id);
+        let mapping = mapping.map(|id| self.mapping(id, target));
+        let copy = |l: &Line| Line { function: self.function(l.function, target), line: l.line };
+        let lines = lines.iter().map(copy).collect();
+        let copied = target.intern_location(Location { mapping, address: *address, lines });
+        self.locations[id.index()] = Some(copied);
+        copied
+    }
+
+    fn function(&mut self, id: FunctionId, target: &mut SymbolTable) -> FunctionId {
+        if let Some(done) = self.functions[id.index()] {
+            return done;
+        }
+        let Function { name, system_name, filename, start_line } = self.source.function(id);
+        let [name, system_name, filename] = [name, system_name, filename].map(|text| self.text(text, target));
+        let copied = target.intern_function(Function { name, system_name, filename, start_line });
+        self.functions[id.index()] = Some(copied);
+        copied
+    }
+
+    fn mapping(&mut self, id: MappingId, target: &mut SymbolTable) -> MappingId {
+        if let Some(done) = self.mappings[id.index()] {
+            return done;
+        }
+        let Mapping { build_id, path } = self.source.mapping(id);
+        let [build_id, path] = [build_id, path].map(|text| self.text(text, target));
+        let copied = target.intern_mapping(Mapping { build_id, path });
+        self.mappings[id.index()] = Some(copied);
+        copied
+    }
+
+    fn text(&self, id: StringId, target: &mut SymbolTable) -> StringId {
+        target.intern_str(self.source.str(id))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_holds_what_was_asked_for_and_no_more() {
+        let mut source = SymbolTable::new();
+        let path = source.intern_str("/bin/x");
+        let mapping = source.intern_mapping(Mapping { path, ..Mapping::default() });
+        let names = ["main", "a", "b"];
+        let locations = names.map(|name| {
+            let name = source.intern_str(name);
+            let function = source.intern_function(Function { name, ..Function::default() });
+            let lines = vec![Line { function, line: 3 }];
+            source.intern_location(Location { mapping: Some(mapping), address: 0, lines })
+        });
+        let [main, a, b] = locations;
+        let wanted = source.intern_stack(&[a, main]).unwrap();
+        source.intern_stack(&[b, main]).unwrap();
+        let mut target = SymbolTable::new();
+        target.intern_named_location("first");
+        let mut copier = Copier::new(&source);
+        let found = copier.stack(wanted, &mut target);
+        assert_eq!(copier.stack(wanted, &mut target), found);
+        let text = |id| target.str(id);
+        let names: Vec<&str> = target
+            .stack_locations(found)
+            .map(|id| {
+                let location = target.location(id);
+                assert_eq!(text(target.mapping(location.mapping.unwrap()).path), "/bin/x");
+                text(target.function(location.lines[0].function).name)
+            })
+            .collect();
+        assert_eq!(names, ["a", "main"]);
+        assert_eq!((target.stack_nodes().len(), target.functions().len()), (2, 3));
+    }
+}

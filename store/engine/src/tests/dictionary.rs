@@ -127,10 +127,9 @@ fn a_damaged_part_costs_names_and_no_rows() {
                 0 => bytes[middle] ^= 4,
                 _ => bytes.truncate(middle),
             }
-            if damage == 2 {
-                fs::remove_file(&file).unwrap()
-            } else {
-                fs::write(&file, bytes).unwrap()
+            match damage {
+                2 => fs::remove_file(&file).unwrap(),
+                _ => fs::write(&file, bytes).unwrap(),
             }
             let (store, report) = open(dir.path(), 1000);
             let [Finding::DictionaryDamaged { stacks: 3, .. }] = &report.findings[..] else {

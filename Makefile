@@ -42,6 +42,10 @@ bench: build ## the overhead harness; see bench/README.md for the others
 bench-hot: deps-build page ## CPU time of each hot path, each result asserted (ARGS="push flame" chooses)
 	cargo bench --locked --package pyrite-bench --bench hot -- $(ARGS)
 
+.PHONY: bench-store
+bench-store: build ## an hour of fifty containers pushed and asked for over HTTP (ARGS="--url …" adds other servers)
+	cargo run --release --locked --package pyrite-bench --bin store-load -- --pyrite $(BINARY) $(ARGS)
+
 .PHONY: kernels
 kernels: deps-kernels build ## Debian's 5.10, 6.1 and 6.12 kernels under QEMU, and the running one (ARGS="6.1 hotplug" chooses)
 	@bench/dev/as-root.sh bench/kernels/run.sh $(ARGS)

@@ -1,21 +1,8 @@
 //! Made-up profiles that look like real ones: call paths of a common root that branch towards the leaf.
 
 use anyhow::{Context, Result};
+use pyrite_bench::recipe::Random;
 use pyrite_model::{Batch, LabelSet, LocationId, ProfileType, Row, SeriesRows, StackId, SymbolTable, UnixMs};
-
-/// A small generator of reproducible numbers (`SplitMix64`).
-pub(crate) struct Random(pub(crate) u64);
-
-impl Random {
-    /// A number below `bound`.
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % bound
-    }
-}
 
 /// How many stacks there are and how deep they are.
 #[derive(Clone, Copy)]

@@ -2,10 +2,11 @@
 
 use anyhow::{Result, ensure};
 use prost::Message;
+use pyrite_bench::recipe::Random;
 use pyrite_model::pprof::{ExportMeta, PushContext, PushLimits, append, encode, gzip};
 use pyrite_model::{Batch, FlameTree, ProfileType, StackProfile, SymbolTable, UnixMs};
 
-use crate::data::{Random, Shape, labels, stacks};
+use crate::data::{Shape, labels, stacks};
 use crate::harness::Report;
 
 const NOW: UnixMs = UnixMs(1_700_000_000_000);

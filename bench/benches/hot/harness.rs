@@ -99,13 +99,6 @@ pub(crate) fn threads_cpu_time(wanted: impl Fn(&str) -> bool) -> Result<Duration
     Ok(total)
 }
 
-/// The value at a quantile of durations, which are sorted here.
-pub(crate) fn quantile(values: &mut [Duration], quantile: f64) -> Result<Duration> {
-    values.sort_unstable();
-    let last = values.len().checked_sub(1).context("no values")?;
-    Ok(values[(last as f64 * quantile).round() as usize])
-}
-
 /// Wall time of one call.
 pub(crate) fn wall<T>(run: impl FnOnce() -> Result<T>) -> Result<(T, Duration)> {
     let begun = Instant::now();

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "the table is this program's output")]
 
+mod containers;
 mod data;
 mod flame;
 mod harness;
@@ -32,6 +33,7 @@ const BENCHES: [(&str, Bench); 12] = [
     ("rows", sampling::counted_stacks_to_named_rows),
     ("unwind", unwind::tables_of_executables),
     ("append", store::append_and_flush),
+    ("containers", containers::append_a_minute),
     ("query", store::query_an_hour),
     ("labels", labels::values_of_labels),
     ("pprof", flame::decode_pprof),

@@ -8,12 +8,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 use prost::encoding::encode_varint;
+use pyrite_bench::figures::quantile;
 use pyrite_model::{Matcher, ProfileType, Selector, TimeRange, UnixMs};
 use pyrite_server::{ServerLimits, ServerState, serve};
 use pyrite_store::{StackQuery, Store, StoreConfig};
 
 use crate::flame::{PUSHED_SAMPLES, pushed_profile};
-use crate::harness::{Report, quantile, threads_cpu_time};
+use crate::harness::{Report, threads_cpu_time};
 
 const PUSHES: u32 = 500;
 const PUSHES_PER_SECOND: u32 = 50;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use pyrite::rows::RowMaker;
+use pyrite_bench::recipe::Random;
 use pyrite_bpf::StackOutcome;
 use pyrite_bpf::abi::{PYRITE_RECORD_SAMPLE, PYRITE_SAMPLE_USER_MODE, pyrite_sample_header as Header};
 use pyrite_model::{Avma, FileKey, FileOffset, LabelSet, UnixMs};
@@ -15,7 +16,7 @@ use pyrite_sampling::{
 };
 use pyrite_symbolizer::{Executables, SymbolizerConfig};
 
-use crate::data::{Random, labels};
+use crate::data::labels;
 use crate::harness::Report;
 
 const PROCESSES: u32 = 20;

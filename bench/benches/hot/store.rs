@@ -4,10 +4,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use pyrite_bench::recipe::Random;
 use pyrite_model::{Batch, Matcher, ProfileType, Row, Selector, SeriesRows, TimeRange, UnixMs};
 use pyrite_store::{FlushPolicy, Retention, SeriesQuery, StackQuery, Store, StoreConfig};
 
-use crate::data::{Random, Shape, agent_second, labels, stacks};
+use crate::data::{Shape, agent_second, labels, stacks};
 use crate::harness::{Report, wall};
 
 const SECONDS: i64 = 600;

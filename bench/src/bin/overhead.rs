@@ -14,14 +14,14 @@
 #![expect(clippy::print_stdout, reason = "the table is this program's output")]
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
+use pyrite_bench::process::{Running, Status, cpu_time, printed_url};
 
 /// `enum bpf_prog_type` of linux/bpf.h.
 const BPF_PROG_TYPE_PERF_EVENT: u64 = 7;
@@ -65,19 +65,6 @@ enum Load {
     Mix,
     /// The other three at once: half an hour shows for all of them whether memory grows.
     Together,
-}
-
-/// Kills what it started when it goes out of scope.
-struct Running(Vec<Child>);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        for child in &mut self.0 {
-            // A child that is already gone is what was wanted.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
 }
 
 /// What BPF programs of one type have done.
@@ -232,25 +219,17 @@ fn start_pyrite(args: &Args, data: &Path) -> Result<Running> {
         .stdout(Stdio::piped())
         .spawn()
         .with_context(|| format!("{} does not start; run `make build`", args.pyrite.display()))?;
-    let stdout = child.stdout.take().context("stdout is piped")?;
+    let url = printed_url(&mut child);
     let running = Running(vec![child]);
-    for line in BufReader::new(stdout).lines() {
-        if line?.contains("http://") {
-            return Ok(running);
-        }
-    }
-    bail!("pyrite ended before it printed its address")
+    url.map(|_| running)
 }
 
 fn read(pid: u32) -> Result<Reading> {
     let mut reading = Reading::default();
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).context("pyrite has ended")?;
-    let field_mb = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        line.and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok()).unwrap_or(0.0) / 1024.0
-    };
-    (reading.rss_mb, reading.rss_anon_mb) = (field_mb("VmRSS:"), field_mb("RssAnon:"));
-    reading.cpu_seconds = cpu_seconds(pid)?;
+    let status = Status::of(pid).context("pyrite has ended")?;
+    let field_mb = |name: &str| status.bytes(name) as f64 / f64::from(1 << 20);
+    (reading.rss_mb, reading.rss_anon_mb) = (field_mb("VmRSS"), field_mb("RssAnon"));
+    reading.cpu_seconds = cpu_time(pid)?.as_secs_f64();
     for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
         // A descriptor closed while we look has no figures any more.
         let Ok(info) = fs::read_to_string(entry?.path()) else { continue };
@@ -270,18 +249,4 @@ fn read(pid: u32) -> Result<Reading> {
         }
     }
     Ok(reading)
-}
-
-/// User and system time of a process, with its ended children and all its living descendants.
-fn cpu_seconds(pid: u32) -> Result<f64> {
-    const TICKS_PER_SECOND: f64 = 100.0;
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let after_comm = stat.rsplit_once(')').context("malformed stat")?.1;
-    // Fields 14–17 of proc(5): utime, stime, cutime, cstime.
-    let ticks: f64 =
-        after_comm.split_whitespace().skip(11).take(4).filter_map(|field| field.parse::<f64>().ok()).sum();
-    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    let of_children: f64 =
-        children.split_whitespace().filter_map(|child| cpu_seconds(child.parse().ok()?).ok()).sum();
-    Ok(ticks / TICKS_PER_SECOND + of_children)
 }

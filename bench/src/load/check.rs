@@ -33,8 +33,8 @@ fn tree<const SIDES: usize>(names: &[String], levels: &[Level], total_ns: [i64; 
         let mut found = [0; SIDES];
         let mut own = [0; SIDES];
         for node in level.values.chunks_exact(width) {
-            let named = usize::try_from(node[width - 1]).is_ok_and(|name| name < names.len());
-            ensure!(named, "a node of level {depth} has no name");
+            let has_name = usize::try_from(node[width - 1]).is_ok_and(|name| name < names.len());
+            ensure!(has_name, "a node of level {depth} has no name");
             for side in 0..SIDES {
                 found[side] += node[3 * side + 1];
                 own[side] += node[3 * side + 2];

@@ -20,13 +20,18 @@ struct Row {
 pub struct Comparison {
     names: Vec<String>,
     rows: Vec<Row>,
+    /// What a person should know beside the figures.
+    notes: Vec<String>,
 }
 
 impl Comparison {
     /// Compares what was done with the same pushes and the same queries.
     pub fn new(outcomes: &[Outcome], spool: Option<&Spool>) -> Self {
-        let mut comparison =
-            Self { names: outcomes.iter().map(|outcome| outcome.name.clone()).collect(), rows: Vec::new() };
+        let mut comparison = Self {
+            names: outcomes.iter().map(|outcome| outcome.name.clone()).collect(),
+            rows: Vec::new(),
+            notes: Vec::new(),
+        };
         if let Some(spool) = spool {
             comparison.acknowledgements(outcomes);
             comparison.cost(outcomes, spool);
@@ -47,7 +52,8 @@ impl Comparison {
     }
 
     fn acknowledgements(&mut self, outcomes: &[Outcome]) {
-        let figures: [(&str, fn(&Acknowledged) -> f64); 5] = [
+        type Figure = fn(&Acknowledged) -> f64;
+        let figures: [(&str, Figure); 5] = [
             ("acknowledged, pushes a second", |all| all.pushes as f64 / all.wall.as_secs_f64()),
             ("acknowledged, p50, ms", |all| ms(all.p50)),
             ("acknowledged, p99, ms", |all| ms(all.p99)),
@@ -57,6 +63,11 @@ impl Comparison {
         for (label, figure) in figures {
             self.row(label, outcomes, |outcome| Some(figure(&outcome.ingest.as_ref()?.acknowledged)));
         }
+        let refusals = outcomes.iter().filter_map(|outcome| {
+            let refusal = outcome.ingest.as_ref()?.acknowledged.refusal.as_ref()?;
+            Some(format!("{}, when it told pushes to come later: {refusal}", outcome.name))
+        });
+        self.notes.extend(refusals);
     }
 
     fn cost(&mut self, outcomes: &[Outcome], spool: &Spool) {
@@ -115,7 +126,7 @@ impl fmt::Display for Comparison {
             }
             writeln!(f)?;
         }
-        Ok(())
+        self.notes.iter().try_for_each(|note| writeln!(f, "{note}"))
     }
 }
 
@@ -161,6 +172,7 @@ mod tests {
                 row("told to come later", &[Some(0.0), Some(3.0)]),
                 row("memory", &[None, Some(454.25)]),
             ],
+            notes: Vec::new(),
         };
         let lines: Vec<Vec<String>> = comparison
             .to_string()

@@ -171,15 +171,12 @@ async fn take_in(
     let before = server.meter.as_ref().map(Meter::read).transpose()?;
     let acknowledged = push::push_all(client, spool, how).await;
     let acknowledged = acknowledged.with_context(|| format!("pushing to {}", server.name))?;
-    let cost = match (&server.meter, before) {
-        (Some(meter), Some(before)) => {
-            let settled = meter.settle(idle).await?;
-            Some((settled.usage.cpu.saturating_sub(before.cpu), settled))
-        }
-        _ => {
-            tokio::time::sleep(idle).await;
-            None
-        }
+    let cost = if let (Some(meter), Some(before)) = (&server.meter, before) {
+        let settled = meter.settle(idle).await?;
+        Some((settled.usage.cpu.saturating_sub(before.cpu), settled))
+    } else {
+        tokio::time::sleep(idle).await;
+        None
     };
     Ok(Ingest { acknowledged, cost, at_rest_bytes: at_rest(server.data.as_deref())? })
 }

@@ -29,7 +29,7 @@ pub struct PushOrders {
 }
 
 /// What became of all pushes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Acknowledged {
     pub(super) pushes: usize,
     /// How long pushes took, from when each was due; refusals and the pauses after them are in it.
@@ -38,6 +38,8 @@ pub(super) struct Acknowledged {
     pub(super) slowest: Duration,
     /// Answers that told to come back later.
     pub(super) refusals: u64,
+    /// What one of them said.
+    pub(super) refusal: Option<String>,
     /// From the first push to the last acknowledgement.
     pub(super) wall: Duration,
 }
@@ -57,11 +59,12 @@ pub(super) async fn push_all(client: &Client, spool: &Arc<Spool>, how: PushOrder
         };
         workers.spawn(worker.run());
     }
-    let (mut waited, mut refusals) = (Vec::with_capacity(spool.pushes()), 0);
+    let (mut waited, mut refusals, mut refusal) = (Vec::with_capacity(spool.pushes()), 0, None);
     while let Some(done) = workers.join_next().await {
         let part = done.context("a worker panicked")??;
         waited.extend(part.waited);
         refusals += part.refusals;
+        refusal = refusal.or(part.refusal);
     }
     Ok(Acknowledged {
         wall: begun.elapsed(),
@@ -70,6 +73,7 @@ pub(super) async fn push_all(client: &Client, spool: &Arc<Spool>, how: PushOrder
         p99: quantile(&mut waited, 0.99)?,
         slowest: quantile(&mut waited, 1.0)?,
         refusals,
+        refusal,
     })
 }
 
@@ -78,6 +82,8 @@ pub(super) async fn push_all(client: &Client, spool: &Arc<Spool>, how: PushOrder
 struct Part {
     waited: Vec<Duration>,
     refusals: u64,
+    /// What the last of them said.
+    refusal: Option<String>,
 }
 
 /// Sends one push after the other.
@@ -100,22 +106,24 @@ impl Worker {
                 tokio::time::sleep_until(due.into()).await;
             }
             let begun = due.unwrap_or_else(Instant::now);
-            done.refusals += self.push(body).await?;
+            self.push(body, &mut done).await?;
             done.waited.push(begun.elapsed());
         }
     }
 
-    /// Pushes until it is acknowledged; returns how often it was refused.
-    async fn push(&self, body: Bytes) -> Result<u64> {
+    /// Pushes until it is acknowledged.
+    async fn push(&self, body: Bytes, done: &mut Part) -> Result<()> {
         let mut refusals = 0;
         loop {
             let answer = self.client.call(METHOD, body.clone()).await?;
             match answer.status {
-                StatusCode::OK => return Ok(refusals),
+                StatusCode::OK => return Ok(()),
                 StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
                     if refusals < MAX_REFUSALS =>
                 {
                     refusals += 1;
+                    done.refusals += 1;
+                    done.refusal = Some(answer.text());
                     tokio::time::sleep(REFUSAL_PAUSE).await;
                 }
                 status => bail!("the server answers {status}: {}", answer.text()),

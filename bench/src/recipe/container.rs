@@ -125,7 +125,8 @@ impl Container {
 
     /// The labels of all that it pushes, the profile's name apart.
     pub fn labels(&self) -> [(&'static str, String); 7] {
-        let id = (0..4).map(|part| format!("{:016x}", hash(&[self.key, ID, part]))).collect();
+        let part = |part| hash(&[self.key, ID, part]);
+        let id = format!("{:016x}{:016x}{:016x}{:016x}", part(0), part(1), part(2), part(3));
         [
             ("service_name", self.service.clone()),
             ("container_name", self.service.clone()),

@@ -145,6 +145,7 @@ fn a_push_that_is_refused_for_now_is_sent_again() {
     // 24 pushes and the refusals among them: of 28 answers those numbered 0, 8, 16 and 24.
     let refused = table.lines().find(|line| line.starts_with("told to come later")).unwrap();
     assert!(refused.ends_with(" 4.00"), "{table}");
+    assert!(table.ends_with("odd, when it told pushes to come later: all of it\n"), "{table}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! All pushes of a load, made beforehand and kept in a temporary file: 58 kB each is too much for memory.
+//! All pushes of a load, made beforehand and kept in a temporary file: those of a day are too much for memory.
 
 use std::fs::File;
 use std::io::{BufWriter, Write as _};

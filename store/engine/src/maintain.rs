@@ -106,7 +106,8 @@ impl Maintenance {
         let oldest = UnixMs((shared.clock)().0.saturating_sub(max_age_ms));
         let mut segments: Vec<Arc<SegmentInfo>> = shared.view().segments.to_vec();
         segments.sort_by_key(|segment| segment.range.end);
-        let mut used: u64 = segments.iter().map(|segment| segment.bytes).sum::<u64>() + wal_bytes(shared)?;
+        let rows: u64 = segments.iter().map(|segment| segment.bytes).sum();
+        let mut used = rows + wal_bytes(shared)? + shared.epochs.disk_bytes()?;
         for segment in segments {
             let counter = if segment.range.end < oldest {
                 &shared.counters.removed_by_age

@@ -183,6 +183,25 @@ impl Epochs {
         Ok(())
     }
 
+    /// What all epochs take on the disk.
+    pub(crate) fn disk_bytes(&self) -> Result<u64, StoreError> {
+        let files = self.files.as_ref();
+        let list = |dir: &Path| files.list(dir).map_err(StoreError::io("list", dir));
+        let mut bytes = 0;
+        for id in epoch_ids(files, &self.dir)? {
+            let epoch = epoch_dir(&self.dir, id);
+            for part in list(&epoch)?.into_iter().map(|name| epoch.join(name)) {
+                for file in list(&part)?.into_iter().map(|name| part.join(name)) {
+                    bytes += files
+                        .open_read(&file)
+                        .and_then(|file| file.len())
+                        .map_err(StoreError::io("read", &file))?;
+                }
+            }
+        }
+        Ok(bytes)
+    }
+
     /// Estimated memory.
     pub(crate) fn bytes(&self) -> usize {
         let old: usize = lock(&self.old).iter().map(|epoch| epoch.dictionary.bytes()).sum();

@@ -33,11 +33,8 @@ pub(crate) fn append_a_minute(report: &mut Report) -> Result<()> {
         }
         Ok(rows as u64)
     })?;
-    let query = StackQuery {
-        profile_type: ProfileType::cpu_time(),
-        selector: Selector::all(),
-        range: TimeRange::new(UnixMs(begin.0 + 1), UnixMs(begin.0 + 60_000)),
-    };
+    let range = TimeRange::new(UnixMs(begin.0 + 1), UnixMs(begin.0 + 60_000));
+    let query = StackQuery::new(ProfileType::cpu_time(), Selector::all(), range);
     let (total, expect) =
         (store.merge_stacks(&query)?.total(), recipe.containers().iter().map(|c| c.minute_ns(minute)).sum());
     ensure!(total == expect, "{total} of {expect}");

@@ -27,7 +27,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 type Bench = fn(&mut Report) -> Result<()>;
 
-const BENCHES: [(&str, Bench); 12] = [
+const BENCHES: [(&str, Bench); 13] = [
     ("sampling", sampling::records_to_counted_stacks),
     ("score", sampling::counted_stacks_to_score),
     ("rows", sampling::counted_stacks_to_named_rows),

@@ -15,7 +15,7 @@ use crate::segment::read::{Grid, IdSet, StackIds, Wanted};
 use crate::segment::rollup::Shape;
 use crate::series_index::Selection;
 use crate::shared::Shared;
-use crate::{QueryError, StoreError};
+use crate::QueryError;
 
 /// Which rows a query is about.
 #[derive(Clone, Debug)]

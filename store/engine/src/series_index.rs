@@ -33,7 +33,7 @@ use self::held::{Held, HeldSeries};
 use self::registry::Registry;
 use self::select::Chosen;
 use self::set::{SeriesId, SeriesSet};
-use crate::segment::write::SegmentSeries;
+use crate::segment::series::SegmentSeries;
 use crate::shared::View;
 use crate::sync::{read, write};
 

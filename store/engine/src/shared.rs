@@ -15,7 +15,7 @@ use crate::metrics::Counters;
 use crate::quarantine::{Quarantine, window_text};
 use crate::segment::SegmentInfo;
 use crate::segment::read::SegmentReader;
-use crate::segment::write::SegmentSeries;
+use crate::segment::series::SegmentSeries;
 use crate::series_index::SeriesIndex;
 use crate::sync::{lock, read, write};
 use crate::{StoreConfig, StoreError};

@@ -23,7 +23,7 @@ use crate::timeline::select_series;
 use crate::writer::{Acknowledge, Message, Request, Writer};
 use crate::{
     AppendError, GroupSeries, OpenReport, QueryError, SeriesQuery, StackQuery, StoreConfig, StoreError,
-    metrics, query, sums,
+    metrics, sums,
 };
 
 /// An open data directory. Clones are handles to the same one; when the last goes, the threads end, and what was

@@ -35,7 +35,7 @@ pub(crate) fn append_a_minute(report: &mut Report) -> Result<()> {
     })?;
     let range = TimeRange::new(UnixMs(begin.0 + 1), UnixMs(begin.0 + 60_000));
     let query = StackQuery::new(ProfileType::cpu_time(), Selector::all(), range);
-    let (total, expect) =
+    let (total, expect): (i64, i64) =
         (store.merge_stacks(&query)?.total(), recipe.containers().iter().map(|c| c.minute_ns(minute)).sum());
     ensure!(total == expect, "{total} of {expect}");
     Ok(store.close()?)

@@ -12,7 +12,7 @@ use pyrite_model::{
 use super::{Filling, SeriesIndex};
 use crate::head::{Head, HeadState};
 use crate::segment::SegmentInfo;
-use crate::segment::write::SegmentSeries;
+use crate::segment::series::SegmentSeries;
 use crate::shared::View;
 
 /// A series and its first and last row.
@@ -182,7 +182,7 @@ impl World {
                 let range = ranges.reduce(|a, b| TimeRange::new(a.start.min(b.start), a.end.max(b.end)));
                 let (name, range) = (format!("segment {}", self.made), range.expect("a series"));
                 self.index.add_segment(&name, &series);
-                let info = SegmentInfo { name, level: 0, range, rows: 1, bytes: 1 };
+                let info = SegmentInfo { name, level: 0, range, rows: 1, bytes: 1, dictionary: None };
                 self.segments.push((Arc::new(info), series));
             }
             Step::DropHead(at) if self.heads.len() > 1 => {

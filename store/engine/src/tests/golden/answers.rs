@@ -79,7 +79,7 @@ impl Window {
     }
 
     fn query(&self) -> StackQuery {
-        StackQuery { profile_type: self.profile_type(), selector: self.selector(), range: self.range() }
+        StackQuery::new(self.profile_type(), self.selector(), self.range())
     }
 }
 
@@ -116,8 +116,8 @@ impl Stacks {
 
 impl Timeline {
     fn ask(&self, store: &Store) -> Self {
-        let (group_by, call_site) = (self.group_by.clone(), self.call_site.clone());
-        let query = SeriesQuery { stacks: self.of.query(), step_ms: self.step_ms, group_by, call_site };
+        let stacks = StackQuery { call_site: self.call_site.clone(), ..self.of.query() };
+        let query = SeriesQuery { stacks, step_ms: self.step_ms, group_by: self.group_by.clone() };
         let groups = store.select_series(&query).unwrap().into_iter().map(|series| Group {
             labels: series.labels.iter().map(|label| (label.name.clone(), label.value.clone())).collect(),
             points: series.points.into_iter().map(|(time, value)| (time.0, value)).collect(),

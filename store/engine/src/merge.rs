@@ -20,20 +20,22 @@ use crate::segment::write::{SegmentContent, SegmentOrigin, SegmentWriter};
 use crate::segment::{self, SegmentInfo};
 use crate::shared::Shared;
 
-const HOUR_MS: i64 = 3_600_000;
-/// The span that the segments made from each level cover.
-const SPANS_MS: [i64; 2] = [HOUR_MS, 24 * HOUR_MS];
+/// An hour, of segments that were never merged, and a day.
+const SPANS_MS: [i64; 2] = [3_600_000, 24 * 3_600_000];
 /// How long after the end of a span its segments are merged: the last flush may still be under way.
 const SETTLE_MS: i64 = 10 * 60_000;
 /// Larger segments gain nothing from being merged, and retention by size wants small steps.
 const MAX_BYTES: u64 = 128 << 20;
+/// A segment is merged with others that are at least one such part of it together, so that what trickles in late does
+/// not have all of a day written anew each time.
+const MIN_GAIN: u64 = 4;
 
 /// The segments to merge next, oldest first: two or more of the same epoch and span, small enough together. An hour of
 /// which there is one segment alone waits for its day.
 pub(crate) fn choose(segments: &[Arc<SegmentInfo>], now: UnixMs) -> Option<Vec<Arc<SegmentInfo>>> {
     for (level, span) in SPANS_MS.into_iter().enumerate() {
         let mut groups: BTreeMap<_, Vec<Arc<SegmentInfo>>> = BTreeMap::new();
-        for segment in segments.iter().filter(|s| s.level <= level as u32) {
+        for segment in segments.iter().filter(|s| level > 0 || s.level == 0) {
             // Those of format 1 have stacks of their own and stay as they are.
             let Some(DictionaryUse { epoch, .. }) = segment.dictionary else { continue };
             let slot = segment.range.start.0.div_euclid(span);
@@ -42,19 +44,27 @@ pub(crate) fn choose(segments: &[Arc<SegmentInfo>], now: UnixMs) -> Option<Vec<A
             }
             groups.entry((slot, epoch)).or_default().push(Arc::clone(segment));
         }
-        let group = groups.into_values().find_map(|group| {
-            let mut bytes = 0;
-            let fits = group.into_iter().take_while(|segment| {
-                bytes += segment.bytes;
-                bytes <= MAX_BYTES
-            });
-            Some(fits.collect::<Vec<_>>()).filter(|group| group.len() > 1)
-        });
-        if group.is_some() {
-            return group;
+        if let Some(group) = groups.into_values().find_map(worth_merging) {
+            return Some(group);
         }
     }
     None
+}
+
+/// Those of a group to make one of; `None` where there are not two.
+fn worth_merging(mut group: Vec<Arc<SegmentInfo>>) -> Option<Vec<Arc<SegmentInfo>>> {
+    let bytes = |group: &[Arc<SegmentInfo>]| group.iter().map(|segment| segment.bytes).sum::<u64>();
+    while let Some((at, largest)) = group.iter().enumerate().max_by_key(|(_, segment)| segment.bytes)
+        && largest.bytes > (bytes(&group) - largest.bytes).saturating_mul(MIN_GAIN).min(MAX_BYTES)
+    {
+        group.remove(at);
+    }
+    let mut sum = 0;
+    let fits = group.into_iter().take_while(|segment| {
+        sum += segment.bytes;
+        sum <= MAX_BYTES
+    });
+    Some(fits.collect::<Vec<_>>()).filter(|group| group.len() > 1)
 }
 
 /// One input, its series by their ids in the merged segment, and its stacks by their ids in the epoch.

@@ -124,7 +124,7 @@ fn answer_all(stream: &TcpStream, answered: &AtomicUsize, status: fn(usize) -> &
             anyhow::ensure!(requests.read_line(&mut line)? > 0, "the client hung up");
             match line.trim().split_once(':') {
                 Some((name, value)) if name.eq_ignore_ascii_case("content-length") => {
-                    length = value.trim().parse()?
+                    length = value.trim().parse()?;
                 }
                 None if line.trim().is_empty() => break,
                 _ => {}

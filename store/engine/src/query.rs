@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use pyrite_model::{ProfileType, Selector, SeriesKey, StackId, TimeRange, names};
 
+use crate::QueryError;
 use crate::dictionary::Dictionary;
 use crate::head::Head;
 use crate::rows::{RowBlock, Run, StoredRow};
@@ -15,7 +16,6 @@ use crate::segment::read::{Grid, IdSet, StackIds, Wanted};
 use crate::segment::rollup::Shape;
 use crate::series_index::Selection;
 use crate::shared::Shared;
-use crate::QueryError;
 
 /// Which rows a query is about.
 #[derive(Clone, Debug)]
@@ -168,4 +168,3 @@ fn scan_blocks(blocks: &[RowBlock], series: &IdSet, window: TimeRange, mut each:
         rows.for_each(&mut each);
     }
 }
-

@@ -1,3 +1,5 @@
+//! Trees of one query and of two, against what a naive reading of the stacks says.
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;

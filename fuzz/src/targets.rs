@@ -9,7 +9,8 @@ use axum::http::Request;
 use pyrite_bpf::abi::{PYRITE_TABLE_READY, pyrite_executable};
 use pyrite_model::pprof::{PushContext, PushLimits, append};
 use pyrite_model::{
-    Avma, Batch, Exposition, LabelSet, ProfileType, Selector, SeriesKey, StackProfile, TimeRange, UnixMs,
+    Avma, Batch, Exposition, FlameTree, LabelSet, ProfileType, Selector, SeriesKey, StackProfile, TimeRange,
+    UnixMs,
 };
 use pyrite_sampling::{
     BootNs, Filter, Limits, LoadFailure, Sampling, WallClock, decode_change, decode_sample, parse_maps,
@@ -322,6 +323,14 @@ impl ProfileStore for Nowhere {
 
     fn merge_stacks(&self, _: &StackQuery) -> Result<StackProfile, ApiError> {
         Ok(StackProfile::default())
+    }
+
+    fn flame_tree(&self, _: &StackQuery) -> Result<FlameTree, ApiError> {
+        Ok(FlameTree::default())
+    }
+
+    fn flame_diff(&self, _: [Option<&StackQuery>; 2]) -> Result<FlameTree<2>, ApiError> {
+        Ok(FlameTree::default())
     }
 
     fn select_series(&self, _: &SeriesQuery) -> Result<Vec<GroupSeries>, ApiError> {

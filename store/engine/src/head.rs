@@ -1,4 +1,4 @@
-//! The in-memory part of the store: the rows of one WAL generation and the dictionary they refer to.
+//! The in-memory part of the store: the rows of one WAL generation, whose stacks are those of an epoch's dictionary.
 //!
 //! The writer thread interns a batch, logs what is new since the last durable [`Mark`], syncs, and only then
 //! publishes the rows; so the dictionary may run ahead of the log, rows never do. Readers take cheap copies of the
@@ -14,21 +14,19 @@ use pyrite_model::{
 };
 
 use crate::AppendError;
-use crate::dictionary::Dictionary;
+use crate::dictionary::{Dictionary, Epoch, Lens};
 use crate::rows::{BlockEncoder, IdBounds, RowBlock, widen};
 use crate::sync::{read, write};
 
-/// Estimated memory of one dictionary entry: the entry, what it points to, its index slot, and slack for growing tables.
-const ENTRY_BYTES: usize = 96;
 /// Estimated memory of one series: its key, the label strings and index slots.
 const SERIES_BYTES: usize = 1024;
 /// Estimated memory of one block beside its bytes.
 const BLOCK_BYTES: usize = 96;
 
-/// How much of the dictionary the log holds.
+/// How much of the dictionary and of the series the log holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Mark {
-    pub(crate) symbols: TableLens,
+    pub(crate) symbols: Lens,
     pub(crate) series: usize,
 }
 
@@ -56,16 +54,13 @@ impl SeriesTable {
 }
 
 /// What a head holds.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct HeadState {
-    /// As the log has it: it begins empty with the generation.
-    pub(crate) dictionary: Arc<Dictionary>,
+    pub(crate) epoch: Arc<Epoch>,
     pub(crate) series: SeriesTable,
     blocks: Vec<RowBlock>,
     rows: usize,
     row_bytes: usize,
-    string_bytes: usize,
-    strings_counted: usize,
     range: Option<TimeRange>,
     /// Of the visible rows of each series.
     series_ranges: Vec<Option<TimeRange>>,
@@ -73,14 +68,28 @@ pub(crate) struct HeadState {
 }
 
 impl HeadState {
-    /// Where the dictionary ends now.
+    /// One without rows, whose stacks will be of this epoch.
+    pub(crate) fn new(epoch: Arc<Epoch>) -> Self {
+        Self {
+            epoch,
+            series: SeriesTable::default(),
+            blocks: Vec::new(),
+            rows: 0,
+            row_bytes: 0,
+            range: None,
+            series_ranges: Vec::new(),
+            first_row_at: None,
+        }
+    }
+
+    /// Where dictionary and series end now.
     pub(crate) fn mark(&self) -> Mark {
-        Mark { symbols: self.dictionary.read().lens(), series: self.series.keys.len() }
+        Mark { symbols: Lens::of(&self.epoch.dictionary().read()), series: self.series.keys.len() }
     }
 
     /// Adds the batch's symbols and series to the dictionary and encodes its rows; they stay invisible.
     pub(crate) fn intern(&mut self, batch: Batch) -> Option<RowBlock> {
-        let remap = self.dictionary.write().merge(&batch.symbols);
+        let remap = self.epoch.dictionary().write().merge(&batch.symbols);
         let mut encoder = BlockEncoder::default();
         for rows in batch.series {
             let key = SeriesKey { labels: rows.labels, profile_type: rows.profile_type };
@@ -88,7 +97,6 @@ impl HeadState {
             let stack_of = |id: StackId| remap.stacks[id.index()].0;
             encoder.run(series, rows.rows.iter().map(|row| (row.time, stack_of(row.stack), row.value)));
         }
-        self.count_strings();
         encoder.finish()
     }
 
@@ -131,25 +139,14 @@ impl HeadState {
         self.first_row_at
     }
 
-    /// Estimated memory.
+    /// Estimated memory, which is free again when the head is flushed.
     pub(crate) fn bytes(&self) -> usize {
-        let TableLens { strings, mappings, functions, locations, stacks } = self.dictionary.read().lens();
-        let entries = strings + mappings + functions + locations + stacks;
-        self.row_bytes + self.string_bytes * 2 + entries * ENTRY_BYTES + self.series.keys.len() * SERIES_BYTES
+        self.row_bytes + self.series.keys.len() * SERIES_BYTES
     }
 
     /// The ids that rows may use.
     pub(crate) fn bounds(&self) -> IdBounds {
-        IdBounds { series: self.series.keys.len(), stacks: self.dictionary.read().stack_nodes().len() }
-    }
-
-    /// Keeps the estimate of the strings' memory up with the dictionary.
-    pub(crate) fn count_strings(&mut self) {
-        let symbols = self.dictionary.read();
-        let end = symbols.lens().strings;
-        let new = (self.strings_counted..end).map(|i| symbols.str(StringId(i as u32)).len());
-        self.string_bytes += new.sum::<usize>();
-        self.strings_counted = end;
+        IdBounds { series: self.series.keys.len(), stacks: self.epoch.dictionary().read().stack_nodes().len() }
     }
 }
 
@@ -157,13 +154,13 @@ impl HeadState {
 #[derive(Debug)]
 pub(crate) struct Head {
     generation: u64,
-    dictionary: Arc<Dictionary>,
+    epoch: Arc<Epoch>,
     state: RwLock<HeadState>,
 }
 
 impl Head {
     pub(crate) fn new(generation: u64, state: HeadState) -> Self {
-        Self { generation, dictionary: Arc::clone(&state.dictionary), state: RwLock::new(state) }
+        Self { generation, epoch: Arc::clone(&state.epoch), state: RwLock::new(state) }
     }
 
     /// The number of the WAL file that holds the same rows.
@@ -171,9 +168,14 @@ impl Head {
         self.generation
     }
 
+    /// What its stack ids are of.
+    pub(crate) fn epoch(&self) -> &Arc<Epoch> {
+        &self.epoch
+    }
+
     /// What the stacks of its rows are. To be locked behind the head, where both are.
     pub(crate) fn dictionary(&self) -> &Arc<Dictionary> {
-        &self.dictionary
+        self.epoch.dictionary()
     }
 
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, HeadState> {
@@ -219,6 +221,7 @@ pub(crate) fn validate(batch: &Batch) -> Result<(), AppendError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dictionary::EpochId;
     use pyrite_model::{LabelSet, LocationId, Row, SeriesRows, SymbolTable, UnixMs};
 
     fn batch(symbols: SymbolTable, stack: u32) -> Batch {
@@ -243,7 +246,7 @@ mod tests {
         let mut symbols = SymbolTable::new();
         let location = symbols.intern_named_location("main");
         symbols.intern_stack(&[location]);
-        let mut head = HeadState::default();
+        let mut head = HeadState::new(Arc::new(Epoch::new(EpochId(1))));
         let block = head.intern(batch(symbols, 0)).unwrap();
         assert_eq!((head.rows(), head.range()), (0, None));
         head.publish(block);

@@ -12,10 +12,9 @@ use std::time::Duration;
 use pyrite_model::UnixMs;
 
 use crate::StoreError;
-use crate::dictionary::Current;
 use crate::head::Head;
 use crate::merge;
-use crate::rows::{RowBlock, StoredRow};
+use crate::rows::RowBlock;
 use crate::segment::manifest::Manifest;
 use crate::segment::series::{SegmentSeries, read_series};
 use crate::segment::write::{SegmentContent, SegmentOrigin, SegmentWriter};
@@ -185,28 +184,24 @@ pub(crate) fn describe(
     Ok((manifest.info(name), read_series(files, dir, &manifest)?))
 }
 
-/// Adds what the head's stacks are made of to the current epoch, on the disk too, and then writes its rows.
+/// Writes what the head's stacks are made of, and then its rows.
 fn write_head(
     shared: &Shared,
     head: &Head,
     name: String,
 ) -> Result<(SegmentInfo, Vec<SegmentSeries>), StoreError> {
-    let Current { id: epoch, dictionary } = shared.epochs.for_flush();
-    let stacks = dictionary.write().merge(&head.dictionary().read()).stacks;
-    shared.epochs.persist()?;
+    let epoch = head.epoch();
+    shared.epochs.persist(epoch)?;
     let state = head.read();
-    let rows = || {
-        let rows = state.blocks().iter().flat_map(RowBlock::iter);
-        rows.map(|row| StoredRow { stack: stacks[row.stack as usize].0, ..row })
-    };
-    let mut stack_rows = vec![0_u32; dictionary.read().stack_nodes().len()];
+    let rows = || state.blocks().iter().flat_map(RowBlock::iter);
+    let mut stack_rows = vec![0_u32; state.bounds().stacks];
     for row in rows() {
         let count = &mut stack_rows[row.stack as usize];
         *count = count.saturating_add(1);
     }
     let span_ms = state.range().map_or(0, |range| range.end.0.saturating_sub(range.start.0));
     let content = SegmentContent {
-        epoch,
+        epoch: epoch.id(),
         series: state.series.keys(),
         span_ms,
         sums_from_rows: shared.config.limits.sums_from_rows,

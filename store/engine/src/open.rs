@@ -194,7 +194,7 @@ pub(crate) fn open(
     let flushed_through = catalogue.flushed_through()?;
     let segments: Vec<Arc<SegmentInfo>> = catalogue.segments()?.into_iter().map(Arc::new).collect();
     let epochs = recovery.open_dictionaries(&segments)?;
-    let ReplayedLog { head, frozen, generation } = recovery.open_wal(flushed_through)?;
+    let ReplayedLog { head, frozen, generation } = recovery.open_wal(flushed_through, &epochs)?;
     let view = View { head, frozen, segments: Arc::new(segments) };
     let series = filling.finish(&view, limits.series);
     Ok(Opened { view, catalogue, series, epochs, generation, report: recovery.report })
@@ -344,7 +344,7 @@ impl Recovery<'_> {
     }
 
     /// Replays the log: the newest file is continued, older ones are on their way into segments.
-    fn open_wal(&mut self, flushed_through: u64) -> Result<ReplayedLog, StoreError> {
+    fn open_wal(&mut self, flushed_through: u64, epochs: &Epochs) -> Result<ReplayedLog, StoreError> {
         let dir = &self.layout.wal;
         let names = self.files.list(dir).map_err(StoreError::io("list", dir))?;
         let mut heads = Vec::new();
@@ -354,24 +354,30 @@ impl Recovery<'_> {
                 self.files.remove_file(&path).map_err(StoreError::io("remove", &path))?;
                 continue;
             }
-            let replayed = wal::replay(self.files, &path, generation)?;
+            let replayed = wal::replay(self.files, &path, generation, epochs)?;
             self.report.replayed_rows += replayed.head.rows() as u64;
             if let Some(cut) = &replayed.cut {
                 self.cut_log(&path, replayed.len, cut)?;
             }
+            if replayed.nameless > 0 {
+                let (dir, stacks) = (path.clone(), replayed.nameless);
+                let why = "the entries that it builds on are lost".to_owned();
+                self.report.findings.push(Finding::DictionaryDamaged { dir, stacks, why });
+            }
             let head = Arc::new(Head::new(generation, replayed.head));
             heads.push((head, path, replayed.len, replayed.mark));
         }
-        let newest = heads.pop_if(|(_, _, len, _)| *len > 0);
+        let epoch = epochs.for_generation();
+        let newest = heads.pop_if(|(head, .., mark)| mark.is_some() && head.epoch().id() == epoch.id());
         let frozen: Vec<Arc<Head>> = heads.iter().map(|(head, ..)| Arc::clone(head)).collect();
-        if let Some((head, path, len, durable)) = newest {
+        if let Some((head, path, len, Some(durable))) = newest {
             let wal = WalWriter::resume(self.files, path, len)?;
             return Ok(ReplayedLog { head, frozen, generation: OpenGeneration { wal, durable } });
         }
         let last = frozen.last().map_or(flushed_through, |head| head.generation());
         let generation = last.max(flushed_through) + 1;
-        let wal = WalWriter::create(self.files, dir, generation)?;
-        let state = HeadState::default();
+        let wal = WalWriter::create(self.files, dir, generation, epoch.id())?;
+        let state = HeadState::new(epoch);
         let durable = state.mark();
         let head = Arc::new(Head::new(generation, state));
         Ok(ReplayedLog { head, frozen, generation: OpenGeneration { wal, durable } })

@@ -208,9 +208,11 @@ impl Shared {
     fn epochs_in_use(&self) -> BTreeSet<EpochId> {
         // The doomed first: what a merge dooms meanwhile is then in the view still.
         let doomed = lock(&self.doomed).clone();
-        let segments = self.view().segments;
+        let view = self.view();
+        let segments = &view.segments;
+        let heads = view.heads().map(|head| head.epoch().id());
         let used = doomed.iter().chain(segments.iter()).filter_map(|segment| segment.dictionary);
-        used.map(|used| used.epoch).collect()
+        used.map(|used| used.epoch).chain(heads).collect()
     }
 
     /// Deals with a segment that cannot be read: a damaged one is moved aside, a missing one forgotten; the rest of

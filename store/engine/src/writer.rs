@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use pyrite_model::Batch;
 
+use crate::dictionary::Lens;
 use crate::head::{Head, HeadState, Mark};
 use crate::rows::RowBlock;
 use crate::shared::Shared;
@@ -164,7 +165,10 @@ impl Writer {
             let head = self.head.read();
             (head.rows(), head.bytes())
         };
-        if rows > policy.max_rows.saturating_mul(2) || bytes > policy.max_bytes.saturating_mul(2) {
+        if rows > policy.max_rows.saturating_mul(2)
+            || bytes > policy.max_bytes.saturating_mul(2)
+            || self.shared.epochs.is_overfull(self.head.epoch())
+        {
             return Err(AppendError::Overloaded { what: "the head is full and its flush is behind" });
         }
         if !self.shared.series.has_room_for(batch) {
@@ -223,7 +227,8 @@ impl Writer {
         let due = {
             let head = self.head.read();
             let old = head.first_row_at().is_some_and(|at| at.elapsed() >= policy.max_age);
-            old || head.rows() >= policy.max_rows || head.bytes() >= policy.max_bytes
+            let large = head.rows() >= policy.max_rows || head.bytes() >= policy.max_bytes;
+            old || large || self.shared.epochs.is_full(self.head.epoch())
         };
         if !due || self.retry_freeze_at.is_some_and(|at| Instant::now() < at) {
             return;
@@ -244,10 +249,14 @@ impl Writer {
     /// Opens the next generation and hands the present head to the maintenance thread.
     fn freeze(&mut self) -> Result<(), StoreError> {
         let generation = self.head.generation() + 1;
-        self.wal = WalWriter::create(&self.shared.files, &self.shared.layout.wal, generation)?;
-        let state = HeadState::default();
-        self.durable = state.mark();
+        let epoch = self.shared.epochs.for_generation();
+        self.wal = WalWriter::create(&self.shared.files, &self.shared.layout.wal, generation, epoch.id())?;
+        // What the epoch has and no log says is said by the first record of this one.
+        let symbols =
+            if epoch.id() == self.head.epoch().id() { self.durable.symbols } else { Lens::default() };
+        self.durable = Mark { symbols, series: 0 };
         self.indexed = 0;
+        let state = HeadState::new(epoch);
         self.head = Arc::new(Head::new(generation, state));
         self.shared.change_view(|view| {
             let frozen = std::mem::replace(&mut view.head, Arc::clone(&self.head));

@@ -1,17 +1,19 @@
 //! Dictionaries: what stacks are made of, in memory and on the disk.
 //!
 //! ```text
-//! head ──its own, as the log has it──▶ flush ──merged into──▶ the current epoch ◀── stack ids ── segments
-//!                                                                │ parts: Parquet, each a range of ids
-//!                                                                ▼
-//!                                                      dictionaries/EPOCH/FIRST-END/
+//! head ── stack ids ──▶ the current epoch ◀── stack ids ── segments
+//!  │                      │ when the head is flushed: parts, Parquet, each a range of ids
+//!  │ what each batch adds ▼
+//!  └──▶ log       dictionaries/EPOCH/FIRST-END/
 //! ```
 //!
-//! An epoch is a dictionary that many segments share, so that a stack is stored once and rows of a month can be added up
+//! An epoch is a dictionary that heads and many segments share, so that a stack is stored once and rows of a month can be added up
 //! by its id. It only grows; once it is large the next one begins, and one that no segment needs any more is removed.
 
+mod additions;
 mod copy;
 mod entries;
+mod epoch;
 mod epochs;
 mod part;
 
@@ -19,9 +21,11 @@ use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use pyrite_model::{CallTree, SymbolTable, TableLens};
 
+pub(crate) use self::additions::Additions;
 pub(crate) use self::copy::Copier;
 pub(crate) use self::entries::Entries;
-pub(crate) use self::epochs::{Current, EpochId, Epochs, LostPart};
+pub(crate) use self::epoch::{Epoch, EpochId, LostPart};
+pub(crate) use self::epochs::Epochs;
 pub(crate) use self::part::Lens;
 use crate::sync::{read, write};
 

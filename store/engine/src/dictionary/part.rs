@@ -16,6 +16,7 @@ use std::path::Path;
 use pyrite_model::{Function, LocationId, StringId, SymbolTable, TableLens};
 use serde::{Deserialize, Serialize};
 
+use super::Dictionary;
 use super::entries::Entries;
 use crate::files::FileLayer;
 use crate::segment::schema::{self, FUNCTIONS, LOCATIONS, MAPPINGS, STACKS, Table};
@@ -30,16 +31,24 @@ const ROW_GROUP_ENTRIES: usize = 64 * 1024;
 /// How many entries the tables have that are stored. Strings are stored where they are used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Lens {
-    pub(super) mappings: usize,
-    pub(super) functions: usize,
-    pub(super) locations: usize,
-    pub(super) stacks: usize,
+    pub(crate) mappings: usize,
+    pub(crate) functions: usize,
+    pub(crate) locations: usize,
+    pub(crate) stacks: usize,
 }
 
 impl Lens {
-    pub(super) fn of(symbols: &SymbolTable) -> Self {
+    pub(crate) fn of(symbols: &SymbolTable) -> Self {
         let TableLens { mappings, functions, locations, stacks, .. } = symbols.lens();
         Self { mappings, functions, locations, stacks }
+    }
+
+    /// Whether every table is as long as there.
+    pub(super) fn reaches(self, other: Self) -> bool {
+        self.mappings >= other.mappings
+            && self.functions >= other.functions
+            && self.locations >= other.locations
+            && self.stacks >= other.stacks
     }
 }
 
@@ -55,27 +64,28 @@ struct Manifest {
 pub(super) fn write(
     files: &dyn FileLayer,
     dir: &Path,
-    symbols: &SymbolTable,
-    first: Lens,
-    end: Lens,
+    dictionary: &Dictionary,
+    Range { start: first, end }: Range<Lens>,
 ) -> Result<(), StoreError> {
     let mut tables = TableIndexes::new();
-    let mut table = |table: &Table, ids: Range<usize>, columns: &dyn Fn(Range<usize>) -> Vec<Column>| {
+    // The dictionary is held for no longer than it takes to copy some entries: the writer waits for it.
+    let mut table = |table: &Table, ids: Range<usize>, columns: fn(&SymbolTable, Range<usize>) -> Vec<Column>| {
         if ids.is_empty() && first != Lens::default() {
             return Ok(());
         }
         let path = dir.join(table.file);
         let mut writer = TableWriter::create(files, path, table.schema, schema::properties())?;
         for start in ids.clone().step_by(ROW_GROUP_ENTRIES) {
-            writer.write(&columns(start..ids.end.min(start + ROW_GROUP_ENTRIES)))?;
+            let columns = columns(&dictionary.read(), start..ids.end.min(start + ROW_GROUP_ENTRIES));
+            writer.write(&columns)?;
         }
         tables.insert(table.file.to_owned(), writer.finish()?);
         Ok::<_, StoreError>(())
     };
-    table(&STACKS, first.stacks..end.stacks, &|ids| stack_columns(symbols, ids))?;
-    table(&LOCATIONS, first.locations..end.locations, &|ids| location_columns(symbols, ids))?;
-    table(&FUNCTIONS, first.functions..end.functions, &|ids| function_columns(symbols, ids))?;
-    table(&MAPPINGS, first.mappings..end.mappings, &|ids| mapping_columns(symbols, ids))?;
+    table(&STACKS, first.stacks..end.stacks, stack_columns)?;
+    table(&LOCATIONS, first.locations..end.locations, location_columns)?;
+    table(&FUNCTIONS, first.functions..end.functions, function_columns)?;
+    table(&MAPPINGS, first.mappings..end.mappings, mapping_columns)?;
     sealed::write(files, &dir.join(MANIFEST), &Manifest { format: FORMAT, first, end, tables })?;
     files.sync_dir(dir).map_err(StoreError::io("sync", dir))
 }

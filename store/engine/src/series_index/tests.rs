@@ -10,6 +10,7 @@ use pyrite_model::{
 };
 
 use super::{Filling, SeriesIndex};
+use crate::dictionary::{Epoch, EpochId};
 use crate::head::{Head, HeadState};
 use crate::segment::SegmentInfo;
 use crate::segment::series::SegmentSeries;
@@ -256,7 +257,7 @@ fn head_state(holding: &BTreeMap<SeriesKey, TimeRange>) -> HeadState {
     };
     let bare = SeriesRows { labels: bare().labels, profile_type: bare().profile_type, rows: Vec::new() };
     let series = holding.iter().map(rows_of).chain([bare]).collect();
-    let mut state = HeadState::default();
+    let mut state = HeadState::new(Arc::new(Epoch::new(EpochId(1))));
     if let Some(rows) = state.intern(Batch { symbols, series }) {
         state.publish(rows);
     }

@@ -82,14 +82,14 @@ fn a_damaged_or_unfinished_header_and_trailing_zeros() {
 #[test]
 fn a_log_of_a_newer_release_is_left_alone() {
     let (mut bytes, _) = three_records();
-    bytes[8] = 2;
-    let crc = crc32c::crc32c(&bytes[..20]).to_le_bytes();
-    bytes[20..24].copy_from_slice(&crc);
+    bytes[8] = 3;
+    let crc = crc32c::crc32c(&bytes[..24]).to_le_bytes();
+    bytes[24..28].copy_from_slice(&crc);
     let dir = memory_dir();
     let path = wal::path(&dir.path().join("wal"), 1);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(&path, &bytes).unwrap();
     let error = open_on(dir.path(), Arc::new(RealFiles)).err().unwrap();
-    assert!(error.to_string().contains("format version 2, this release reads up to 1"), "{error}");
+    assert!(error.to_string().contains("format version 3, this release reads up to 2"), "{error}");
     assert_eq!(fs::read(&path).unwrap(), bytes);
 }

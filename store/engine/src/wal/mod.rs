@@ -1,7 +1,7 @@
 //! The write-ahead log: one file per head generation.
 //!
 //! ```text
-//! file   := magic "PYRITWAL", version u32, generation u64, crc32c u32 of the 20 bytes before, record …
+//! file   := magic "PYRITWAL", version u32, generation u64, epoch u32, crc32c u32 of the 24 bytes before, record …
 //! record := len u32, crc32c u32 of the payload, payload [len]
 //! ```
 //!
@@ -10,11 +10,13 @@
 
 mod record;
 mod replay;
+mod v1;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::StoreError;
+use crate::dictionary::EpochId;
 use crate::files::{FileLayer, WriteFile};
 use crate::head::{HeadState, Mark};
 use crate::rows::RowBlock;
@@ -22,8 +24,8 @@ use crate::rows::RowBlock;
 pub(crate) use replay::{Cut, replay};
 
 const MAGIC: &[u8; 8] = b"PYRITWAL";
-const VERSION: u32 = 1;
-const HEADER_LEN: usize = 24;
+const VERSION: u32 = 2;
+const HEADER_LEN: usize = 28;
 const RECORD_HEADER_LEN: usize = 8;
 
 /// The file of one generation.
@@ -37,11 +39,12 @@ pub(crate) fn generation_of(name: &str) -> Option<u64> {
     (digits.len() == 16).then(|| digits.parse().ok())?
 }
 
-fn header(generation: u64) -> Vec<u8> {
+fn header(generation: u64, epoch: EpochId) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER_LEN);
     bytes.extend_from_slice(MAGIC);
     bytes.extend_from_slice(&VERSION.to_le_bytes());
     bytes.extend_from_slice(&generation.to_le_bytes());
+    bytes.extend_from_slice(&epoch.0.to_le_bytes());
     let crc = crc32c::crc32c(&bytes);
     bytes.extend_from_slice(&crc.to_le_bytes());
     bytes
@@ -62,7 +65,7 @@ pub(crate) fn encode_record(out: &mut Vec<u8>, head: &HeadState, since: Mark, ro
 /// A whole file of one record with this payload.
 #[cfg(fuzzing)]
 pub(crate) fn sealed(generation: u64, payload: &[u8]) -> Vec<u8> {
-    let mut file = header(generation);
+    let mut file = header(generation, EpochId(1));
     file.extend_from_slice(&(payload.len() as u32).to_le_bytes());
     file.extend_from_slice(&crc32c::crc32c(payload).to_le_bytes());
     file.extend_from_slice(payload);
@@ -98,9 +101,10 @@ impl WalWriter {
         files: &Arc<dyn FileLayer>,
         dir: &Path,
         generation: u64,
+        epoch: EpochId,
     ) -> Result<Self, StoreError> {
         let path = path(dir, generation);
-        let header = header(generation);
+        let header = header(generation, epoch);
         let made = files.create(&path).and_then(|mut file| {
             file.append(&header)?;
             file.sync()?;

@@ -1,9 +1,10 @@
 //! What one WAL record says: the dictionary entries and series that are new since the record before, then rows.
 //!
 //! ```text
-//! payload := strings mappings functions locations stacks series rows
-//! strings   := count { len bytes }
-//! mappings  := count { build_id path }                              string ids
+//! payload := first strings mappings functions locations stacks series rows
+//! first     := mappings functions locations stacks                  how many of each there were before
+//! strings   := count { len bytes }                                  those that the entries of this record need
+//! mappings  := count { build_id path }                              numbers of strings
 //! functions := count { name system_name filename start_line }
 //! locations := count { mapping + 1 or 0, address, count { function line } }
 //! stacks    := count { parent + 1 or 0, location }
@@ -11,21 +12,24 @@
 //! rows      := the rest, as in `rows`
 //! ```
 //!
-//! All numbers are varints. Entries take the next free id of their table, so applying a record twice, or out of its
-//! order, is noticed.
+//! All numbers are varints; ids are those of the epoch, of which a part on the disk may have the entries already. Series
+//! take the next free id of the generation, so applying a record twice, or out of its order, is noticed.
+
+use std::collections::HashMap;
 
 use pyrite_model::{
     Function, FunctionId, LabelSet, Line, Location, LocationId, Mapping, MappingId, ProfileType, SeriesKey,
     StackId, StackNode, StringId, SymbolTable,
 };
 
+use crate::dictionary::{Additions, Lens};
 use crate::head::{HeadState, Mark};
-use crate::rows::RowBlock;
+use crate::rows::{IdBounds, RowBlock};
 use crate::varint::{Cursor, Malformed, put_len, put_str, put_u32, put_u64};
 
 /// Appends the payload that brings a reader from `since` to the dictionary's present end, and the rows.
 pub(super) fn encode(out: &mut Vec<u8>, head: &HeadState, since: Mark, rows: &RowBlock) {
-    encode_symbols(out, &head.dictionary.read(), since);
+    encode_symbols(out, &head.epoch.dictionary().read(), since.symbols);
     let series = &head.series.keys()[since.series..];
     put_len(out, series.len());
     for key in series {
@@ -34,24 +38,32 @@ pub(super) fn encode(out: &mut Vec<u8>, head: &HeadState, since: Mark, rows: &Ro
     out.extend_from_slice(rows.bytes());
 }
 
-fn encode_symbols(out: &mut Vec<u8>, symbols: &SymbolTable, since: Mark) {
-    let since = since.symbols;
-    let strings = symbols.lens().strings;
-    put_len(out, strings - since.strings);
-    (since.strings..strings).for_each(|i| put_str(out, symbols.str(StringId(i as u32))));
-
+fn encode_symbols(out: &mut Vec<u8>, symbols: &SymbolTable, since: Lens) {
+    for len in [since.mappings, since.functions, since.locations, since.stacks] {
+        put_len(out, len);
+    }
     let mappings = &symbols.mappings()[since.mappings..];
+    let functions = &symbols.functions()[since.functions..];
+    let texts = Texts::new(
+        mappings
+            .iter()
+            .flat_map(|Mapping { build_id, path }| [*build_id, *path])
+            .chain(functions.iter().flat_map(|f| [f.name, f.system_name, f.filename])),
+    );
+    put_len(out, texts.ids.len());
+    texts.ids.iter().for_each(|id| put_str(out, symbols.str(*id)));
+
     put_len(out, mappings.len());
     for Mapping { build_id, path } in mappings {
-        put_u32(out, build_id.0);
-        put_u32(out, path.0);
+        put_u32(out, texts.number(*build_id));
+        put_u32(out, texts.number(*path));
     }
-    let functions = &symbols.functions()[since.functions..];
     put_len(out, functions.len());
     for Function { name, system_name, filename, start_line } in functions {
-        for number in [name.0, system_name.0, filename.0, *start_line] {
-            put_u32(out, number);
+        for text in [name, system_name, filename] {
+            put_u32(out, texts.number(*text));
         }
+        put_u32(out, *start_line);
     }
     let locations = &symbols.locations()[since.locations..];
     put_len(out, locations.len());
@@ -72,6 +84,31 @@ fn encode_symbols(out: &mut Vec<u8>, symbols: &SymbolTable, since: Mark) {
     }
 }
 
+/// Strings numbered in the order in which they are first needed.
+#[derive(Default)]
+struct Texts {
+    ids: Vec<StringId>,
+    numbers: HashMap<StringId, u32>,
+}
+
+impl Texts {
+    fn new(needed: impl Iterator<Item = StringId>) -> Self {
+        let mut texts = Self::default();
+        for id in needed {
+            let next = texts.ids.len() as u32;
+            texts.numbers.entry(id).or_insert_with(|| {
+                texts.ids.push(id);
+                next
+            });
+        }
+        texts
+    }
+
+    fn number(&self, id: StringId) -> u32 {
+        self.numbers[&id]
+    }
+}
+
 fn encode_series(out: &mut Vec<u8>, key: &SeriesKey) {
     let ProfileType { name, sample_type, sample_unit, period_type, period_unit } = &key.profile_type;
     for part in [name, sample_type, sample_unit, period_type, period_unit] {
@@ -84,66 +121,69 @@ fn encode_series(out: &mut Vec<u8>, key: &SeriesKey) {
     }
 }
 
-/// Adds a payload's entries to the head and returns its rows, which stay invisible.
-///
-/// On an error the head's dictionary may hold some of the payload's entries, though no row refers to them.
-pub(super) fn apply(payload: &[u8], head: &mut HeadState) -> Result<Option<RowBlock>, Malformed> {
+/// Adds a payload's entries to the head; returns its rows, which stay invisible, and how many stacks have no name because
+/// what they build on is lost.
+pub(super) fn apply(
+    payload: &[u8],
+    head: &mut HeadState,
+) -> Result<(Option<RowBlock>, usize), Malformed> {
     let mut cursor = Cursor::new(payload);
-    apply_symbols(&mut cursor, &mut head.dictionary.write())?;
+    let additions = decode_symbols(&mut cursor)?;
+    let mut new = Vec::new();
     for _ in 0..cursor.count()? {
-        let expected = head.series.keys().len();
-        let key = decode_series(&mut cursor)?;
+        new.push(decode_series(&mut cursor)?);
+    }
+    let series = head.series.keys().len() + new.len();
+    let rows = RowBlock::decode(cursor.rest(), IdBounds { series, stacks: additions.end().stacks })?;
+    for (key, expected) in new.into_iter().zip(head.series.keys().len()..) {
         in_order(head.series.intern(key), expected)?;
     }
-    let rows = RowBlock::decode(cursor.rest(), head.bounds())?;
-    head.count_strings();
-    Ok(rows)
+    Ok((rows, head.epoch.add(&additions)))
 }
 
-fn apply_symbols(cursor: &mut Cursor<'_>, symbols: &mut SymbolTable) -> Result<(), Malformed> {
+fn decode_symbols<'a>(cursor: &mut Cursor<'a>) -> Result<Additions<'a>, Malformed> {
+    let mut len = || cursor.u32().map(|len| len as usize);
+    let first = Lens { mappings: len()?, functions: len()?, locations: len()?, stacks: len()? };
+    let mut additions = Additions { first, ..Additions::default() };
     for _ in 0..cursor.count()? {
-        let expected = symbols.lens().strings;
-        in_order(symbols.intern_str(cursor.str()?).0, expected)?;
+        additions.strings.push(cursor.str()?);
+    }
+    let strings = additions.strings.len();
+    let text = |cursor: &mut Cursor<'_>| below(cursor.u32()?, strings);
+    for _ in 0..cursor.count()? {
+        additions.mappings.push([text(cursor)?, text(cursor)?]);
     }
     for _ in 0..cursor.count()? {
-        let expected = symbols.mappings().len();
-        let (build_id, path) = (string(cursor, symbols)?, string(cursor, symbols)?);
-        in_order(symbols.intern_mapping(Mapping { build_id, path }).0, expected)?;
+        let texts = [text(cursor)?, text(cursor)?, text(cursor)?];
+        additions.functions.push((texts, cursor.u32()?));
     }
     for _ in 0..cursor.count()? {
-        let expected = symbols.functions().len();
-        let (name, system_name) = (string(cursor, symbols)?, string(cursor, symbols)?);
-        let (filename, start_line) = (string(cursor, symbols)?, cursor.u32()?);
-        let function = Function { name, system_name, filename, start_line };
-        in_order(symbols.intern_function(function).0, expected)?;
+        let location = decode_location(cursor, additions.end())?;
+        additions.locations.push(location);
     }
     for _ in 0..cursor.count()? {
-        let expected = symbols.locations().len();
-        let location = decode_location(cursor, symbols)?;
-        in_order(symbols.intern_location(location).0, expected)?;
+        let end = additions.end();
+        let parent = optional(cursor, end.stacks)?.map(StackId);
+        let location = LocationId(below(cursor.u32()?, end.locations)?);
+        additions.stacks.push(StackNode { parent, location });
     }
-    for _ in 0..cursor.count()? {
-        let expected = symbols.stack_nodes().len();
-        let parent = optional(cursor, expected)?.map(StackId);
-        let location = LocationId(below(cursor.u32()?, symbols.locations().len())?);
-        in_order(symbols.intern_stack_node(StackNode { parent, location }).0, expected)?;
-    }
-    Ok(())
+    // Ids are of 32 bits.
+    if u32::try_from(additions.end().stacks).is_ok() { Ok(additions) } else { Err(Malformed) }
 }
 
-fn decode_location(cursor: &mut Cursor<'_>, symbols: &SymbolTable) -> Result<Location, Malformed> {
-    let mapping = optional(cursor, symbols.mappings().len())?.map(MappingId);
+fn decode_location(cursor: &mut Cursor<'_>, lens: Lens) -> Result<Location, Malformed> {
+    let mapping = optional(cursor, lens.mappings)?.map(MappingId);
     let address = cursor.u64()?;
     let count = cursor.count()?;
     let mut line = |_| {
-        let function = FunctionId(below(cursor.u32()?, symbols.functions().len())?);
+        let function = FunctionId(below(cursor.u32()?, lens.functions)?);
         Ok(Line { function, line: cursor.u32()? })
     };
     let lines = (0..count).map(&mut line).collect::<Result<_, _>>()?;
     Ok(Location { mapping, address, lines })
 }
 
-fn decode_series(cursor: &mut Cursor<'_>) -> Result<SeriesKey, Malformed> {
+pub(super) fn decode_series(cursor: &mut Cursor<'_>) -> Result<SeriesKey, Malformed> {
     let mut part = || cursor.str().map(str::to_owned);
     let profile_type = ProfileType {
         name: part()?,
@@ -159,21 +199,17 @@ fn decode_series(cursor: &mut Cursor<'_>) -> Result<SeriesKey, Malformed> {
     Ok(SeriesKey { labels, profile_type })
 }
 
-fn in_order(id: u32, expected: usize) -> Result<(), Malformed> {
+pub(super) fn in_order(id: u32, expected: usize) -> Result<(), Malformed> {
     if id as usize == expected { Ok(()) } else { Err(Malformed) }
 }
 
-fn below(id: u32, len: usize) -> Result<u32, Malformed> {
+pub(super) fn below(id: u32, len: usize) -> Result<u32, Malformed> {
     if (id as usize) < len { Ok(id) } else { Err(Malformed) }
 }
 
-fn optional(cursor: &mut Cursor<'_>, len: usize) -> Result<Option<u32>, Malformed> {
+pub(super) fn optional(cursor: &mut Cursor<'_>, len: usize) -> Result<Option<u32>, Malformed> {
     match cursor.u64()? {
         0 => Ok(None),
         raw => below(u32::try_from(raw - 1).or(Err(Malformed))?, len).map(Some),
     }
-}
-
-fn string(cursor: &mut Cursor<'_>, symbols: &SymbolTable) -> Result<StringId, Malformed> {
-    below(cursor.u32()?, symbols.lens().strings).map(StringId)
 }

@@ -1,0 +1,249 @@
+//! One epoch: a dictionary in memory, and the parts of it that are on the disk.
+//!
+//! What it has got since the last flush becomes a new part on the disk before any segment refers to it; until then the log
+//! has it. Parts of similar size are written anew as one, so that there are few of them; ids never change.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use pyrite_model::{Function, Line, Location, StackNode, SymbolTable};
+use serde::{Deserialize, Serialize};
+
+use super::part::{self, Lens};
+use super::{Additions, Dictionary};
+use crate::StoreError;
+use crate::files::FileLayer;
+use crate::sync::lock;
+
+/// A part is written anew together with the next one where it is at most so many times as large.
+const MERGE_FACTOR: usize = 4;
+const TEMPORARY: &str = "tmp-";
+/// What a stack is called whose entry is damaged.
+const LOST: &str = "[lost: damaged dictionary]";
+
+/// Number of an epoch; they count up from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub(crate) struct EpochId(pub(crate) u32);
+
+/// A part of an epoch that could not be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LostPart {
+    pub(crate) dir: PathBuf,
+    /// How many stacks have no name for it.
+    pub(crate) stacks: usize,
+    pub(crate) why: String,
+}
+
+/// A dictionary that heads and segments share.
+#[derive(Debug)]
+pub(crate) struct Epoch {
+    id: EpochId,
+    dictionary: Arc<Dictionary>,
+    /// On the disk, in order.
+    parts: Mutex<Vec<Part>>,
+    /// Some entries are lost: others would no longer get the ids that rows know them by, so none are added.
+    damaged: AtomicBool,
+}
+
+#[derive(Clone, Debug)]
+struct Part {
+    name: String,
+    first: Lens,
+    end: Lens,
+}
+
+impl Part {
+    fn stacks(&self) -> usize {
+        self.end.stacks - self.first.stacks
+    }
+}
+
+impl Epoch {
+    /// One that nothing is known of yet.
+    pub(crate) fn new(id: EpochId) -> Self {
+        let (dictionary, parts, damaged) = (Arc::default(), Mutex::default(), AtomicBool::new(false));
+        Self { id, dictionary, parts, damaged }
+    }
+
+    /// Reads an epoch, of which at least `needed` stacks are to be there. From a damaged part on its stacks have no names.
+    pub(super) fn load(
+        files: &dyn FileLayer,
+        dir: &Path,
+        id: EpochId,
+        needed: usize,
+    ) -> Result<(Self, Option<LostPart>), StoreError> {
+        let dir = epoch_dir(dir, id);
+        let names = match files.list(&dir) {
+            Ok(names) => names,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            Err(source) => return Err(StoreError::Io { action: "list", path: dir, source }),
+        };
+        let (names, _) = chain(names);
+        let end = names.last().and_then(|name| stacks_of(name)).map_or(0, |(_, end)| end).max(needed);
+        let (mut symbols, mut parts, mut damage) = (SymbolTable::new(), Vec::new(), None);
+        for name in names {
+            let first = Lens::of(&symbols);
+            let part = dir.join(&name);
+            match part::read(files, &part, &mut symbols) {
+                Ok(()) => parts.push(Part { name, first, end: Lens::of(&symbols) }),
+                Err(error) if error.is_corrupt() || error.is_missing() => {
+                    if Lens::of(&symbols) != first {
+                        // A part was taken in by half: nothing can be told from it any more.
+                        symbols = SymbolTable::new();
+                    }
+                    damage = Some((part, error.to_string()));
+                    break;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if damage.is_none() && symbols.stack_nodes().len() < end {
+            damage = Some((dir, "segments refer to stacks that it does not have".to_owned()));
+        }
+        let damaged = AtomicBool::new(damage.is_some());
+        let lost = damage.map(|(dir, why)| LostPart { dir, stacks: pad(&mut symbols, end), why });
+        let dictionary = Arc::new(Dictionary::new(symbols));
+        Ok((Self { id, dictionary, parts: Mutex::new(parts), damaged }, lost))
+    }
+
+    pub(crate) fn id(&self) -> EpochId {
+        self.id
+    }
+
+    pub(crate) fn dictionary(&self) -> &Arc<Dictionary> {
+        &self.dictionary
+    }
+
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.damaged.load(Ordering::Relaxed)
+    }
+
+    /// Takes what a log says was added, as far as it is not here yet. Returns how many stacks have no name because other
+    /// entries than those that it builds on are here.
+    pub(crate) fn add(&self, additions: &Additions<'_>) -> usize {
+        let mut symbols = self.dictionary.write();
+        if !self.is_damaged() && additions.add_to(&mut symbols) {
+            return 0;
+        }
+        self.damaged.store(true, Ordering::Relaxed);
+        pad(&mut symbols, additions.end().stacks)
+    }
+
+    /// Returns when all that it has is on the disk. One that is damaged stays as it is there: its last stacks have no names
+    /// that could be kept.
+    pub(super) fn persist(&self, files: &dyn FileLayer, root: &Path) -> Result<(), StoreError> {
+        if self.is_damaged() {
+            return Ok(());
+        }
+        let mut parts = lock(&self.parts);
+        let end = Lens::of(&self.dictionary.read());
+        let stored = parts.last().map_or(Lens::default(), |part| part.end);
+        if end.stacks == stored.stacks {
+            return Ok(());
+        }
+        let mut first = stored;
+        let mut kept = parts.len();
+        while let Some(last) = parts[..kept].last()
+            && last.stacks() <= MERGE_FACTOR * (end.stacks - first.stacks)
+        {
+            first = last.first;
+            kept -= 1;
+        }
+        let name = part_name(first, end);
+        let parent = epoch_dir(root, self.id);
+        write_part(files, root, &parent.join(&name), &|dir| {
+            part::write(files, dir, &self.dictionary, first..end)
+        })?;
+        for part in parts.drain(kept..) {
+            let dir = parent.join(&part.name);
+            if let Err(error) = files.remove_dir(&dir) {
+                tracing::warn!(dir = %dir.display(), %error, "cannot remove a replaced part; the next start does");
+            }
+        }
+        parts.push(Part { name, first, end });
+        Ok(())
+    }
+}
+
+/// Gives the stacks from the end of the table up to `end` a name that says that their own is lost. Returns how many those
+/// are.
+fn pad(symbols: &mut SymbolTable, end: usize) -> usize {
+    let known = symbols.stack_nodes().len();
+    let name = symbols.intern_str(LOST);
+    let function = symbols.intern_function(Function { name, ..Function::default() });
+    for id in known..end {
+        // Told apart by their line alone, so that each has its own id.
+        let lines = vec![Line { function, line: id as u32 }];
+        let location = symbols.intern_location(Location { lines, ..Location::default() });
+        symbols.intern_stack_node(StackNode { parent: None, location });
+    }
+    end.saturating_sub(known)
+}
+
+fn write_part(
+    files: &dyn FileLayer,
+    root: &Path,
+    dir: &Path,
+    write: &dyn Fn(&Path) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let (parent, name) = (dir.parent().unwrap_or(root), dir.file_name().unwrap_or_default());
+    let temporary = parent.join(format!("{TEMPORARY}{}", name.to_string_lossy()));
+    files.create_dir(&temporary).map_err(StoreError::io("create", &temporary))?;
+    write(&temporary)?;
+    if files.list(dir).is_ok() {
+        // Of an earlier try, which failed behind the renaming: it holds the same.
+        files.remove_dir(dir).map_err(StoreError::io("remove", dir))?;
+    }
+    files.rename(&temporary, dir).map_err(StoreError::io("rename", &temporary))?;
+    for synced in [parent, root] {
+        files.sync_dir(synced).map_err(StoreError::io("sync", synced))?;
+    }
+    Ok(())
+}
+
+pub(super) fn epoch_dir(root: &Path, EpochId(id): EpochId) -> PathBuf {
+    root.join(format!("{id:08}"))
+}
+
+fn part_name(first: Lens, end: Lens) -> String {
+    format!("{:010}-{:010}", first.stacks, end.stacks)
+}
+
+/// The first stack of a part and the one behind its last.
+fn stacks_of(name: &str) -> Option<(usize, usize)> {
+    let (first, end) = name.split_once('-')?;
+    Some((first.parse().ok()?, end.parse().ok()?))
+}
+
+/// The names of the parts that together are the epoch, in order, and those that others hold as well.
+fn chain(names: Vec<String>) -> (Vec<String>, Vec<String>) {
+    let mut known: Vec<(usize, usize, String)> = names
+        .into_iter()
+        .filter_map(|name| stacks_of(&name).map(|(first, end)| (first, end, name)))
+        .collect();
+    known.sort_by(|a, b| (a.0, b.1).cmp(&(b.0, a.1)));
+    let (mut chain, mut redundant, mut reached) = (Vec::new(), Vec::new(), 0);
+    for (_, end, name) in known {
+        if end > reached {
+            reached = end;
+            chain.push(name);
+        } else {
+            redundant.push(name);
+        }
+    }
+    (chain, redundant)
+}
+
+/// Removes what an interrupted flush left in an epoch's directory.
+pub(super) fn remove_leftovers(files: &dyn FileLayer, dir: &Path) -> Result<(), StoreError> {
+    // An epoch of which nothing is stored yet has no directory.
+    let mut names = files.list(dir).unwrap_or_default();
+    let unfinished: Vec<String> = names.extract_if(.., |name| name.starts_with(TEMPORARY)).collect();
+    let (_, redundant) = chain(names);
+    for name in unfinished.iter().chain(&redundant) {
+        let leftover = dir.join(name);
+        files.remove_dir(&leftover).map_err(StoreError::io("remove", &leftover))?;
+    }
+    Ok(())
+}

@@ -20,7 +20,9 @@ const GENERATION: u64 = 1;
 pub fn replay(bytes: &[u8]) {
     let files: Arc<dyn FileLayer> = Arc::new(Overlaid { name: "wal", bytes: bytes.to_vec() });
     // A directory in which no name is that of an epoch.
-    let Ok((epochs, _)) = Epochs::open(&files, Path::new("/proc/self/map_files"), usize::MAX, |_| 0) else { return };
+    let Ok((epochs, _)) = Epochs::open(&files, Path::new("/proc/self/map_files"), usize::MAX, |_| 0) else {
+        return;
+    };
     if let Ok(replayed) = wal::replay(&files, Path::new("wal"), GENERATION, &epochs) {
         assert!(replayed.len as usize <= bytes.len());
     }

@@ -146,7 +146,10 @@ impl HeadState {
 
     /// The ids that rows may use.
     pub(crate) fn bounds(&self) -> IdBounds {
-        IdBounds { series: self.series.keys.len(), stacks: self.epoch.dictionary().read().stack_nodes().len() }
+        IdBounds {
+            series: self.series.keys.len(),
+            stacks: self.epoch.dictionary().read().stack_nodes().len(),
+        }
     }
 }
 

@@ -11,7 +11,11 @@ use tempfile::TempDir;
 use crate::pyrite::{CPU, Pyrite, eventually, int, now_ms};
 use crate::support::metric;
 
-const HOUR_MS: i64 = 3_600_000;
+const DAY_MS: i64 = 24 * 3_600_000;
+/// From one segment to the next.
+const SPACING_MS: i64 = 2 * DAY_MS;
+/// All of them.
+const SPAN_MS: i64 = SPACING_MS * SEGMENTS as i64;
 const SEGMENTS: u32 = 10;
 /// The one that is damaged.
 const DAMAGED: u32 = 4;
@@ -39,7 +43,7 @@ impl Damage {
     }
 }
 
-/// Ten segments worth 1, 10, 100, …, in hours of their own, so that none is merged with another; and when they begin.
+/// Ten segments worth 1, 10, 100, …, on days of their own, so that none is merged with another; and when they begin.
 struct Data {
     directory: TempDir,
     start_ms: i64,
@@ -48,13 +52,13 @@ struct Data {
 impl Data {
     fn new() -> Self {
         let directory = TempDir::new().expect("a directory");
-        let start_ms = now_ms() / HOUR_MS * HOUR_MS - 30 * HOUR_MS;
+        let start_ms = now_ms() / DAY_MS * DAY_MS - SPAN_MS;
         let (store, _) = Store::open(StoreConfig::new(directory.path())).expect("a new store");
         for i in 0..SEGMENTS {
             let mut symbols = SymbolTable::new();
             let main = symbols.intern_named_location("main");
             let stack = symbols.intern_stack(&[main]).expect("a frame");
-            let time = UnixMs(start_ms + i64::from(i) * 2 * HOUR_MS);
+            let time = UnixMs(start_ms + i64::from(i) * SPACING_MS);
             let rows = vec![Row { time, stack, value: 10_i64.pow(i) }];
             let labels = LabelSet::from_pairs([("service_name", "damaged")]);
             let series = vec![SeriesRows { labels, profile_type: ProfileType::cpu_time(), rows }];
@@ -68,7 +72,7 @@ impl Data {
 
     /// The only time in the damaged segment, as people read it.
     fn lost_time(&self) -> String {
-        UnixMs(self.start_ms + i64::from(DAMAGED) * 2 * HOUR_MS).to_string()
+        UnixMs(self.start_ms + i64::from(DAMAGED) * SPACING_MS).to_string()
     }
 
     fn copy(&self) -> TempDir {
@@ -101,7 +105,7 @@ fn copy_dir(from: &Path, to: &Path) {
 fn flame_graph_total(pyrite: &Pyrite, data: &Data) -> i64 {
     let request = json!({
         "profileTypeID": CPU, "labelSelector": r#"{service_name="damaged"}"#,
-        "start": data.start_ms, "end": data.start_ms + 30 * HOUR_MS, "maxNodes": 8192,
+        "start": data.start_ms, "end": data.start_ms + SPAN_MS, "maxNodes": 8192,
     });
     int(&pyrite.call("SelectMergeStacktraces", &request)["flamegraph"]["total"])
 }
@@ -109,8 +113,8 @@ fn flame_graph_total(pyrite: &Pyrite, data: &Data) -> i64 {
 /// The series over the same time, one point a segment.
 fn points(pyrite: &Pyrite, data: &Data) -> usize {
     let request = json!({
-        "profileTypeID": CPU, "labelSelector": "{}", "start": data.start_ms, "end": data.start_ms + 30 * HOUR_MS,
-        "step": 3600.0, "groupBy": ["service_name"],
+        "profileTypeID": CPU, "labelSelector": "{}", "start": data.start_ms, "end": data.start_ms + SPAN_MS,
+        "step": 86400.0, "groupBy": ["service_name"],
     });
     let answer = pyrite.call("SelectSeries", &request);
     answer["series"][0]["points"].as_array().map_or(0, Vec::len)

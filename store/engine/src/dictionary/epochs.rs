@@ -133,7 +133,8 @@ impl Epochs {
     fn old_epoch(&self, id: EpochId, stacks: usize) -> Result<Arc<Epoch>, StoreError> {
         let mut old = lock(&self.old);
         // One that was read before a flush added to it is read again.
-        let knows = |epoch: &Epoch| epoch.id() == id && epoch.dictionary().read().stack_nodes().len() >= stacks;
+        let knows =
+            |epoch: &Epoch| epoch.id() == id && epoch.dictionary().read().stack_nodes().len() >= stacks;
         if let Some(at) = old.iter().position(|epoch| knows(epoch)) {
             let epoch = old.remove(at);
             old.push(Arc::clone(&epoch));

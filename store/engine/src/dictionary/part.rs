@@ -69,19 +69,20 @@ pub(super) fn write(
 ) -> Result<(), StoreError> {
     let mut tables = TableIndexes::new();
     // The dictionary is held for no longer than it takes to copy some entries: the writer waits for it.
-    let mut table = |table: &Table, ids: Range<usize>, columns: fn(&SymbolTable, Range<usize>) -> Vec<Column>| {
-        if ids.is_empty() && first != Lens::default() {
-            return Ok(());
-        }
-        let path = dir.join(table.file);
-        let mut writer = TableWriter::create(files, path, table.schema, schema::properties())?;
-        for start in ids.clone().step_by(ROW_GROUP_ENTRIES) {
-            let columns = columns(&dictionary.read(), start..ids.end.min(start + ROW_GROUP_ENTRIES));
-            writer.write(&columns)?;
-        }
-        tables.insert(table.file.to_owned(), writer.finish()?);
-        Ok::<_, StoreError>(())
-    };
+    let mut table =
+        |table: &Table, ids: Range<usize>, columns: fn(&SymbolTable, Range<usize>) -> Vec<Column>| {
+            if ids.is_empty() && first != Lens::default() {
+                return Ok(());
+            }
+            let path = dir.join(table.file);
+            let mut writer = TableWriter::create(files, path, table.schema, schema::properties())?;
+            for start in ids.clone().step_by(ROW_GROUP_ENTRIES) {
+                let columns = columns(&dictionary.read(), start..ids.end.min(start + ROW_GROUP_ENTRIES));
+                writer.write(&columns)?;
+            }
+            tables.insert(table.file.to_owned(), writer.finish()?);
+            Ok::<_, StoreError>(())
+        };
     table(&STACKS, first.stacks..end.stacks, stack_columns)?;
     table(&LOCATIONS, first.locations..end.locations, location_columns)?;
     table(&FUNCTIONS, first.functions..end.functions, function_columns)?;

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use pyrite_model::{UnixMs, frame_names};
 
-use super::{batch, config, memory_dir, profile, total};
+use super::faults::{FaultyFiles, Op};
+use super::{batch, config, memory_dir, open_on, profile, total};
 use crate::files::RealFiles;
 use crate::{Finding, Limits, OpenReport, Retention, Store, StoreConfig};
 
@@ -163,4 +164,71 @@ fn a_part_that_is_gone_is_missed() {
     let leaves: Vec<String> = leaves(&store).into_iter().map(|(leaf, _)| leaf).collect();
     assert_eq!(leaves[..3], ["[lost: damaged dictionary]", "a", "b"]);
     assert!(leaves.ends_with(&["i".into(), "y".into()]));
+}
+
+/// Writes three generations that cannot be flushed, each with a stack of its own; the last knows that of the first, too.
+fn logs_without_segments(dir: &Path) {
+    let files = FaultyFiles::default();
+    let (store, _) = open_on(dir, Arc::new(files.clone())).unwrap();
+    let is_segment = |path: &Path| path.parent().is_some_and(|parent| parent.ends_with("segments"));
+    files.set_rule(move |op, path| {
+        (op == Op::Rename && is_segment(path)).then(|| std::io::ErrorKind::PermissionDenied.into())
+    });
+    for leaves in [&["f"][..], &["g"], &["f", "h"]] {
+        for leaf in leaves {
+            store.append_blocking(batch("a", 1, leaf, 1)).unwrap();
+        }
+        assert!(store.flush().is_err());
+    }
+}
+
+#[test]
+fn rows_of_a_log_that_builds_on_a_damaged_one_are_kept() {
+    let dir = memory_dir();
+    logs_without_segments(dir.path());
+    // What the first flush wrote before it failed.
+    fs::remove_dir_all(dir.path().join("dictionaries")).unwrap();
+    let (store, report) = open_on(dir.path(), Arc::new(RealFiles)).unwrap();
+    let sound = named(&[("f", 2), ("g", 1), ("h", 1)]);
+    assert_eq!((leaves(&store), report.findings.len()), (sound.clone(), 0), "nothing is damaged yet");
+
+    let dir = memory_dir();
+    logs_without_segments(dir.path());
+    let log = crate::wal::path(&dir.path().join("wal"), 1);
+    let mut bytes = fs::read(&log).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    fs::write(&log, bytes).unwrap();
+    fs::remove_dir_all(dir.path().join("dictionaries")).unwrap();
+    let (store, report) = open_on(dir.path(), Arc::new(RealFiles)).unwrap();
+    let findings = &report.findings[..];
+    assert!(matches!(findings[0], Finding::LogCut { .. }), "{report}");
+    assert!(findings[1..].iter().all(|f| matches!(f, Finding::DictionaryDamaged { .. })), "{report}");
+    let lost = "[lost: damaged dictionary]";
+    assert_eq!(
+        leaves(&store).iter().map(|(_, value)| value).sum::<i64>(),
+        3,
+        "one row was in the damaged record"
+    );
+    assert!(leaves(&store).iter().all(|(leaf, _)| leaf == lost), "{:?}", leaves(&store));
+    store_leaves(&store, &["f", "new"]);
+    let expect = leaves(&store);
+    assert_eq!((total(&store), expect.iter().filter(|(leaf, _)| leaf != lost).count()), (5, 2));
+    store.close().unwrap();
+    assert_eq!(leaves(&open_on(dir.path(), Arc::new(RealFiles)).unwrap().0), expect);
+}
+
+/// With the dictionary on the disk, the log is needed for rows alone.
+#[test]
+fn a_log_is_read_over_what_a_failed_flush_left() {
+    let dir = memory_dir();
+    logs_without_segments(dir.path());
+    assert_eq!(parts(dir.path(), 1).len(), 1);
+    let (store, report) = open_on(dir.path(), Arc::new(RealFiles)).unwrap();
+    assert_eq!(report.findings, []);
+    store_leaves(&store, &["g", "i"]);
+    let expect = named(&[("f", 2), ("g", 2), ("h", 1), ("i", 1)]);
+    assert_eq!(leaves(&store), expect);
+    store.close().unwrap();
+    assert_eq!(leaves(&open_on(dir.path(), Arc::new(RealFiles)).unwrap().0), expect);
 }

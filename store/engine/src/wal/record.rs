@@ -123,10 +123,7 @@ fn encode_series(out: &mut Vec<u8>, key: &SeriesKey) {
 
 /// Adds a payload's entries to the head; returns its rows, which stay invisible, and how many stacks have no name because
 /// what they build on is lost.
-pub(super) fn apply(
-    payload: &[u8],
-    head: &mut HeadState,
-) -> Result<(Option<RowBlock>, usize), Malformed> {
+pub(super) fn apply(payload: &[u8], head: &mut HeadState) -> Result<(Option<RowBlock>, usize), Malformed> {
     let mut cursor = Cursor::new(payload);
     let additions = decode_symbols(&mut cursor)?;
     let mut new = Vec::new();

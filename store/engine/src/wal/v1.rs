@@ -37,8 +37,7 @@ impl Generation {
             let key = decode_series(&mut cursor)?;
             in_order(head.series.intern(key), expected)?;
         }
-        let bounds =
-            IdBounds { series: head.series.keys().len(), stacks: self.symbols.stack_nodes().len() };
+        let bounds = IdBounds { series: head.series.keys().len(), stacks: self.symbols.stack_nodes().len() };
         self.blocks.extend(RowBlock::decode(cursor.rest(), bounds)?);
         Ok(())
     }

@@ -17,7 +17,7 @@ use crate::merge;
 use crate::rows::RowBlock;
 use crate::segment::manifest::Manifest;
 use crate::segment::series::{SegmentSeries, read_series};
-use crate::segment::write::{SegmentContent, SegmentOrigin, SegmentWriter};
+use crate::segment::write::{SegmentContent, SegmentOrigin, SegmentWriter, StackUse};
 use crate::segment::{self, SegmentInfo};
 use crate::shared::Shared;
 use crate::sync::lock;
@@ -194,10 +194,9 @@ fn write_head(
     shared.epochs.persist(epoch)?;
     let state = head.read();
     let rows = || state.blocks().iter().flat_map(RowBlock::iter);
-    let mut stack_rows = vec![0_u32; state.bounds().stacks];
+    let mut stacks = vec![StackUse::default(); state.bounds().stacks];
     for row in rows() {
-        let count = &mut stack_rows[row.stack as usize];
-        *count = count.saturating_add(1);
+        stacks[row.stack as usize].add(1, row.series);
     }
     let span_ms = state.range().map_or(0, |range| range.end.0.saturating_sub(range.start.0));
     let content = SegmentContent {
@@ -205,7 +204,7 @@ fn write_head(
         series: state.series.keys(),
         span_ms,
         sums_from_rows: shared.config.limits.sums_from_rows,
-        stack_rows: &stack_rows,
+        stacks: &stacks,
     };
     let mut writer = SegmentWriter::create(shared.files.as_ref(), &shared.layout.segments, &name, content)?;
     for row in rows() {

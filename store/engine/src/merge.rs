@@ -14,9 +14,9 @@ use crate::head::SeriesTable;
 use crate::maintain::{describe, discard_unfinished};
 use crate::rows::StoredRow;
 use crate::segment::manifest::DictionaryUse;
-use crate::segment::read::SegmentReader;
+use crate::segment::read::{SegmentReader, StackColumns};
 use crate::segment::series::{SegmentSeries, read_series};
-use crate::segment::write::{SegmentContent, SegmentOrigin, SegmentWriter};
+use crate::segment::write::{SegmentContent, SegmentOrigin, SegmentWriter, StackUse};
 use crate::segment::{self, SegmentInfo};
 use crate::shared::Shared;
 
@@ -26,9 +26,6 @@ const SPANS_MS: [i64; 2] = [3_600_000, 24 * 3_600_000];
 const SETTLE_MS: i64 = 10 * 60_000;
 /// Larger segments gain nothing from being merged, and retention by size wants small steps.
 const MAX_BYTES: u64 = 128 << 20;
-/// A segment is merged with others that are at least one such part of it together, so that what trickles in late does
-/// not have all of a day written anew each time.
-const MIN_GAIN: u64 = 4;
 
 /// The segments to merge next, oldest first: two or more of the same epoch and span, small enough together. An hour of
 /// which there is one segment alone waits for its day.
@@ -51,11 +48,12 @@ pub(crate) fn choose(segments: &[Arc<SegmentInfo>], now: UnixMs) -> Option<Vec<A
     None
 }
 
-/// Those of a group to make one of; `None` where there are not two.
+/// Those of a group to make one of; `None` where there are not two. None is larger than twice the others together, so that what
+/// trickles in late does not have all of a day written anew each time.
 fn worth_merging(mut group: Vec<Arc<SegmentInfo>>) -> Option<Vec<Arc<SegmentInfo>>> {
     let bytes = |group: &[Arc<SegmentInfo>]| group.iter().map(|segment| segment.bytes).sum::<u64>();
     while let Some((at, largest)) = group.iter().enumerate().max_by_key(|(_, segment)| segment.bytes)
-        && largest.bytes > (bytes(&group) - largest.bytes).saturating_mul(MIN_GAIN).min(MAX_BYTES)
+        && largest.bytes > ((bytes(&group) - largest.bytes) * 2).min(MAX_BYTES)
     {
         group.remove(at);
     }
@@ -80,7 +78,7 @@ struct Merged {
     dictionary: DictionaryUse,
     series: SeriesTable,
     /// By stack of the epoch.
-    stack_rows: Vec<u32>,
+    stacks: Vec<StackUse>,
     flushed_through: u64,
 }
 
@@ -88,8 +86,8 @@ struct Merged {
 pub(crate) fn merge(shared: &Shared, group: &[Arc<SegmentInfo>]) -> Result<(), StoreError> {
     let dictionaries = group.iter().filter_map(|segment| segment.dictionary);
     let Some(dictionary) = dictionaries.max_by_key(|dictionary| dictionary.stacks) else { return Ok(()) };
-    let stack_rows = vec![0; dictionary.stacks];
-    let mut merged = Merged { dictionary, series: SeriesTable::default(), stack_rows, flushed_through: 0 };
+    let stacks = vec![StackUse::default(); dictionary.stacks];
+    let mut merged = Merged { dictionary, series: SeriesTable::default(), stacks, flushed_through: 0 };
     let mut inputs = Vec::new();
     for segment in group {
         match open_input(shared, segment, &mut merged) {
@@ -145,12 +143,14 @@ fn open_input(shared: &Shared, segment: &Arc<SegmentInfo>, merged: &mut Merged) 
         }
         series[at] = Some(merged_id);
     }
-    let (stacks, rows) = reader.stack_columns(files)?;
-    for (stack, rows) in stacks.iter().zip(rows) {
-        let Some(count) = merged.stack_rows.get_mut(*stack as usize) else {
-            return Err(reader.corrupt("a stack is beyond its dictionary"));
+    let StackColumns { stacks, rows, series: used_by } = reader.stack_columns(files)?;
+    for ((stack, rows), used_by) in stacks.iter().zip(rows).zip(used_by) {
+        let known = merged.stacks.get_mut(*stack as usize);
+        let used_by = series.get(used_by as usize).copied().flatten();
+        let Some((known, used_by)) = known.zip(used_by) else {
+            return Err(reader.corrupt("a stack is beyond its dictionary or of no series"));
         };
-        *count = count.saturating_add(rows);
+        known.add(rows, used_by);
     }
     Ok(Input { segment: Arc::clone(segment), reader, series, stacks })
 }
@@ -164,7 +164,7 @@ fn write(
     merged: &Merged,
     name: String,
 ) -> Result<Written, (Option<Arc<SegmentInfo>>, StoreError)> {
-    let Merged { dictionary, series, stack_rows, flushed_through } = merged;
+    let Merged { dictionary, series, stacks: uses, flushed_through } = merged;
     let ranges = || inputs.iter().map(|input| input.segment.range);
     let (start, end) = (ranges().map(|range| range.start.0).min(), ranges().map(|range| range.end.0).max());
     let span_ms = end.unwrap_or(0).saturating_sub(start.unwrap_or(0));
@@ -173,7 +173,7 @@ fn write(
         series: series.keys(),
         span_ms,
         sums_from_rows: shared.config.limits.sums_from_rows,
-        stack_rows,
+        stacks: uses,
     };
     let (files, dir) = (shared.files.as_ref(), &shared.layout.segments);
     let ours = |error| (None, error);
@@ -184,7 +184,7 @@ fn write(
         let read = reader.scan_all(|row| {
             let series = series.get(row.series as usize).copied().flatten();
             let stack =
-                stacks.get(row.stack as usize).copied().filter(|stack| stack_rows[*stack as usize] > 0);
+                stacks.get(row.stack as usize).copied().filter(|stack| uses[*stack as usize].rows > 0);
             let (series, stack) =
                 series.zip(stack).ok_or_else(|| reader.corrupt("a row refers past the end of its tables"))?;
             if not_written.is_none() {

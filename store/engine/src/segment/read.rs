@@ -46,6 +46,17 @@ pub(crate) struct StackIds {
     pub(crate) stacks: Vec<StackId>,
 }
 
+/// By stack of a segment.
+#[derive(Debug, Default)]
+pub(crate) struct StackColumns {
+    /// Which one of the epoch it is.
+    pub(crate) stacks: Vec<u32>,
+    /// How many rows have it.
+    pub(crate) rows: Vec<u32>,
+    /// A series that some of them are of.
+    pub(crate) series: Vec<u32>,
+}
+
 /// An open segment.
 pub(crate) struct SegmentReader {
     dir: PathBuf,
@@ -79,7 +90,7 @@ impl SegmentReader {
         let stacks = Arc::new(match self.manifest.dictionary {
             None => v1::read_stacks(files, &self.dir, &self.manifest)?,
             Some(DictionaryUse { epoch, stacks: end }) => {
-                let ids = self.stack_columns(files)?.0;
+                let ids = self.stack_columns(files)?.stacks;
                 if ids.iter().any(|id| *id as usize >= end) {
                     return Err(self.corrupt("a stack is beyond its dictionary"));
                 }
@@ -93,19 +104,20 @@ impl SegmentReader {
         Ok(stacks)
     }
 
-    /// By stack: which one of the epoch it is, and how many rows have it. In format 2 only.
-    pub(crate) fn stack_columns(&self, files: &dyn FileLayer) -> Result<(Vec<u32>, Vec<u32>), StoreError> {
+    /// What it says of its stacks. In format 2 only.
+    pub(crate) fn stack_columns(&self, files: &dyn FileLayer) -> Result<StackColumns, StoreError> {
         let table = self.manifest.open_table(files, &self.dir, STACK_IDS.file)?;
-        let (mut ids, mut rows) = (Vec::new(), Vec::new());
+        let mut columns = StackColumns::default();
         for i in 0..table.row_group_count() {
             let group = table.row_group(i)?;
-            ids.extend(group.u32s(1)?);
-            rows.extend(group.u32s(2)?);
+            columns.stacks.extend(group.u32s(1)?);
+            columns.rows.extend(group.u32s(2)?);
+            columns.series.extend(group.u32s(3)?);
         }
-        if ids.len() != self.stack_count() {
+        if columns.stacks.len() != self.stack_count() {
             return Err(self.corrupt("the manifest lists another number of stacks"));
         }
-        Ok((ids, rows))
+        Ok(columns)
     }
 
     /// Its stack ids are below this.

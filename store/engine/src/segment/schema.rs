@@ -48,6 +48,7 @@ pub(crate) const STACK_IDS: Table = Table {
         required int32 stack (INTEGER(32,false));
         required int32 dictionary_stack (INTEGER(32,false));
         required int32 rows (INTEGER(32,false));
+        required int32 series (INTEGER(32,false));
     }",
 };
 
@@ -102,7 +103,9 @@ pub(crate) fn properties() -> WriterPropertiesPtr {
         .set_statistics_enabled(EnabledStatistics::Chunk)
         .set_offset_index_disabled(true);
     // Ids that count up and times that repeat are nothing but small steps; a dictionary only adds to them.
-    for counting in ["time_ms", "stack", "parent", "location", "function", "mapping", "address"] {
+    for counting in
+        ["time_ms", "stack", "dictionary_stack", "parent", "location", "function", "mapping", "address"]
+    {
         let column = ColumnPath::from(counting);
         properties = properties
             .set_column_dictionary_enabled(column.clone(), false)

@@ -48,11 +48,31 @@ pub(crate) struct SegmentContent<'a> {
     pub(crate) span_ms: i64,
     /// See `Limits`.
     pub(crate) sums_from_rows: u64,
-    /// How many rows each stack of the epoch will have.
-    pub(crate) stack_rows: &'a [u32],
+    /// By stack of the epoch.
+    pub(crate) stacks: &'a [StackUse],
 }
 
-/// Stack ids of a segment: the most frequent first, so that the usual one is small.
+/// What is known beforehand of the rows of a stack.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct StackUse {
+    /// How many there will be.
+    pub(crate) rows: u32,
+    /// A series that some of them are of.
+    pub(crate) series: u32,
+}
+
+impl StackUse {
+    /// Counts rows of a series.
+    pub(crate) fn add(&mut self, rows: u32, series: u32) {
+        if self.rows == 0 {
+            self.series = series;
+        }
+        self.rows = self.rows.saturating_add(rows);
+    }
+}
+
+/// Stack ids of a segment. Those of one series follow each other, the most frequent first, so that the steps between the
+/// stacks of a series' rows are small.
 struct Numbering {
     /// By stack of the epoch; [`UNUSED`] where no row has it.
     segment_of: Vec<u32>,
@@ -62,11 +82,14 @@ struct Numbering {
 const UNUSED: u32 = u32::MAX;
 
 impl Numbering {
-    fn new(stack_rows: &[u32]) -> Self {
+    fn new(stacks: &[StackUse], series_ids: &[u32]) -> Self {
         let mut epoch_of: Vec<u32> =
-            (0..stack_rows.len() as u32).filter(|&id| stack_rows[id as usize] > 0).collect();
-        epoch_of.sort_by_key(|&id| std::cmp::Reverse(stack_rows[id as usize]));
-        let mut segment_of = vec![UNUSED; stack_rows.len()];
+            (0..stacks.len() as u32).filter(|&id| stacks[id as usize].rows > 0).collect();
+        epoch_of.sort_by_key(|&id| {
+            let StackUse { rows, series } = stacks[id as usize];
+            (series_ids[series as usize], std::cmp::Reverse(rows))
+        });
+        let mut segment_of = vec![UNUSED; stacks.len()];
         for (segment, &epoch) in epoch_of.iter().enumerate() {
             segment_of[epoch as usize] = segment as u32;
         }
@@ -159,7 +182,7 @@ impl<'a> SegmentWriter<'a> {
         let temporary = segments_dir.join(format!("{TEMPORARY}{name}"));
         files.create_dir(&temporary).map_err(StoreError::io("create", &temporary))?;
         let samples = RowGroups::create(files, temporary.join(SAMPLES.file), Shape::Stacks)?;
-        let rows: u64 = content.stack_rows.iter().map(|rows| u64::from(*rows)).sum();
+        let rows: u64 = content.stacks.iter().map(|stack| u64::from(stack.rows)).sum();
         // With few rows a segment is read as fast as its sums.
         let sums = (rows >= content.sums_from_rows).then(|| {
             let rollups = Rollups::create(files, &temporary, Shape::Stacks, content.span_ms)?;
@@ -173,7 +196,7 @@ impl<'a> SegmentWriter<'a> {
         Ok(Self {
             files,
             temporary,
-            numbering: Numbering::new(content.stack_rows),
+            numbering: Numbering::new(content.stacks, &series_ids),
             content,
             series_ids,
             samples,
@@ -217,7 +240,7 @@ impl<'a> SegmentWriter<'a> {
     ) -> Result<(SegmentInfo, Vec<SegmentSeries>), StoreError> {
         self.write_row_group()?;
         let Self { files, temporary, content, series_ids, numbering, samples, sums, .. } = self;
-        let SegmentContent { epoch, series, stack_rows, .. } = content;
+        let SegmentContent { epoch, series, stacks: uses, .. } = content;
         let mut tables = TableIndexes::new();
         tables.insert(SAMPLES.file.to_owned(), samples.table.finish()?);
         let (mut rollups, mut totals) = (Vec::new(), Vec::new());
@@ -225,7 +248,7 @@ impl<'a> SegmentWriter<'a> {
             rollups = sums.0.finish(files, &mut tables)?;
             totals = sums.1.finish(files, &mut tables)?;
         }
-        let mut by_id: Vec<(u32, &Arc<SeriesKey>)> = series_ids.into_iter().zip(series).collect();
+        let mut by_id: Vec<(u32, &Arc<SeriesKey>)> = series_ids.iter().copied().zip(series).collect();
         by_id.sort_unstable_by_key(|(id, _)| *id);
         let written = by_id.into_iter().filter_map(|(id, key)| {
             let (range, rows) = *self.written.get(&id)?;
@@ -233,12 +256,13 @@ impl<'a> SegmentWriter<'a> {
         });
         let written: Vec<SegmentSeries> = written.collect();
         let stacks = &numbering.epoch_of;
-        let rows_of = |&stack: &u32| stack_rows[stack as usize];
+        let use_of = |&stack: &u32| uses[stack as usize];
         write_table(files, &temporary, &SERIES, &series::columns(&written), &mut tables)?;
         let stack_ids = [
             Column::U32((0..stacks.len() as u32).collect()),
             Column::U32(stacks.clone()),
-            Column::U32(stacks.iter().map(rows_of).collect()),
+            Column::U32(stacks.iter().map(|stack| use_of(stack).rows).collect()),
+            Column::U32(stacks.iter().map(|stack| series_ids[use_of(stack).series as usize]).collect()),
         ];
         write_table(files, &temporary, &STACK_IDS, &stack_ids, &mut tables)?;
         let range =
@@ -246,7 +270,7 @@ impl<'a> SegmentWriter<'a> {
         let range = range.ok_or_else(|| StoreError::corrupt(&temporary, "a segment without rows"))?;
         let manifest = Manifest {
             format: FORMAT,
-            dictionary: Some(DictionaryUse { epoch, stacks: stack_rows.len() }),
+            dictionary: Some(DictionaryUse { epoch, stacks: uses.len() }),
             level: origin.level,
             flushed_through: origin.flushed_through,
             replaces: origin.replaces,

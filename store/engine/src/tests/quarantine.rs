@@ -15,14 +15,15 @@ use crate::files::RealFiles;
 use crate::{Finding, QuarantineLimits, Store, StoreConfig};
 
 const HOUR_MS: i64 = 3_600_000;
+const APART_MS: i64 = 48 * HOUR_MS;
 /// The second of the segments below.
 const SECOND: &str = "0000000000000002-0000000000000002-l0";
 
-/// Segments worth 1, 10, 100, … in hours of their own, so that none is merged.
+/// Segments worth 1, 10, 100, … on days of their own, so that none is merged.
 fn segments(dir: &Path, count: u32) {
     let (store, _) = open_on(dir, Arc::new(RealFiles)).unwrap();
     for i in 0..count {
-        store.append_blocking(batch("a", i64::from(i) * 2 * HOUR_MS, "f", 10_i64.pow(i))).unwrap();
+        store.append_blocking(batch("a", i64::from(i) * APART_MS, "f", 10_i64.pow(i))).unwrap();
         store.flush().unwrap();
     }
     store.close().unwrap();
@@ -60,7 +61,7 @@ fn check_metric(store: &Store, line: &str) {
 
 /// The line on [`SECOND`].
 fn check_named(store: &Store) {
-    let window = "from=\"1970-01-01T02:00:00.000Z\",until=\"1970-01-01T02:00:00.000Z\"";
+    let window = "from=\"1970-01-03T00:00:00.000Z\",until=\"1970-01-03T00:00:00.000Z\"";
     check_metric(store, &format!("pyrite_store_quarantine_rows{{segment=\"{SECOND}\",{window}}} 1"));
     check_metric(store, "pyrite_store_quarantine_segments 1");
 }
@@ -166,16 +167,18 @@ fn a_disk_that_refuses_does_not_keep_the_rest_from_answering() {
         assert!(metrics(&store).lines().any(failed));
         assert!(store.maintenance().shared().tend_quarantine().unwrap_err().is_disk_full());
         assert!(dir.path().join("segments").join(SECOND).is_dir());
-        files.clear_rule();
         let store = if reopened {
+            // First, so that its own thread does not set the segment aside.
             drop(store);
+            files.clear_rule();
             let (store, report) = open_on(dir.path(), Arc::new(files)).unwrap();
             let [Finding::SegmentQuarantined { name, range: Some(range), .. }] = &report.findings[..] else {
                 panic!("{report}");
             };
-            assert_eq!((name.as_str(), range.start.0, range.end.0), (SECOND, 2 * HOUR_MS, 2 * HOUR_MS));
+            assert_eq!((name.as_str(), range.start.0, range.end.0), (SECOND, APART_MS, APART_MS));
             store
         } else {
+            files.clear_rule();
             tend(&store);
             store
         };

@@ -194,11 +194,11 @@ fn rows_of_a_log_that_builds_on_a_damaged_one_are_kept() {
 
     let dir = memory_dir();
     logs_without_segments(dir.path());
-    let log = crate::wal::path(&dir.path().join("wal"), 1);
-    let mut bytes = fs::read(&log).unwrap();
+    let first = crate::wal::path(&dir.path().join("wal"), 1);
+    let mut bytes = fs::read(&first).unwrap();
     let last = bytes.len() - 1;
     bytes[last] ^= 1;
-    fs::write(&log, bytes).unwrap();
+    fs::write(&first, bytes).unwrap();
     fs::remove_dir_all(dir.path().join("dictionaries")).unwrap();
     let (store, report) = open_on(dir.path(), Arc::new(RealFiles)).unwrap();
     let findings = &report.findings[..];

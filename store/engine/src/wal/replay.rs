@@ -103,7 +103,9 @@ fn read_records(bytes: &[u8], into: &mut Replayed) -> Option<&'static str> {
     each_record(bytes, HEADER_LEN, into, |payload, into| {
         let Ok((rows, nameless)) = record::apply(payload, &mut into.head) else { return false };
         into.nameless += nameless;
-        rows.into_iter().for_each(|rows| into.head.publish(rows));
+        if let Some(rows) = rows {
+            into.head.publish(rows);
+        }
         into.mark = Some(into.head.mark());
         true
     })

@@ -204,16 +204,16 @@ fn rows_of_a_log_that_builds_on_a_damaged_one_are_kept() {
     let findings = &report.findings[..];
     assert!(matches!(findings[0], Finding::LogCut { .. }), "{report}");
     assert!(findings[1..].iter().all(|f| matches!(f, Finding::DictionaryDamaged { .. })), "{report}");
-    let lost = "[lost: damaged dictionary]";
+    let nameless = "[lost: damaged dictionary]";
     assert_eq!(
         leaves(&store).iter().map(|(_, value)| value).sum::<i64>(),
         3,
         "one row was in the damaged record"
     );
-    assert!(leaves(&store).iter().all(|(leaf, _)| leaf == lost), "{:?}", leaves(&store));
+    assert!(leaves(&store).iter().all(|(leaf, _)| leaf == nameless), "{:?}", leaves(&store));
     store_leaves(&store, &["f", "new"]);
     let expect = leaves(&store);
-    assert_eq!((total(&store), expect.iter().filter(|(leaf, _)| leaf != lost).count()), (5, 2));
+    assert_eq!((total(&store), expect.iter().filter(|(leaf, _)| leaf != nameless).count()), (5, 2));
     store.close().unwrap();
     assert_eq!(leaves(&open_on(dir.path(), Arc::new(RealFiles)).unwrap().0), expect);
 }

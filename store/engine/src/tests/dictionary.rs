@@ -190,7 +190,7 @@ fn rows_of_a_log_that_builds_on_a_damaged_one_are_kept() {
     fs::remove_dir_all(dir.path().join("dictionaries")).unwrap();
     let (store, report) = open_on(dir.path(), Arc::new(RealFiles)).unwrap();
     let sound = named(&[("f", 2), ("g", 1), ("h", 1)]);
-    assert_eq!((leaves(&store), report.findings.len()), (sound.clone(), 0), "nothing is damaged yet");
+    assert_eq!((leaves(&store), report.findings.len()), (sound, 0), "nothing is damaged yet");
 
     let dir = memory_dir();
     logs_without_segments(dir.path());

@@ -62,13 +62,57 @@ impl Buckets {
         (-(-offset).div_euclid(i128::from(self.step))) as i64
     }
 
+    /// What a bucket holds, both ends inside.
+    fn range(self, bucket: i64) -> TimeRange {
+        let end = self.stamp(bucket);
+        TimeRange::new(UnixMs(end.0.saturating_sub(self.step).saturating_add(1)), end)
+    }
+
     fn stamp(self, bucket: i64) -> UnixMs {
         UnixMs((i128::from(self.start) + i128::from(bucket) * i128::from(self.step)) as i64)
     }
 }
 
-/// Sums of one group by bucket.
-type Points = HashMap<i64, i64>;
+/// Sums of one group by bucket. A bucket may be there more than once in between.
+#[derive(Clone, Debug, Default)]
+struct Points {
+    sums: Vec<(i64, i64)>,
+    /// So many of them are of different buckets, in order.
+    settled: usize,
+}
+
+impl Points {
+    /// What may be there unsettled beside twice what is settled.
+    const SLACK: usize = 4096;
+
+    fn add(&mut self, bucket: i64, value: i64) {
+        match self.sums.last_mut() {
+            Some((last, sum)) if *last == bucket => *sum = sum.saturating_add(value),
+            _ => self.sums.push((bucket, value)),
+        }
+        if self.sums.len() > 2 * self.settled + Self::SLACK {
+            self.settle();
+        }
+    }
+
+    fn settle(&mut self) {
+        self.sums.sort_by_key(|(bucket, _)| *bucket);
+        self.sums.dedup_by(|(bucket, value), (before, sum)| {
+            let same = bucket == before;
+            if same {
+                *sum = sum.saturating_add(*value);
+            }
+            same
+        });
+        self.settled = self.sums.len();
+    }
+
+    /// How many buckets there are.
+    fn count(&mut self) -> usize {
+        self.settle();
+        self.sums.len()
+    }
+}
 
 /// The sums of one source.
 struct Part {
@@ -96,7 +140,7 @@ impl Timeline<'_> {
         let next = self.points.len();
         let group = *self.groups.entry(LabelSet::from_pairs(pairs)).or_insert(next);
         if group == next {
-            self.points.push(Points::new());
+            self.points.push(Points::default());
         }
         group
     }
@@ -106,10 +150,10 @@ impl Timeline<'_> {
         let Self { buckets, groups, mut points, .. } = self;
         let mut series: Vec<(i64, GroupSeries)> = Vec::new();
         for (labels, group) in groups {
-            let points = std::mem::take(&mut points[group]);
-            let sum = points.values().fold(0_i64, |sum, value| sum.saturating_add(*value));
-            let mut points: Vec<_> = points.into_iter().map(|(k, value)| (buckets.stamp(k), value)).collect();
-            points.sort_unstable();
+            let mut of_group = std::mem::take(&mut points[group]);
+            of_group.settle();
+            let sum = of_group.sums.iter().fold(0_i64, |sum, (_, value)| sum.saturating_add(*value));
+            let points: Vec<_> = of_group.sums.iter().map(|(k, value)| (buckets.stamp(*k), *value)).collect();
             if !points.is_empty() {
                 series.push((sum, GroupSeries { labels, points }));
             }
@@ -140,43 +184,35 @@ impl Fold for Timeline<'_> {
             of_source.into_iter().map(|stack| below[calls.node_of(stack)]).collect()
         });
         let group_of = source.series.iter().map(|(id, key)| (*id, self.group_of(key))).collect();
-        Part { buckets: self.buckets, counts, group_of, points: vec![Points::new(); self.points.len()] }
+        Part { buckets: self.buckets, counts, group_of, points: vec![Points::default(); self.points.len()] }
     }
 
     fn add(part: &mut Part, rows: Run<'_>) {
         let points = &mut part.points[part.group_of[&rows.series]];
         // Neighbours are mostly of one bucket.
-        let mut last: Option<(i64, i64)> = None;
+        let (mut bucket, mut holds) = (0, TimeRange::new(UnixMs(1), UnixMs(0)));
         for (at, (time, value)) in rows.times.iter().zip(rows.values).enumerate() {
             if part.counts.as_ref().is_some_and(|counts| !counts[rows.stacks[at] as usize]) {
                 continue;
             }
-            let bucket = part.buckets.of(UnixMs(*time));
-            match &mut last {
-                Some((of, sum)) if *of == bucket => *sum = sum.saturating_add(*value),
-                _ => {
-                    add_point(points, last);
-                    last = Some((bucket, *value));
-                }
+            if !holds.contains(UnixMs(*time)) {
+                bucket = part.buckets.of(UnixMs(*time));
+                holds = part.buckets.range(bucket);
             }
+            points.add(bucket, *value);
         }
-        add_point(points, last);
     }
 
     fn end(&mut self, part: Part, _source: &Source<'_>) -> Result<(), QueryError> {
         for (points, new) in self.points.iter_mut().zip(part.points) {
-            new.into_iter().for_each(|point| add_point(points, Some(point)));
+            new.sums.into_iter().for_each(|(bucket, value)| points.add(bucket, value));
         }
         let limit = self.limit;
-        let count: usize = self.points.iter().map(Points::len).sum();
-        if count > limit { Err(QueryError::TooManyPoints { limit }) } else { Ok(()) }
-    }
-}
-
-fn add_point(points: &mut Points, point: Option<(i64, i64)>) {
-    if let Some((bucket, value)) = point {
-        let sum = points.entry(bucket).or_insert(0);
-        *sum = sum.saturating_add(value);
+        let upper: usize = self.points.iter().map(|points| points.sums.len()).sum();
+        if upper > limit && self.points.iter_mut().map(Points::count).sum::<usize>() > limit {
+            return Err(QueryError::TooManyPoints { limit });
+        }
+        Ok(())
     }
 }
 

@@ -52,7 +52,7 @@ impl<const SIDES: usize> Union<'_, SIDES> {
         let mut names: Vec<Option<u32>> = vec![None; tree.names().len()];
         let mut targets = vec![ROOT; own.len()];
         for node in 0..own.len() {
-            if totals[node] == [0; SIDES] {
+            if is_nothing(totals[node]) {
                 continue;
             }
             if node != ROOT as usize {
@@ -101,10 +101,11 @@ impl<const SIDES: usize> Union<'_, SIDES> {
         let totals = totals(own.clone(), parent);
         let root = Node { parent: ROOT, name: 0, own: own[0], total: totals[0] };
         let mut tree = FlameTree::rooted(root);
+        tree.nodes.reserve_exact(totals.iter().filter(|total| !is_nothing(**total)).count());
         let mut names: Vec<Option<u32>> = vec![None; base.names().len() + extra.names.len()];
         let mut placed = vec![ROOT; own.len()];
         for node in 1..own.len() {
-            if totals[node] == [0; SIDES] {
+            if is_nothing(totals[node]) {
                 continue;
             }
             let id = name(node) as usize;
@@ -124,11 +125,16 @@ fn totals<const SIDES: usize>(
 ) -> Vec<[i64; SIDES]> {
     for node in (1..own.len()).rev() {
         let total = own[node];
-        if total != [0; SIDES] {
+        if !is_nothing(total) {
             add_to(&mut own[parent(node) as usize], total);
         }
     }
     own
+}
+
+/// Faster than a comparison with an array of zeros, which calls a function.
+fn is_nothing<const SIDES: usize>(values: [i64; SIDES]) -> bool {
+    values.iter().all(|value| *value == 0)
 }
 
 fn add_to<const SIDES: usize>(sum: &mut [i64; SIDES], values: [i64; SIDES]) {

@@ -354,5 +354,6 @@ fn batch(n: i64) -> Batch {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis() as i64;
     let rows = vec![Row { time: UnixMs(now + n), stack, value: n }];
     let labels = LabelSet::from_pairs([("service_name", "fuzzed")]);
-    Batch { symbols, series: vec![SeriesRows { labels, profile_type: ProfileType::cpu_time(), rows }] }
+    let series = vec![SeriesRows { labels, profile_type: ProfileType::cpu_time(), rows }];
+    Batch { symbols, series, ..Batch::default() }
 }

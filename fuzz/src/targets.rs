@@ -9,14 +9,14 @@ use axum::http::Request;
 use pyrite_bpf::abi::{PYRITE_TABLE_READY, pyrite_executable};
 use pyrite_model::pprof::{PushContext, PushLimits, append};
 use pyrite_model::{
-    Avma, Batch, Exposition, FlameTree, LabelSet, ProfileType, Selector, SeriesKey, StackProfile, TimeRange,
-    UnixMs,
+    Avma, Batch, Exposition, FlameTree, LabelSet, ProfileType, Selector, SeriesKey, StackProfile, Tenants,
+    TimeRange, UnixMs,
 };
 use pyrite_sampling::{
     BootNs, Filter, Limits, LoadFailure, Sampling, WallClock, decode_change, decode_sample, parse_maps,
     parse_stat,
 };
-use pyrite_server::{ApiError, Appending, ProfileStore, ServerLimits, ServerState, app};
+use pyrite_server::{ApiError, Appending, ProfileStore, ServerLimits, ServerState, Tenancy, app};
 use pyrite_store::{GroupSeries, SeriesQuery, StackQuery, fuzzing};
 use pyrite_unwind::{
     Arch, CHUNK_BYTES, Chunk, Machine, MappedCode, NoTable, PlacedTable, RawTable, Registers, Rule, RuleBook,
@@ -289,7 +289,7 @@ pub(crate) fn ingest(data: &[u8]) {
 fn send(request: Request<Body>) {
     static SERVER: LazyLock<(tokio::runtime::Runtime, Router)> = LazyLock::new(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
-        let state = ServerState::new(Arc::new(Nowhere), None, ServerLimits::default());
+        let state = ServerState::new(Arc::new(Nowhere), None, Tenancy::default(), ServerLimits::default());
         (runtime.expect("a runtime of one thread"), app(state))
     });
     let (runtime, router) = &*SERVER;
@@ -305,19 +305,25 @@ impl ProfileStore for Nowhere {
         Box::pin(async { Ok(()) })
     }
 
-    fn profile_types(&self, _: TimeRange) -> Result<Vec<ProfileType>, ApiError> {
+    fn profile_types(&self, _: &Tenants, _: TimeRange) -> Result<Vec<ProfileType>, ApiError> {
         Ok(Vec::new())
     }
 
-    fn label_names(&self, _: &Selector, _: TimeRange) -> Result<Vec<String>, ApiError> {
+    fn label_names(&self, _: &Tenants, _: &Selector, _: TimeRange) -> Result<Vec<String>, ApiError> {
         Ok(Vec::new())
     }
 
-    fn label_values(&self, _: &str, _: &Selector, _: TimeRange) -> Result<Vec<String>, ApiError> {
+    fn label_values(
+        &self,
+        _: &Tenants,
+        _: &str,
+        _: &Selector,
+        _: TimeRange,
+    ) -> Result<Vec<String>, ApiError> {
         Ok(Vec::new())
     }
 
-    fn series(&self, _: &Selector, _: TimeRange) -> Result<Vec<SeriesKey>, ApiError> {
+    fn series(&self, _: &Tenants, _: &Selector, _: TimeRange) -> Result<Vec<SeriesKey>, ApiError> {
         Ok(Vec::new())
     }
 
@@ -337,7 +343,7 @@ impl ProfileStore for Nowhere {
         Ok(Vec::new())
     }
 
-    fn extent(&self) -> Option<TimeRange> {
+    fn extent(&self, _: &Tenants) -> Option<TimeRange> {
         None
     }
 

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use pyrite_bench::recipe::{Container, Counted, Frame, Minute, Recipe, Second};
 use pyrite_model::{
     Batch, Function, LabelSet, Line, Location, LocationId, ProfileType, Row, Selector, SeriesRows, StackId,
-    SymbolTable, TimeRange, UnixMs,
+    SymbolTable, Tenants, TimeRange, UnixMs,
 };
 use pyrite_store::{StackQuery, Store, StoreConfig};
 
@@ -34,7 +34,7 @@ pub(crate) fn append_a_minute(report: &mut Report) -> Result<()> {
         Ok(rows as u64)
     })?;
     let range = TimeRange::new(UnixMs(begin.0 + 1), UnixMs(begin.0 + 60_000));
-    let query = StackQuery::new(ProfileType::cpu_time(), Selector::all(), range);
+    let query = StackQuery::new(Tenants::default(), ProfileType::cpu_time(), Selector::all(), range);
     let (total, expect): (i64, i64) =
         (store.merge_stacks(&query)?.total(), recipe.containers().iter().map(|c| c.minute_ns(minute)).sum());
     ensure!(total == expect, "{total} of {expect}");
@@ -56,7 +56,7 @@ fn sampled_second(recipe: &Recipe, second: Second, begin: UnixMs) -> Result<Batc
         let labels = LabelSet::from_pairs(container.labels());
         series.push(SeriesRows { labels, profile_type: ProfileType::cpu_time(), rows });
     }
-    Ok(Batch { symbols, series })
+    Ok(Batch { symbols, series, ..Batch::default() })
 }
 
 /// A container's frames on their way into a batch's symbols.

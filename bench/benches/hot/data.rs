@@ -64,5 +64,5 @@ pub(crate) fn agent_second(symbols: SymbolTable, stacks: &[StackId], time: UnixM
             series.push(SeriesRows { labels: labels(service), profile_type, rows });
         }
     }
-    Batch { symbols, series }
+    Batch { symbols, series, ..Batch::default() }
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use pyrite_model::{
-    Batch, Exposition, LabelSet, ProfileType, Row, Selector, SeriesRows, SymbolTable, TimeRange, UnixMs,
+    Batch, Exposition, LabelSet, ProfileType, Row, Selector, SeriesRows, SymbolTable, Tenants, TimeRange,
+    UnixMs,
 };
 use pyrite_store::{FlushPolicy, Retention, Store, StoreConfig};
 
@@ -92,7 +93,7 @@ fn ask(report: &mut Report, store: &Store, question: &Question) -> Result<()> {
     let Question { path, label, selector, range, values, bound } = *question;
     let selector: Selector = selector.parse()?;
     let took = report.measure(path, "queries", || {
-        let found = store.label_values(label, std::slice::from_ref(&selector), range)?;
+        let found = store.label_values(&Tenants::default(), label, std::slice::from_ref(&selector), range)?;
         ensure!(found.len() == values, "{path}: {} values, not {values}", found.len());
         ensure!(found.is_sorted_by(|a, b| a < b), "{path}: in order, each once");
         Ok(1)
@@ -122,7 +123,7 @@ fn append_hour(store: &Store, hour: i64) -> Result<()> {
                 series.push(SeriesRows { labels: labels(service, pod), profile_type, rows });
             }
         }
-        store.append_blocking(Batch { symbols: symbols.clone(), series })?;
+        store.append_blocking(Batch { symbols: symbols.clone(), series, ..Batch::default() })?;
     }
     Ok(())
 }

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context, Result, ensure};
 use prost::encoding::encode_varint;
 use pyrite_bench::figures::quantile;
-use pyrite_model::{Matcher, ProfileType, Selector, TimeRange, UnixMs};
-use pyrite_server::{ServerLimits, ServerState, serve};
+use pyrite_model::{Matcher, ProfileType, Selector, Tenants, TimeRange, UnixMs};
+use pyrite_server::{ServerLimits, ServerState, Tenancy, serve};
 use pyrite_store::{StackQuery, Store, StoreConfig};
 
 use crate::flame::{PUSHED_SAMPLES, pushed_profile};
@@ -27,7 +27,7 @@ pub(crate) fn acknowledge(report: &mut Report) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))?;
     let address = listener.local_addr()?;
-    let state = ServerState::new(Arc::new(store.clone()), None, ServerLimits::default());
+    let state = ServerState::new(Arc::new(store.clone()), None, Tenancy::default(), ServerLimits::default());
     runtime.spawn(serve(listener, state, std::future::pending()));
 
     let now = UnixMs(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_millis() as i64);
@@ -40,6 +40,7 @@ pub(crate) fn acknowledge(report: &mut Report) -> Result<()> {
     let cpu = server_cpu()?.saturating_sub(begun);
 
     let query = StackQuery::new(
+        Tenants::default(),
         ProfileType::cpu_time(),
         Selector::all().with(Matcher::equal("service_name", "pushed-3")),
         TimeRange::new(UnixMs(now.0 - 60_000), UnixMs(now.0 + 120_000)),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use pyrite_bench::recipe::Random;
-use pyrite_model::{Batch, Matcher, ProfileType, Row, Selector, SeriesRows, TimeRange, UnixMs};
+use pyrite_model::{Batch, Matcher, ProfileType, Row, Selector, SeriesRows, Tenants, TimeRange, UnixMs};
 use pyrite_store::{FlushPolicy, Retention, SeriesQuery, StackQuery, Store, StoreConfig};
 
 use crate::data::{Shape, agent_second, labels, stacks};
@@ -49,7 +49,7 @@ pub(crate) fn append_and_flush(report: &mut Report) -> Result<()> {
     let stats = store.stats();
     ensure!(stats.segments == 1 && stats.rows <= 400 * SECONDS as u64, "{stats:?}");
     let range = TimeRange::new(UnixMs(0), UnixMs(SECONDS * 1000));
-    let query = StackQuery::new(ProfileType::cpu_samples(), Selector::all(), range);
+    let query = StackQuery::new(Tenants::default(), ProfileType::cpu_samples(), Selector::all(), range);
     let total = store.merge_stacks(&query)?.total();
     ensure!(total == 200 * SECONDS, "{total} samples came back");
     report.note(
@@ -65,7 +65,7 @@ pub(crate) fn query_an_hour(report: &mut Report) -> Result<()> {
     let (store, _) = Store::open(config(dir.path()))?;
     let appended = fill_an_hour(&store)?;
     let range = TimeRange::new(UnixMs(1), UnixMs(HOUR_MS));
-    let stacks = StackQuery::new(ProfileType::cpu_time(), Selector::all(), range);
+    let stacks = StackQuery::new(Tenants::default(), ProfileType::cpu_time(), Selector::all(), range);
 
     let flame_graph = |query: &StackQuery, total: i64| {
         let tree = store.flame_tree([Some(query)])?.truncated(MAX_NODES);
@@ -96,7 +96,10 @@ pub(crate) fn query_an_hour(report: &mut Report) -> Result<()> {
         Ok(1)
     })?;
     report.measure("LabelValues of service_name", "queries", || {
-        ensure!(store.label_values("service_name", &[], range)?.len() == SERVICES, "every service");
+        ensure!(
+            store.label_values(&Tenants::default(), "service_name", &[], range)?.len() == SERVICES,
+            "every service"
+        );
         Ok(1)
     })?;
     let (_, first) = wall(|| flame_graph(&stacks, appended))?;
@@ -128,7 +131,7 @@ fn fill_an_hour(store: &Store) -> Result<i64> {
             appended += rows.iter().map(|row| row.value).sum::<i64>();
             let profile_type = ProfileType::cpu_time();
             let series = vec![SeriesRows { labels: labels(service), profile_type, rows }];
-            store.append_blocking(Batch { symbols: symbols.clone(), series })?;
+            store.append_blocking(Batch { symbols: symbols.clone(), series, ..Batch::default() })?;
         }
     }
     store.flush()?;

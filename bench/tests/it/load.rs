@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Result;
 use pyrite_bench::load::{Comparison, Load, Orders, Outcome, PushOrders, Server, Spool, drive};
 use pyrite_bench::recipe::Span;
-use pyrite_server::{ServerLimits, ServerState, serve};
+use pyrite_server::{ServerLimits, ServerState, Tenancy, serve};
 use pyrite_store::{Store, StoreConfig};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -54,7 +54,7 @@ impl Pyrite {
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let spec =
             format!("http://{},name=own,data={}", listener.local_addr().unwrap(), data.path().display());
-        let state = ServerState::new(Arc::new(store), None, ServerLimits::default());
+        let state = ServerState::new(Arc::new(store), None, Tenancy::default(), ServerLimits::default());
         runtime.spawn(serve(listener, state, std::future::pending()));
         Self { server: spec.parse().unwrap(), runtime, _data: data }
     }

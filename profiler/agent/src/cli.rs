@@ -62,6 +62,9 @@ pub struct ServeArgs {
     /// Record what threads wait for as well, within a budget [default: on]
     #[arg(long, value_name = "ON|OFF")]
     pub off_cpu: Option<Switch>,
+    /// Keep the data of tenants apart, as the header X-Scope-OrgID of each request names them
+    #[arg(long)]
+    pub multitenancy: bool,
 }
 
 /// Something that can be switched off.

@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use pyrite_server::Tenancy;
+use pyrite_store::Limits;
 use serde::Deserialize;
 
 use crate::cli::{ServeArgs, Switch};
@@ -33,6 +35,10 @@ pub struct Config {
     pub quarantine_max_age: Duration,
     /// Beyond this size the damaged segments that were set aside first are deleted.
     pub quarantine_max_bytes: u64,
+    /// Whether the data of tenants is kept apart.
+    pub tenancy: Tenancy,
+    /// Tenants with data; a push of one more is refused.
+    pub max_tenants: usize,
 }
 
 /// The configuration file. Unknown keys are errors: a misspelt setting must not be silently ignored.
@@ -45,6 +51,10 @@ struct ConfigFile {
     off_cpu: Option<Switch>,
     #[serde(default)]
     allow_freezing_kernel: bool,
+    #[serde(default)]
+    multitenancy: bool,
+    tenant: Option<String>,
+    max_tenants: Option<usize>,
     #[serde(default)]
     retention: BoundsTable,
     #[serde(default)]
@@ -78,6 +88,7 @@ impl Config {
         let (max_age, max_bytes) = file.retention.bounds("retention", ("30d", "10GiB"))?;
         let (quarantine_max_age, quarantine_max_bytes) =
             file.quarantine.bounds("quarantine", ("30d", "1GiB"))?;
+        let tenancy = file.tenancy(args.multitenancy)?;
         Ok(Self {
             listen: args.listen.or(file.listen).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 4040))),
             data: args.data.clone().or(file.data).map_or_else(default_data_dir, Ok)?,
@@ -88,7 +99,23 @@ impl Config {
             max_bytes,
             quarantine_max_age,
             quarantine_max_bytes,
+            tenancy,
+            max_tenants: file.max_tenants.unwrap_or_else(|| Limits::default().tenants),
         })
+    }
+}
+
+impl ConfigFile {
+    /// Whether tenants are told apart, by the file or the flag, and whose this node is.
+    fn tenancy(&self, flag: bool) -> Result<Tenancy> {
+        let node = self.tenant.as_deref().map(str::parse).transpose().context("tenant")?;
+        ensure!(self.max_tenants != Some(0), "max_tenants: a store has at least one tenant");
+        if flag || self.multitenancy {
+            return Ok(Tenancy::Many { node: node.unwrap_or_default() });
+        }
+        ensure!(node.is_none(), "tenant: it means nothing without multitenancy = true");
+        ensure!(self.max_tenants.is_none(), "max_tenants: it means nothing without multitenancy = true");
+        Ok(Tenancy::One)
     }
 }
 
@@ -214,6 +241,22 @@ mod tests {
     }
 
     #[test]
+    fn tenants_are_told_apart_when_flag_or_file_says_so() {
+        let on = ServeArgs { multitenancy: true, ..ServeArgs::default() };
+        let many = |name: &str| Tenancy::Many { node: name.parse().expect("a name") };
+        for (args, toml, expected) in [
+            (&ServeArgs::default(), "", Tenancy::One),
+            (&ServeArgs::default(), "multitenancy = true", many("anonymous")),
+            (&on, "", many("anonymous")),
+            (&on, "tenant = 'ops'", many("ops")),
+        ] {
+            let config = join(args, toml).expect("valid");
+            assert_eq!((config.tenancy, config.max_tenants), (expected, 1000), "{toml}");
+        }
+        assert_eq!(join(&on, "max_tenants = 3").expect("valid").max_tenants, 3);
+    }
+
+    #[test]
     fn refusals_name_the_setting() {
         assert!(error("frequncy = 1").contains("unknown field `frequncy`"));
         assert!(error("frequency = 5000").contains("5000 Hz is not possible: choose 1 to 1000"));
@@ -222,6 +265,13 @@ mod tests {
         assert!(error("[quarantine]\nmax_size = '0'").contains("quarantine.max_size"));
         assert!(error("listen = 'nowhere'").contains("listen"));
         assert!(error("off_cpu = 'perhaps'").contains("off_cpu"));
+        assert!(
+            error("multitenancy = true\ntenant = 'a|b'")
+                .contains("tenant: the name of a tenant has '|' in it")
+        );
+        assert!(error("multitenancy = true\nmax_tenants = 0").contains("max_tenants"));
+        assert!(error("tenant = 'ops'").contains("tenant: it means nothing without multitenancy"));
+        assert!(error("max_tenants = 5").contains("max_tenants: it means nothing without multitenancy"));
     }
 
     #[test]

@@ -8,7 +8,8 @@
 use std::time::Instant;
 
 use pyrite_model::{
-    Batch, LabelSet, Location, ProfileType, Row, Selector, SeriesRows, SymbolTable, TimeRange, UnixMs,
+    Batch, LabelSet, Location, ProfileType, Row, Selector, SeriesRows, SymbolTable, Tenants, TimeRange,
+    UnixMs,
 };
 use pyrite_store::{StackQuery, Store, StoreConfig};
 
@@ -61,7 +62,7 @@ fn second(random: &mut Random, time: i64) -> Batch {
             });
         }
     }
-    Batch { symbols, series }
+    Batch { symbols, series, ..Batch::default() }
 }
 
 /// CPU seconds used and resident MiB of this process, as `/proc` has them.
@@ -116,7 +117,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("disk: {:.2} bytes per row", stats.segment_bytes as f64 / stats.rows as f64);
     for (window, ms) in [("all", seconds * 1000), ("last minute", 60_000)] {
         let range = TimeRange::new(UnixMs(now - ms), UnixMs(now));
-        let query = StackQuery::new(ProfileType::cpu_time(), Selector::all(), range);
+        let query = StackQuery::new(Tenants::default(), ProfileType::cpu_time(), Selector::all(), range);
         for run in ["first", "again"] {
             let before = Instant::now();
             let total = store.merge_stacks(&query)?.total();

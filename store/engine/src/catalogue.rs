@@ -274,7 +274,7 @@ fn insert_segment(db: &Transaction<'_>, segment: &SegmentInfo, series: &[Segment
         db.prepare_cached("SELECT id FROM series WHERE profile_type = ?1 AND labels = ?2")?;
     let mut add = db.prepare_cached("INSERT INTO segment_series VALUES (?1, ?2, ?3, ?4, ?5)")?;
     for SegmentSeries { id: local, key, range, .. } in series {
-        let key = [key.profile_type.to_string(), labels_to_json(&key.labels)];
+        let key = [key.profile_type.to_string(), labels_to_json(key)];
         add_series.execute([&key[0], &key[1]])?;
         let series: i64 = find_series.query_row([&key[0], &key[1]], |row| row.get(0))?;
         add.execute(params![id, local, series, range.start.0, range.end.0])?;

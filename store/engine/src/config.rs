@@ -101,6 +101,8 @@ pub struct Limits {
     pub query_points: usize,
     /// Distinct series, all of which are in memory; an append that would make one more is refused.
     pub series: usize,
+    /// Tenants with rows; a batch of one more is refused.
+    pub tenants: usize,
     /// Stack nodes of one dictionary, some 100 bytes of memory each; when it has them the next one begins.
     pub dictionary_stacks: usize,
     /// Rows from which on a segment has sums by minute, hour and day besides them.
@@ -116,6 +118,7 @@ impl Default for Limits {
             cache_bytes: 8 * MIB,
             query_points: 2_000_000,
             series: 1_000_000,
+            tenants: 1_000,
             dictionary_stacks: 1_000_000,
             sums_from_rows: 50_000,
         }

@@ -141,6 +141,12 @@ pub enum AppendError {
         /// The limit.
         limit: usize,
     },
+    /// It is the first of its tenant, and there are as many tenants as may be; there is room again when one has gone.
+    #[error("the store holds {limit} tenants, as many as it may, and the batch is of a new one")]
+    TooManyTenants {
+        /// The limit.
+        limit: usize,
+    },
     /// No room on the disk; try again when there is.
     #[error("the disk is full")]
     DiskFull {
@@ -176,8 +182,16 @@ pub enum AppendError {
 
 impl AppendError {
     /// Every reason's stable short name, as metrics show it.
-    pub const REASONS: [&'static str; 7] =
-        ["overloaded", "disk_full", "io", "invalid", "too_large", "closed", "too_many_series"];
+    pub const REASONS: [&'static str; 8] = [
+        "overloaded",
+        "disk_full",
+        "io",
+        "invalid",
+        "too_large",
+        "closed",
+        "too_many_series",
+        "too_many_tenants",
+    ];
 
     /// The reason's stable short name.
     pub fn reason(&self) -> &'static str {
@@ -193,6 +207,7 @@ impl AppendError {
             Self::TooLarge { .. } => 4,
             Self::Closed => 5,
             Self::TooManySeries { .. } => 6,
+            Self::TooManyTenants { .. } => 7,
         }
     }
 

@@ -9,13 +9,14 @@ use std::time::Instant;
 
 use hashbrown::HashMap;
 use pyrite_model::{
-    Batch, Function, Location, Mapping, ProfileType, SeriesKey, StackId, StackNode, StringId, TableLens,
-    TimeRange,
+    Batch, Function, LabelSet, Location, Mapping, ProfileType, SeriesKey, SeriesRows, StackId, StackNode,
+    StringId, TableLens, TimeRange,
 };
 
 use crate::AppendError;
 use crate::dictionary::{Dictionary, Epoch, Lens};
 use crate::rows::{BlockEncoder, IdBounds, RowBlock, widen};
+use crate::stored_key::TENANT_LABEL;
 use crate::sync::{read, write};
 
 /// Estimated memory of one series: its key, the label strings and index slots.
@@ -92,10 +93,11 @@ impl HeadState {
         let remap = self.epoch.dictionary().write().merge(&batch.symbols);
         let mut encoder = BlockEncoder::default();
         for rows in batch.series {
-            let key = SeriesKey { labels: rows.labels, profile_type: rows.profile_type };
+            let SeriesRows { labels, profile_type, rows } = rows;
+            let key = SeriesKey { labels, profile_type, tenant: batch.tenant.clone() };
             let series = self.series.intern(key);
             let stack_of = |id: StackId| remap.stacks[id.index()].0;
-            encoder.run(series, rows.rows.iter().map(|row| (row.time, stack_of(row.stack), row.value)));
+            encoder.run(series, rows.iter().map(|row| (row.time, stack_of(row.stack), row.value)));
         }
         encoder.finish()
     }
@@ -218,6 +220,11 @@ pub(crate) fn validate(batch: &Batch) -> Result<(), AppendError> {
     check(
         batch.series.iter().all(|s| parts_ok(&s.profile_type)),
         "a profile type with a colon in a part of it",
+    )?;
+    let names_no_tenant = |labels: &LabelSet| labels.get(TENANT_LABEL).is_none();
+    check(
+        batch.series.iter().all(|s| names_no_tenant(&s.labels)),
+        "a label __tenant__, which is the store's own",
     )
 }
 
@@ -225,12 +232,12 @@ pub(crate) fn validate(batch: &Batch) -> Result<(), AppendError> {
 mod tests {
     use super::*;
     use crate::dictionary::EpochId;
-    use pyrite_model::{LabelSet, LocationId, Row, SeriesRows, SymbolTable, UnixMs};
+    use pyrite_model::{LocationId, Row, SymbolTable, Tenant, UnixMs};
 
     fn batch(symbols: SymbolTable, stack: u32) -> Batch {
         let rows = vec![Row { time: UnixMs(1), stack: StackId(stack), value: 1 }];
         let series = SeriesRows { labels: LabelSet::default(), profile_type: ProfileType::cpu_time(), rows };
-        Batch { symbols, series: vec![series] }
+        Batch { tenant: Tenant::default(), symbols, series: vec![series] }
     }
 
     #[test]

@@ -34,6 +34,7 @@ mod segment;
 mod series_index;
 mod shared;
 mod store;
+mod stored_key;
 mod sums;
 mod sync;
 mod table;

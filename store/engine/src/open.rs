@@ -196,7 +196,7 @@ pub(crate) fn open(
     let epochs = recovery.open_dictionaries(&segments)?;
     let ReplayedLog { head, frozen, generation } = recovery.open_wal(flushed_through, &epochs)?;
     let view = View { head, frozen, segments: Arc::new(segments) };
-    let series = filling.finish(&view, limits.series);
+    let series = filling.finish(&view, limits);
     Ok(Opened { view, catalogue, series, epochs, generation, report: recovery.report })
 }
 

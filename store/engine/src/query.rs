@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use pyrite_model::{ProfileType, Selector, SeriesKey, StackId, TimeRange, names};
+use pyrite_model::{ProfileType, Selector, SeriesKey, StackId, Tenants, TimeRange, names};
 
 use crate::QueryError;
 use crate::dictionary::Dictionary;
@@ -20,6 +20,8 @@ use crate::shared::Shared;
 /// Which rows a query is about.
 #[derive(Clone, Debug)]
 pub struct StackQuery {
+    /// Whose data.
+    pub tenants: Tenants,
     /// What was counted.
     pub profile_type: ProfileType,
     /// Whose rows.
@@ -32,8 +34,17 @@ pub struct StackQuery {
 
 impl StackQuery {
     /// All stacks of these rows.
-    pub fn new(profile_type: ProfileType, selector: Selector, range: TimeRange) -> Self {
-        Self { profile_type, selector, range, call_site: Vec::new() }
+    pub fn new(
+        tenants: impl Into<Tenants>,
+        profile_type: ProfileType,
+        selector: Selector,
+        range: TimeRange,
+    ) -> Self {
+        Self { tenants: tenants.into(), profile_type, selector, range, call_site: Vec::new() }
+    }
+
+    fn takes(&self, key: &SeriesKey) -> bool {
+        self.tenants.contains(&key.tenant) && self.selector.matches(key)
     }
 }
 
@@ -84,7 +95,7 @@ pub(crate) trait Fold {
 /// Feeds every row of the query to the fold.
 pub(crate) fn run<F: Fold>(shared: &Shared, query: &StackQuery, fold: &mut F) -> Result<(), QueryError> {
     let view = shared.view();
-    let mut selection = shared.series.choose(&query.profile_type, &query.selector);
+    let mut selection = shared.series.choose(&query.tenants, &query.profile_type, &query.selector);
     for segment in view.segments.iter().filter(|segment| segment.range.overlaps(query.range)) {
         if let Err(error) = read_segment(shared, segment, query, &mut selection, fold) {
             match error {
@@ -138,7 +149,7 @@ fn read_head<F: Fold>(head: &Head, query: &StackQuery, fold: &mut F) -> Result<(
     // Rows are visible only when their stacks are known.
     let count = head.dictionary().read().stack_nodes().len();
     let series = (0..).zip(keys).filter_map(|(id, key)| Some((id, as_asked(key)?)));
-    let series: Vec<_> = series.filter(|(_, key)| query.selector.matches(key)).collect();
+    let series: Vec<_> = series.filter(|(_, key)| query.takes(key)).collect();
     let stacks = SourceStacks { dictionary: head.dictionary(), count, ids: None };
     let source = Source { series: &series, stacks: Some(stacks) };
     let mut part = fold.begin(&source);
@@ -151,7 +162,7 @@ fn read_head<F: Fold>(head: &Head, query: &StackQuery, fold: &mut F) -> Result<(
 /// The series as one of `whole`, which it is a part of; only series that tell a state are.
 fn as_part(key: &SeriesKey, whole: &ProfileType) -> Option<Arc<SeriesKey>> {
     key.labels.get(names::STATE)?;
-    Some(Arc::new(SeriesKey { labels: key.labels.clone(), profile_type: whole.clone() }))
+    Some(Arc::new(SeriesKey { profile_type: whole.clone(), ..key.clone() }))
 }
 
 fn id_set(series: &[(u32, Arc<SeriesKey>)]) -> IdSet {

@@ -1,7 +1,8 @@
 //! The series index: every series of the store in memory, those in heads included, found by label and by time.
 //!
 //! ```text
-//! series (id) ─▶ profile type, label values          registry, labels: each text once
+//! series (id) ─▶ tenant and profile type, label values          registry, labels: each text once
+//! tenant and profile type ─▶ the series that are of them        so that no answer is made of another tenant's
 //! label value ─▶ the series that have it              set: lists, or bits where that is less
 //! segment ─▶ its series, their ids in it, first and last row        held: a bitmap and packed columns
 //! head ─▶ its series; their first and last rows are in the head
@@ -26,7 +27,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, RwLock};
 
 use hashbrown::HashMap;
-use pyrite_model::{Batch, ProfileType, Selector, SeriesKey, TimeRange};
+use pyrite_model::{Batch, ProfileType, Selector, SeriesKey, SeriesRows, Tenant, Tenants, TimeRange};
 
 pub(crate) use self::answers::Answers;
 use self::held::{Held, HeldSeries};
@@ -36,13 +37,15 @@ use self::set::{SeriesId, SeriesSet};
 use crate::segment::series::SegmentSeries;
 use crate::shared::View;
 use crate::sync::{read, write};
+use crate::{AppendError, Limits};
 
 /// Series that are taken or given up under one lock: a query may have to wait for so many, not for all of a segment.
 const AT_ONCE: usize = 1024;
 
 #[derive(Debug)]
 pub(crate) struct SeriesIndex {
-    limit: usize,
+    /// The most series and tenants that appends may lead to.
+    limits: Limits,
     contents: RwLock<Contents>,
 }
 
@@ -64,32 +67,32 @@ pub(crate) struct Selection {
 
 impl SeriesIndex {
     #[cfg(test)]
-    fn with_limit(limit: usize) -> Self {
-        Self { limit, contents: RwLock::default() }
+    fn with_limits(limits: Limits) -> Self {
+        Self { limits, contents: RwLock::default() }
     }
 
-    /// Whether the series of a batch fit within the limit. Only the writer brings new ones, so it stays true for it.
-    pub(crate) fn has_room_for(&self, batch: &Batch) -> bool {
-        let contents = read(&self.contents);
-        let room = self.limit.saturating_sub(contents.registry.len());
+    /// Whether tenant and series of a batch fit within the limits. Only the writer brings new ones, so it stays true for
+    /// it.
+    pub(crate) fn room_for(&self, batch: &Batch) -> Result<(), AppendError> {
+        let Limits { series: limit, tenants, .. } = self.limits;
+        let registry = &read(&self.contents).registry;
+        if registry.tenants() >= tenants && !registry.has_tenant(&batch.tenant) {
+            return Err(AppendError::TooManyTenants { limit: tenants });
+        }
+        let room = limit.saturating_sub(registry.len());
         if batch.series.len() <= room {
-            return true;
+            return Ok(());
         }
         let mut new = HashSet::new();
-        for series in &batch.series {
-            if contents.registry.find(&series.labels, &series.profile_type).is_none() {
-                new.insert((&series.labels, &series.profile_type));
+        for SeriesRows { labels, profile_type, .. } in &batch.series {
+            if registry.find(&batch.tenant, labels, profile_type).is_none() {
+                new.insert((labels, profile_type));
             }
             if new.len() > room {
-                return false;
+                return Err(AppendError::TooManySeries { limit });
             }
         }
-        true
-    }
-
-    /// The most series that appends may lead to.
-    pub(crate) fn limit(&self) -> usize {
-        self.limit
+        Ok(())
     }
 
     /// Adds the next series of a head, in the order of their ids there; before rows of them can be seen.
@@ -142,9 +145,14 @@ impl SeriesIndex {
         contents.registry.bytes() + heads + segments
     }
 
-    /// Chooses the series of one profile type, counted as of it where they are a part of it.
-    pub(crate) fn choose(&self, profile_type: &ProfileType, selector: &Selector) -> Selection {
-        let series = read(&self.contents).registry.choose_of(profile_type, selector);
+    /// Chooses the tenants' series of one profile type, counted as of it where they are a part of it.
+    pub(crate) fn choose(
+        &self,
+        tenants: &Tenants,
+        profile_type: &ProfileType,
+        selector: &Selector,
+    ) -> Selection {
+        let series = read(&self.contents).registry.choose_of(tenants, profile_type, selector);
         Selection { profile_type: profile_type.clone(), series, keys: HashMap::new() }
     }
 
@@ -167,17 +175,25 @@ impl SeriesIndex {
         found
     }
 
-    /// The series with rows in the window, as far as first and last rows tell, that meet every selector.
+    /// The tenants' series with rows in the window, as far as first and last rows tell, that meet every selector.
     pub(crate) fn find(
         &self,
         view: impl FnOnce() -> View,
+        tenants: &Tenants,
         selectors: &[Selector],
         window: TimeRange,
     ) -> Answers<'_> {
         let contents = read(&self.contents);
         // Taken under the lock: what a view holds is added before it and dropped after it, so all of it is here.
-        let found = contents.find(&view(), selectors, window);
+        let found = contents.find(&view(), tenants, selectors, window);
         Answers::new(contents, found)
+    }
+
+    /// First and last row of the tenants; `None` where they have none.
+    pub(crate) fn extent(&self, view: impl FnOnce() -> View, tenants: &Tenants) -> Option<TimeRange> {
+        let contents = read(&self.contents);
+        // Under the lock, as above.
+        contents.extent(&view(), tenants)
     }
 
     fn release_held(&self, held: Option<Held>) {
@@ -204,22 +220,39 @@ impl Contents {
         ids.extend(keys.iter().map(|key| self.registry.take(key)));
     }
 
-    fn find(&self, view: &View, selectors: &[Selector], window: TimeRange) -> Chosen {
-        let mut chosen = self.registry.choose(selectors);
+    fn find(&self, view: &View, tenants: &Tenants, selectors: &[Selector], window: TimeRange) -> Chosen {
+        let mut chosen = self.registry.choose(tenants, selectors);
         let mut wanted = chosen.stored.clone();
         wanted.add(&chosen.as_wall);
         let found = self.present(view, window, &wanted);
         chosen.stored.keep(&found);
         chosen.as_wall.keep(&found);
-        if !chosen.as_wall.is_empty() && !self.has_off_cpu(view, window, &found) {
-            chosen.as_wall.clear();
+        for tenant in tenants {
+            if !chosen.as_wall.is_empty() && !self.has_off_cpu(view, tenant, window, &found) {
+                let parts = self.registry.parts_of(&tenant.clone().into(), &ProfileType::wall());
+                chosen.as_wall.subtract(&parts);
+            }
         }
         chosen
     }
 
-    /// Whether threads were recorded off the CPU, seen in what was found or not: there is no wall time else.
-    fn has_off_cpu(&self, view: &View, window: TimeRange, found: &SeriesSet) -> bool {
-        let Some(entry) = self.registry.type_entry(&ProfileType::off_cpu()) else { return false };
+    fn extent(&self, view: &View, tenants: &Tenants) -> Option<TimeRange> {
+        let mut wanted = SeriesSet::default();
+        self.registry.types_of(tenants).for_each(|entry| entry.series().add_to(&mut wanted));
+        let in_segments = view.segments.iter().filter_map(|segment| self.segments.get(&segment.name));
+        let mut ranges: Vec<TimeRange> = in_segments.filter_map(|held| held.extent_of(&wanted)).collect();
+        for head in view.heads() {
+            let Some(ids) = self.heads.get(&head.generation()) else { continue };
+            let head = head.read();
+            let inside = ids.iter().zip(head.series_ranges()).filter(|(id, _)| wanted.contains(**id));
+            ranges.extend(inside.filter_map(|(_, range)| *range));
+        }
+        ranges.into_iter().reduce(|a, b| TimeRange::new(a.start.min(b.start), a.end.max(b.end)))
+    }
+
+    /// Whether threads of a tenant were recorded off the CPU, seen in what was found or not: it has no wall time else.
+    fn has_off_cpu(&self, view: &View, tenant: &Tenant, window: TimeRange, found: &SeriesSet) -> bool {
+        let Some(entry) = self.registry.type_entry(tenant, &ProfileType::off_cpu()) else { return false };
         if entry.series().intersects(found) {
             return true;
         }
@@ -306,11 +339,11 @@ impl Filling {
     }
 
     /// The index of what was named, with what heads hold; series that nothing holds are left out.
-    pub(crate) fn finish(mut self, view: &View, limit: usize) -> SeriesIndex {
+    pub(crate) fn finish(mut self, view: &View, limits: &Limits) -> SeriesIndex {
         for head in view.heads() {
             self.contents.add_to_head(head.generation(), head.read().series.keys());
         }
         self.ids.values().for_each(|id| self.contents.registry.release(*id));
-        SeriesIndex { limit, contents: RwLock::new(self.contents) }
+        SeriesIndex { limits: *limits, contents: RwLock::new(self.contents) }
     }
 }

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use pyrite_model::{
-    Batch, Exposition, FlameTree, ProfileType, Selector, SeriesKey, StackProfile, TimeRange, UnixMs,
+    Batch, Exposition, FlameTree, ProfileType, Selector, SeriesKey, StackProfile, Tenants, TimeRange, UnixMs,
 };
 
 use crate::files::{FileLayer, RealFiles};
@@ -121,28 +121,39 @@ impl Store {
     /// The profile types that have rows in the window, sorted.
     ///
     /// Of heads and segments only the first and last row of a series are known here, as for the label queries below.
-    pub fn profile_types(&self, range: TimeRange) -> Result<Vec<ProfileType>, QueryError> {
-        Ok(self.find(&[], range).profile_types())
+    pub fn profile_types(&self, tenants: &Tenants, range: TimeRange) -> Result<Vec<ProfileType>, QueryError> {
+        Ok(self.find(tenants, &[], range).profile_types())
     }
 
     /// The names of labels, stored and synthetic, that series matching every selector have, sorted.
-    pub fn label_names(&self, selectors: &[Selector], range: TimeRange) -> Result<Vec<String>, QueryError> {
-        Ok(self.find(selectors, range).label_names())
+    pub fn label_names(
+        &self,
+        tenants: &Tenants,
+        selectors: &[Selector],
+        range: TimeRange,
+    ) -> Result<Vec<String>, QueryError> {
+        Ok(self.find(tenants, selectors, range).label_names())
     }
 
     /// The values of one label, sorted.
     pub fn label_values(
         &self,
+        tenants: &Tenants,
         name: &str,
         selectors: &[Selector],
         range: TimeRange,
     ) -> Result<Vec<String>, QueryError> {
-        Ok(self.find(selectors, range).label_values(name))
+        Ok(self.find(tenants, selectors, range).label_values(name))
     }
 
     /// The series that match every selector, sorted.
-    pub fn series(&self, selectors: &[Selector], range: TimeRange) -> Result<Vec<SeriesKey>, QueryError> {
-        Ok(self.find(selectors, range).series())
+    pub fn series(
+        &self,
+        tenants: &Tenants,
+        selectors: &[Selector],
+        range: TimeRange,
+    ) -> Result<Vec<SeriesKey>, QueryError> {
+        Ok(self.find(tenants, selectors, range).series())
     }
 
     /// One value per stack over all rows of the query; stacks whose values cancel out are left out.
@@ -164,7 +175,13 @@ impl Store {
         select_series(&self.0.shared, query)
     }
 
-    /// How much there is.
+    /// First and last time of the tenants' rows; `None` where they have none.
+    pub fn extent(&self, tenants: &Tenants) -> Option<TimeRange> {
+        let shared = &self.0.shared;
+        shared.series.extent(|| shared.view(), tenants)
+    }
+
+    /// How much there is, of all tenants.
     pub fn stats(&self) -> StoreStats {
         let view = self.0.shared.view();
         let mut ranges: Vec<TimeRange> = view.segments.iter().map(|segment| segment.range).collect();
@@ -211,9 +228,9 @@ impl Store {
         flushed.and_then(|()| self.0.shared.catalogue.checkpoint())
     }
 
-    fn find(&self, selectors: &[Selector], range: TimeRange) -> Answers<'_> {
+    fn find(&self, tenants: &Tenants, selectors: &[Selector], range: TimeRange) -> Answers<'_> {
         let shared = &self.0.shared;
-        shared.series.find(|| shared.view(), selectors, range)
+        shared.series.find(|| shared.view(), tenants, selectors, range)
     }
 
     #[cfg(test)]
@@ -298,8 +315,10 @@ fn estimated_bytes(batch: &Batch) -> usize {
     let lines: usize = symbols.locations().iter().map(|location| location.lines.len()).sum();
     let entries = lens.strings + lens.mappings + lens.functions + lens.locations + lens.stacks + lines;
     let label = |label: &pyrite_model::Label| label.name.len() + label.value.len() + 48;
+    // In the log every series names its tenant.
+    let tenant = batch.tenant.as_str().len();
     let labels: usize =
-        batch.series.iter().map(|series| series.labels.iter().map(label).sum::<usize>() + 200).sum();
+        batch.series.iter().map(|series| series.labels.iter().map(label).sum::<usize>() + 200 + tenant).sum();
     text + entries * 32 + batch.row_count() * 25 + labels
 }
 

@@ -171,10 +171,7 @@ impl Writer {
         {
             return Err(AppendError::Overloaded { what: "the head is full and its flush is behind" });
         }
-        if !self.shared.series.has_room_for(batch) {
-            return Err(AppendError::TooManySeries { limit: self.shared.series.limit() });
-        }
-        Ok(())
+        self.shared.series.room_for(batch)
     }
 
     fn commit(&mut self, mark: Mark, pending: Vec<Pending>) {

@@ -1,10 +1,12 @@
 //! What goes into the store and what comes out of it.
 
-use crate::{LabelSet, ProfileType, StackId, SymbolTable, UnixMs};
+use crate::{LabelSet, ProfileType, StackId, SymbolTable, Tenant, UnixMs};
 
 /// Rows that are stored and acknowledged together. Self-contained: its stacks are ids in its own symbol table.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
+    /// Whose rows they are.
+    pub tenant: Tenant,
     /// What the rows' stacks are made of.
     pub symbols: SymbolTable,
     /// The rows by series. A series may appear more than once.

@@ -22,6 +22,7 @@ mod profile_type;
 mod selector;
 mod selector_scan;
 mod symbols;
+mod tenant;
 mod time;
 
 pub use address::{Avma, FileKey, FileOffset};
@@ -38,4 +39,5 @@ pub use symbols::{
     Function, FunctionId, Line, Location, LocationId, Mapping, MappingId, Remap, StackId, StackNode,
     StringId, SymbolTable, TableLens,
 };
+pub use tenant::{Tenant, TenantError, Tenants};
 pub use time::{TimeRange, UnixMs};

@@ -19,7 +19,7 @@ use regex::{Regex, RegexBuilder};
 use crate::labels::names::PROFILE_NAME;
 use crate::literals::{self, Candidates};
 use crate::selector_scan::Scanner;
-use crate::{LabelSet, ProfileType, names};
+use crate::{LabelSet, ProfileType, Tenant, names};
 
 /// Compiled size of one regular expression, so that `(a{1000}){1000}` is an error and not a gigabyte.
 const MAX_REGEX_BYTES: usize = 1 << 20;
@@ -42,6 +42,8 @@ pub struct SeriesKey {
     pub labels: LabelSet,
     /// What is counted.
     pub profile_type: ProfileType,
+    /// Whose it is. No label tells it, so that nobody can ask for another's, and no selector looks at it.
+    pub tenant: Tenant,
 }
 
 impl SeriesKey {
@@ -351,6 +353,7 @@ mod tests {
         SeriesKey {
             labels: LabelSet::from_pairs([("service_name", "api"), ("k8s.pod", "api-1"), ("zone", "a\nb")]),
             profile_type: ProfileType::cpu_time(),
+            tenant: Tenant::default(),
         }
     }
 

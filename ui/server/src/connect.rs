@@ -14,6 +14,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use http_body_util::LengthLimitError;
 use prost::Message;
+use pyrite_model::Tenants;
 use pyrite_model::pprof::{PprofError, gunzip};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -28,6 +29,8 @@ const MIN_PACKED_BYTES: usize = 1024;
 /// A call as handlers see it.
 pub(crate) struct Call<T> {
     pub(crate) state: Shared,
+    /// Whose data it asks for.
+    pub(crate) tenants: Tenants,
     pub(crate) utf8_labels: Utf8Labels,
     pub(crate) message: T,
 }
@@ -58,11 +61,12 @@ where
     Answer: Future<Output = Result<Res, ApiError>>,
 {
     let (parts, body) = request.into_parts();
+    let tenants = state.tenancy.readers(&parts.headers)?;
     let codec = Codec::of(&parts.headers)?;
     let body = read_body(&state, body, limit).await?;
     let message = codec.decode(unpack(&parts.headers, body, limit)?)?;
     let utf8_labels = parts.extensions.get().copied().unwrap_or_default();
-    let answer = handler(Call { state, utf8_labels, message }).await?;
+    let answer = handler(Call { state, tenants, utf8_labels, message }).await?;
     codec.answer(&parts.headers, &answer)
 }
 

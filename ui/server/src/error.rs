@@ -5,7 +5,7 @@
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use pyrite_model::pprof::PprofError;
-use pyrite_model::{ProfileTypeError, SelectorError};
+use pyrite_model::{ProfileTypeError, SelectorError, TenantError};
 use serde::Serialize;
 
 /// Why a request has no answer.
@@ -17,6 +17,18 @@ pub enum ApiError {
     /// A profile type id that does not parse.
     #[error(transparent)]
     ProfileType(#[from] ProfileTypeError),
+    /// A request that does not say whose data it is about, where tenants are told apart.
+    #[error("this server tells tenants apart: the header X-Scope-OrgID must name one")]
+    NoTenant,
+    /// A tenant whose name is none.
+    #[error("invalid X-Scope-OrgID: {0}")]
+    Tenant(#[from] TenantError),
+    /// More tenants than the request can be about.
+    #[error("X-Scope-OrgID must be {expected}")]
+    ManyTenants {
+        /// What it may be.
+        expected: &'static str,
+    },
     /// A field that may not be empty.
     #[error("{what} is required")]
     Missing {
@@ -158,6 +170,8 @@ impl ApiError {
         match self {
             Self::Selector(_)
             | Self::ProfileType(_)
+            | Self::Tenant(_)
+            | Self::ManyTenants { .. }
             | Self::Missing { .. }
             | Self::NoProfiles
             | Self::BadValue { .. }
@@ -167,6 +181,7 @@ impl ApiError {
             | Self::Rejected { .. }
             | Self::Unanswerable { .. }
             | Self::Accept { .. } => (StatusCode::BAD_REQUEST, "invalid_argument"),
+            Self::NoTenant => (StatusCode::UNAUTHORIZED, "unauthenticated"),
             Self::Ingest(PprofError::TooLarge { .. }) | Self::TooLarge { .. } => {
                 (StatusCode::PAYLOAD_TOO_LARGE, "invalid_argument")
             }

@@ -51,8 +51,9 @@ pub(crate) async fn route(
 }
 
 async fn ingest(state: &Shared, query: IngestQuery, request: Request) -> Result<(), ApiError> {
-    let app = AppName::parse(&query.name)?;
     let (parts, body) = request.into_parts();
+    let tenant = state.tenancy.writer(&parts.headers)?;
+    let app = AppName::parse(&query.name)?;
     let room = admit(state, &parts.headers)?;
     let content_type = parts.headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
     let media_type = String::from_utf8_lossy(content_type).into_owned();
@@ -60,7 +61,7 @@ async fn ingest(state: &Shared, query: IngestQuery, request: Request) -> Result<
     let content = Content { query, app, media_type, body };
     let held = Arc::clone(state);
     let (batch, appended) = in_turn(state, move || content.decode(&held)).await?;
-    store(state, batch, 1, appended).await
+    store(state, tenant, batch, 1, appended).await
 }
 
 /// All that a request brought.

@@ -33,6 +33,7 @@ mod render;
 mod services;
 mod state;
 mod store;
+mod tenancy;
 mod timeline;
 mod window;
 
@@ -44,3 +45,4 @@ pub use node::{
 };
 pub use state::{ServerLimits, ServerState};
 pub use store::{Appending, ProfileStore};
+pub use tenancy::Tenancy;

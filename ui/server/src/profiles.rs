@@ -4,7 +4,7 @@
 //! is the empty one, not all data.
 
 use pyrite_model::pprof::{ExportMeta, encode, proto};
-use pyrite_model::{FlameTree, Flamebearer, ProfileType, StackProfile};
+use pyrite_model::{FlameTree, Flamebearer, ProfileType, StackProfile, Tenants};
 use pyrite_store::{SeriesQuery, StackQuery};
 
 use crate::ApiError;
@@ -29,14 +29,23 @@ impl From<StackQuery> for Merge {
 }
 
 impl Merge {
-    pub(crate) fn new(profile_type: &str, selector: &str, start: i64, end: i64) -> Result<Self, ApiError> {
+    pub(crate) fn new(
+        tenants: Tenants,
+        profile_type: &str,
+        selector: &str,
+        start: i64,
+        end: i64,
+    ) -> Result<Self, ApiError> {
         let range = window(start, end)?;
-        Ok(StackQuery::new(profile_type.parse()?, selector.parse()?, range).into())
+        Ok(StackQuery::new(tenants, profile_type.parse()?, selector.parse()?, range).into())
     }
 
-    pub(crate) fn of(request: &querier::SelectMergeStacktracesRequest) -> Result<Self, ApiError> {
+    pub(crate) fn of(
+        tenants: Tenants,
+        request: &querier::SelectMergeStacktracesRequest,
+    ) -> Result<Self, ApiError> {
         let (start, end) = (request.start, request.end);
-        let mut merge = Self::new(&request.profile_type_id, &request.label_selector, start, end)?;
+        let mut merge = Self::new(tenants, &request.profile_type_id, &request.label_selector, start, end)?;
         if !request.span_selector.is_empty() && !request.trace_id_selector.is_empty() {
             return Err(ApiError::BadValue {
                 what: "span_selector",
@@ -90,7 +99,7 @@ pub(crate) async fn select_merge_stacktraces(
     call: Call<querier::SelectMergeStacktracesRequest>,
 ) -> Result<querier::SelectMergeStacktracesResponse, ApiError> {
     let request = call.message;
-    let merge = Merge::of(&request)?;
+    let merge = Merge::of(call.tenants, &request)?;
     let nodes = max_nodes(request.max_nodes)?;
     if request.r#async.as_ref().is_some_and(|a| a.r#type() == querier::AsyncQueryType::Force) {
         return Err(ApiError::Unimplemented { what: "an asynchronous query".to_owned() });
@@ -118,8 +127,13 @@ pub(crate) async fn select_merge_span_profile(
     call: Call<querier::SelectMergeSpanProfileRequest>,
 ) -> Result<querier::SelectMergeSpanProfileResponse, ApiError> {
     let request = call.message;
-    let mut merge =
-        Merge::new(&request.profile_type_id, &request.label_selector, request.start, request.end)?;
+    let mut merge = Merge::new(
+        call.tenants,
+        &request.profile_type_id,
+        &request.label_selector,
+        request.start,
+        request.end,
+    )?;
     merge.by_id = true;
     let nodes = max_nodes(request.max_nodes)?;
     let mut response = querier::SelectMergeSpanProfileResponse::default();
@@ -166,7 +180,7 @@ pub(crate) async fn diff(call: Call<querier::DiffRequest>) -> Result<querier::Di
     let left = left.ok_or(ApiError::Missing { what: "left" })?;
     let right = right.ok_or(ApiError::Missing { what: "right" })?;
     let nodes = max_nodes(left.max_nodes)?.max(max_nodes(right.max_nodes)?);
-    let sides = [Merge::of(&left)?, Merge::of(&right)?];
+    let sides = [Merge::of(call.tenants.clone(), &left)?, Merge::of(call.tenants, &right)?];
     let bearer = double(&call.state, sides, nodes).await?;
     let flamegraph = querier::FlameGraphDiff {
         total: bearer.total(),
@@ -188,8 +202,13 @@ pub(crate) async fn select_merge_profile(
 ) -> Result<proto::Profile, ApiError> {
     let request = call.message;
     max_nodes(request.max_nodes)?;
-    let mut merge =
-        Merge::new(&request.profile_type_id, &request.label_selector, request.start, request.end)?;
+    let mut merge = Merge::new(
+        call.tenants,
+        &request.profile_type_id,
+        &request.label_selector,
+        request.start,
+        request.end,
+    )?;
     merge.stacks.call_site = call_site(request.stack_trace_selector.as_ref());
     merge.by_id = !(request.profile_id_selector.is_empty() && request.trace_id_selector.is_empty());
     merge_pprof(&call.state, merge, request.end).await
@@ -199,7 +218,7 @@ pub(crate) async fn select_merge_profile(
 async fn merge_pprof(state: &ServerState, merge: Merge, end_ms: i64) -> Result<proto::Profile, ApiError> {
     let profile_type = merge.profile_type().clone();
     let range = merge.stacks.range;
-    let period = sample_period(state, &profile_type);
+    let period = sample_period(state, &merge.stacks);
     let encoded = move |profile: StackProfile| {
         if profile.values.is_empty() {
             return proto::Profile::default();
@@ -212,8 +231,8 @@ async fn merge_pprof(state: &ServerState, merge: Merge, end_ms: i64) -> Result<p
 }
 
 /// Nanoseconds between two CPU samples of this node; 0 where unknown.
-fn sample_period(state: &ServerState, profile_type: &ProfileType) -> i64 {
-    let frequency = state.node.as_ref().map_or(0, |node| node.info().frequency_hz);
+fn sample_period(state: &ServerState, StackQuery { tenants, profile_type, .. }: &StackQuery) -> i64 {
+    let frequency = state.node_of(tenants).map_or(0, |node| node.info().frequency_hz);
     let sampled = [ProfileType::cpu_time(), ProfileType::cpu_samples()].contains(profile_type);
     if sampled && frequency > 0 { 1_000_000_000 / i64::from(frequency) } else { 0 }
 }
@@ -222,8 +241,14 @@ pub(crate) async fn select_series(
     call: Call<querier::SelectSeriesRequest>,
 ) -> Result<querier::SelectSeriesResponse, ApiError> {
     let request = call.message;
-    let mut stacks =
-        Merge::new(&request.profile_type_id, &request.label_selector, request.start, request.end)?.stacks;
+    let mut stacks = Merge::new(
+        call.tenants,
+        &request.profile_type_id,
+        &request.label_selector,
+        request.start,
+        request.end,
+    )?
+    .stacks;
     stacks.call_site = call_site(request.stack_trace_selector.as_ref());
     let query = SeriesQuery { stacks, step_ms: step_ms(request.step)?, group_by: request.group_by };
     let limit = request.limit.unwrap_or(0);

@@ -8,7 +8,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use pyrite_model::pprof::{Appended, DisplayNames, PprofError, PushContext, append};
-use pyrite_model::{Batch, LabelSet, SeriesRows, names};
+use pyrite_model::{Batch, LabelSet, SeriesRows, Tenant, names};
 use tokio::sync::SemaphorePermit;
 
 use crate::connect::{Codec, read_body, unpack};
@@ -33,13 +33,14 @@ pub(crate) async fn route(State(state): State<Shared>, request: Request) -> Resp
 
 async fn take_in(state: &Shared, request: Request) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
+    let tenant = state.tenancy.writer(&parts.headers)?;
     let room = admit(state, &parts.headers)?;
     let codec = Codec::of(&parts.headers)?;
     let body = read_body(state, body, room.bytes).await?;
     let (held, headers, limit) = (Arc::clone(state), parts.headers.clone(), room.bytes);
     let Decoded { batch, profiles, appended } =
         in_turn(state, move || decode(&held.limits, &codec.decode(unpack(&headers, body, limit)?)?)).await?;
-    store(state, batch, profiles, appended).await?;
+    store(state, tenant, batch, profiles, appended).await?;
     codec.answer(&parts.headers, &push::PushResponse {})
 }
 
@@ -71,6 +72,8 @@ pub(crate) fn reason(error: &ApiError) -> &'static str {
         ApiError::Unavailable { .. } => "unavailable",
         ApiError::TooLarge { .. } => "too_large",
         ApiError::BodyRead => "body_read",
+        ApiError::NoTenant => "unauthenticated",
+        ApiError::Tenant(_) | ApiError::ManyTenants { .. } => "tenant",
         _ => "malformed",
     }
 }
@@ -123,15 +126,16 @@ pub(crate) async fn in_turn<T: Send + 'static>(
     .await
 }
 
-/// Stores a batch and counts it; an empty one needs no store.
+/// Stores a batch as its tenant's and counts it; an empty one needs no store.
 pub(crate) async fn store(
     state: &ServerState,
+    tenant: Tenant,
     batch: Batch,
     profiles: u64,
     appended: Appended,
 ) -> Result<(), ApiError> {
     if !batch.series.is_empty() {
-        state.store.append(batch).await?;
+        state.store.append(Batch { tenant, ..batch }).await?;
     }
     state.counters.stored(profiles, appended);
     Ok(())

@@ -20,7 +20,7 @@ pub(crate) async fn profile_types(
         (0, 0) => TimeRange::new(UnixMs(now().0 - DEFAULT_WINDOW_MS), now()),
         (start, end) => window(start, end)?,
     };
-    let found = call.state.query(move |store| store.profile_types(range)).await?;
+    let found = call.state.query(move |store| store.profile_types(&call.tenants, range)).await?;
     Ok(querier::ProfileTypesResponse { profile_types: found.iter().map(profile_type).collect() })
 }
 
@@ -40,7 +40,7 @@ pub(crate) async fn label_names(
 ) -> Result<types::LabelNamesResponse, ApiError> {
     let range = window(call.message.start, call.message.end)?;
     let selector = all_of(&call.message.matchers)?;
-    let mut names = call.state.query(move |store| store.label_names(&selector, range)).await?;
+    let mut names = call.state.query(move |store| store.label_names(&call.tenants, &selector, range)).await?;
     names.retain(|name| call.utf8_labels.shows(name));
     Ok(types::LabelNamesResponse { names })
 }
@@ -54,7 +54,8 @@ pub(crate) async fn label_values(
     }
     let range = window(start, end)?;
     let selector = all_of(&matchers)?;
-    let names = call.state.query(move |store| store.label_values(&name, &selector, range)).await?;
+    let names =
+        call.state.query(move |store| store.label_values(&call.tenants, &name, &selector, range)).await?;
     Ok(types::LabelValuesResponse { names })
 }
 
@@ -63,7 +64,7 @@ pub(crate) async fn series(call: Call<querier::SeriesRequest>) -> Result<querier
     let range = window(start, end)?;
     let selector = all_of(&matchers)?;
     let utf8_labels = call.utf8_labels;
-    let found = call.state.query(move |store| store.series(&selector, range)).await?;
+    let found = call.state.query(move |store| store.series(&call.tenants, &selector, range)).await?;
     let distinct: BTreeSet<LabelSet> = found
         .iter()
         .map(|series| {
@@ -102,7 +103,7 @@ pub(crate) fn label_pairs(labels: &LabelSet) -> Vec<types::LabelPair> {
 pub(crate) async fn profile_stats(
     call: Call<types::GetProfileStatsRequest>,
 ) -> Result<types::GetProfileStatsResponse, ApiError> {
-    let extent = call.state.query(|store| Ok(store.extent())).await?;
+    let extent = call.state.query(move |store| Ok(store.extent(&call.tenants))).await?;
     Ok(types::GetProfileStatsResponse {
         data_ingested: extent.is_some(),
         oldest_profile_time: extent.map_or(0, |range| range.start.0),

@@ -7,7 +7,7 @@ use axum::Json;
 use axum::extract::{Query, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
-use pyrite_model::{Flamebearer, ProfileType, Selector, TimeRange, UnixMs};
+use pyrite_model::{Flamebearer, ProfileType, Selector, Tenants, TimeRange, UnixMs};
 use pyrite_store::{GroupSeries, SeriesQuery, StackQuery};
 use serde::Serialize;
 
@@ -16,6 +16,7 @@ use crate::attime;
 use crate::connect::pack;
 use crate::profiles::{double, single};
 use crate::state::{Shared, now};
+use crate::tenancy::Readers;
 use crate::timeline::{Timeline, step_seconds, timeline};
 use crate::window::{max_nodes, window};
 
@@ -102,13 +103,14 @@ impl FlamebearerProfile {
 
 /// One side of a rendering: what the parameters `query`, `from` and `until` say.
 struct Side {
+    tenants: Tenants,
     profile_type: ProfileType,
     selector: Selector,
     range: TimeRange,
 }
 
 impl Side {
-    fn of(params: &Params, fields: [&'static str; 3]) -> Result<Self, ApiError> {
+    fn of(tenants: &Tenants, params: &Params, fields: [&'static str; 3]) -> Result<Self, ApiError> {
         let [query, from, until] = fields;
         let text = param(params, query);
         if text.is_empty() {
@@ -120,11 +122,11 @@ impl Side {
         let now = now();
         let time = |field| attime::parse(param(params, field), now);
         let range = window(time(from).0, time(until).0)?;
-        Ok(Self { profile_type, selector, range })
+        Ok(Self { tenants: tenants.clone(), profile_type, selector, range })
     }
 
     fn stacks(&self) -> StackQuery {
-        StackQuery::new(self.profile_type.clone(), self.selector.clone(), self.range)
+        StackQuery::new(self.tenants.clone(), self.profile_type.clone(), self.selector.clone(), self.range)
     }
 }
 
@@ -136,10 +138,11 @@ fn nodes(params: &Params) -> Result<usize, ApiError> {
 
 pub(crate) async fn render(
     State(state): State<Shared>,
+    Readers(tenants): Readers,
     params: Params,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let side = Side::of(&params, ["query", "from", "until"])?;
+    let side = Side::of(&tenants, &params, ["query", "from", "until"])?;
     let nodes = nodes(&params)?;
     if param(&params, "format") == "dot" {
         return Err(ApiError::Unimplemented { what: "format dot".to_owned() });
@@ -152,7 +155,7 @@ pub(crate) async fn render(
     let group_by = if key.is_empty() { Vec::new() } else { vec![key.clone()] };
     let range = side.range;
     let query = SeriesQuery {
-        stacks: StackQuery::new(side.profile_type, side.selector, range),
+        stacks: StackQuery::new(tenants, side.profile_type, side.selector, range),
         step_ms: step_s * 1000,
         group_by,
     };
@@ -170,11 +173,12 @@ pub(crate) async fn render(
 
 pub(crate) async fn render_diff(
     State(state): State<Shared>,
+    Readers(tenants): Readers,
     params: Params,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let left = Side::of(&params, ["leftQuery", "leftFrom", "leftUntil"])?;
-    let right = Side::of(&params, ["rightQuery", "rightFrom", "rightUntil"])?;
+    let left = Side::of(&tenants, &params, ["leftQuery", "leftFrom", "leftUntil"])?;
+    let right = Side::of(&tenants, &params, ["rightQuery", "rightFrom", "rightUntil"])?;
     if left.profile_type != right.profile_type {
         return Err(ApiError::BadValue {
             what: "profile types",
@@ -188,6 +192,7 @@ pub(crate) async fn render_diff(
 
 pub(crate) async fn label_values(
     State(state): State<Shared>,
+    Readers(tenants): Readers,
     params: Params,
 ) -> Result<Json<Vec<String>>, ApiError> {
     let label = match param(&params, "label") {
@@ -197,5 +202,5 @@ pub(crate) async fn label_values(
         label => label.to_owned(),
     };
     let range = TimeRange::new(UnixMs(i64::MIN), UnixMs(i64::MAX));
-    state.query(move |store| store.label_values(&label, &Selector::all(), range)).await.map(Json)
+    state.query(move |store| store.label_values(&tenants, &label, &Selector::all(), range)).await.map(Json)
 }

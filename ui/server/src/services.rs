@@ -5,14 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use axum::Json;
 use axum::extract::{Query, State};
-use pyrite_model::{LabelSet, Matcher, ProfileType, Selector, SeriesKey, TimeRange, names};
+use pyrite_model::{LabelSet, Matcher, ProfileType, Selector, SeriesKey, Tenants, TimeRange, names};
 use pyrite_store::{SeriesQuery, StackQuery};
 use serde::{Deserialize, Serialize};
 
 use crate::ApiError;
-use crate::node::{KnownService, NodeInfo, ServiceKind, UnwindAnswer};
+use crate::node::{KnownService, NodeInfo, NodeView, ServiceKind, UnwindAnswer};
 use crate::state::Shared;
 use crate::store::ProfileStore;
+use crate::tenancy::Readers;
 use crate::window::window;
 
 /// Labels that describe a service as a whole.
@@ -54,17 +55,19 @@ struct Service {
 
 pub(crate) async fn list(
     State(state): State<Shared>,
+    Readers(tenants): Readers,
     Query(query): Query<ServicesQuery>,
 ) -> Result<Json<Services>, ApiError> {
     let range = window(query.from, query.until)?;
-    let stored = state.query(move |store| Stored::read(store, range)).await?;
-    let known = state.node.as_ref().map_or_else(Vec::new, |node| node.services());
-    let node = state.node.as_ref().map(|node| node.info());
+    let node = state.node_of(&tenants);
+    let known = node.map_or_else(Vec::new, NodeView::services);
+    let node = node.map(NodeView::info);
+    let stored = state.query(move |store| Stored::read(store, &tenants, range)).await?;
     Ok(Json(Services { node, services: join(stored, known, range) }))
 }
 
-pub(crate) async fn unwind(State(state): State<Shared>) -> Json<UnwindAnswer> {
-    Json(UnwindAnswer { unwind: state.node.as_ref().map(|node| node.unwind()) })
+pub(crate) async fn unwind(State(state): State<Shared>, Readers(tenants): Readers) -> Json<UnwindAnswer> {
+    Json(UnwindAnswer { unwind: state.node_of(&tenants).map(NodeView::unwind) })
 }
 
 /// What the store knows of the window.
@@ -75,11 +78,12 @@ struct Stored {
 }
 
 impl Stored {
-    fn read(store: &dyn ProfileStore, range: TimeRange) -> Result<Self, ApiError> {
-        let series = store.series(&Selector::all(), range)?;
+    fn read(store: &dyn ProfileStore, tenants: &Tenants, range: TimeRange) -> Result<Self, ApiError> {
+        let series = store.series(tenants, &Selector::all(), range)?;
         // One bucket, (start - 1 ms, end], which is the window with both its ends.
         let query = SeriesQuery {
             stacks: StackQuery::new(
+                tenants.clone(),
                 ProfileType::cpu_time(),
                 Selector::all()
                     .with(Matcher::equal(names::PROFILE_TYPE, ProfileType::cpu_time().to_string())),
@@ -125,7 +129,7 @@ fn join(stored: Stored, known: Vec<KnownService>, range: TimeRange) -> Vec<Servi
         let draft = drafts.entry(service_name).or_insert_with(|| Draft::new(kind));
         labels.iter().for_each(|label| draft.label(&label.name, &label.value));
     }
-    for SeriesKey { labels, profile_type } in stored.series {
+    for SeriesKey { labels, profile_type, .. } in stored.series {
         let name = labels.get(names::SERVICE_NAME).unwrap_or_default();
         let draft = drafts.entry(name.to_owned()).or_insert_with(|| Draft::new(kind_of(name, &labels)));
         draft.profile_types.insert(profile_type.to_string());

@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::available_parallelism;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use pyrite_model::UnixMs;
 use pyrite_model::pprof::PushLimits;
+use pyrite_model::{Tenants, UnixMs};
 use tokio::sync::Semaphore;
 
 use crate::counters::Counters;
-use crate::{ApiError, NodeView, ProfileStore};
+use crate::{ApiError, NodeView, ProfileStore, Tenancy};
 
 /// Pushes that are decoded at the same time however many CPUs there are.
 const MAX_DECODING: usize = 4;
@@ -61,6 +61,7 @@ impl Default for ServerLimits {
 pub struct ServerState {
     pub(crate) store: Arc<dyn ProfileStore>,
     pub(crate) node: Option<Arc<dyn NodeView>>,
+    pub(crate) tenancy: Tenancy,
     pub(crate) limits: ServerLimits,
     pub(crate) counters: Counters,
     /// Counted in KiB.
@@ -81,11 +82,13 @@ impl ServerState {
     pub fn new(
         store: Arc<dyn ProfileStore>,
         node: Option<Arc<dyn NodeView>>,
+        tenancy: Tenancy,
         limits: ServerLimits,
     ) -> Arc<Self> {
         Arc::new(Self {
             store,
             node,
+            tenancy,
             counters: Counters::default(),
             pushes: Semaphore::new(limits.push_bytes_in_flight >> 10),
             decoding: Arc::new(Semaphore::new(limits.decoding_pushes)),
@@ -95,6 +98,11 @@ impl ServerState {
             in_flight: AtomicU64::new(0),
             limits,
         })
+    }
+
+    /// The node, where what runs on it is theirs to see.
+    pub(crate) fn node_of(&self, tenants: &Tenants) -> Option<&dyn NodeView> {
+        self.node.as_deref().filter(|_| self.tenancy.shows_node_to(tenants))
     }
 
     /// Runs a query on a thread that may block. A client that goes away while its query waits frees its place.

@@ -5,7 +5,9 @@ use std::future::Future;
 use std::pin::Pin;
 use std::slice;
 
-use pyrite_model::{Batch, Exposition, FlameTree, ProfileType, Selector, SeriesKey, StackProfile, TimeRange};
+use pyrite_model::{
+    Batch, Exposition, FlameTree, ProfileType, Selector, SeriesKey, StackProfile, Tenants, TimeRange,
+};
 use pyrite_store::{AppendError, GroupSeries, QueryError, SeriesQuery, StackQuery, Store};
 
 use crate::ApiError;
@@ -14,23 +16,34 @@ use crate::error::chain;
 /// An append under way; done when the batch is on disk and visible to queries.
 pub type Appending<'a> = Pin<Box<dyn Future<Output = Result<(), ApiError>> + Send + 'a>>;
 
-/// A store of profiles. All but `append` block and are called on threads made for that.
+/// A store of profiles, those of each tenant by themselves: what a tenant is told is made of its own rows. All but `append` block and are called on threads made for that.
 pub trait ProfileStore: Send + Sync + 'static {
     /// Stores a batch.
     fn append(&self, batch: Batch) -> Appending<'_>;
     /// The profile types with rows in the window, sorted by id.
-    fn profile_types(&self, range: TimeRange) -> Result<Vec<ProfileType>, ApiError>;
+    fn profile_types(&self, tenants: &Tenants, range: TimeRange) -> Result<Vec<ProfileType>, ApiError>;
     /// Names of stored and synthetic labels, sorted bytewise.
-    fn label_names(&self, selector: &Selector, range: TimeRange) -> Result<Vec<String>, ApiError>;
+    fn label_names(
+        &self,
+        tenants: &Tenants,
+        selector: &Selector,
+        range: TimeRange,
+    ) -> Result<Vec<String>, ApiError>;
     /// Values of one label, sorted bytewise.
     fn label_values(
         &self,
+        tenants: &Tenants,
         name: &str,
         selector: &Selector,
         range: TimeRange,
     ) -> Result<Vec<String>, ApiError>;
     /// The series with rows in the window.
-    fn series(&self, selector: &Selector, range: TimeRange) -> Result<Vec<SeriesKey>, ApiError>;
+    fn series(
+        &self,
+        tenants: &Tenants,
+        selector: &Selector,
+        range: TimeRange,
+    ) -> Result<Vec<SeriesKey>, ApiError>;
     /// One value per stack.
     fn merge_stacks(&self, query: &StackQuery) -> Result<StackProfile, ApiError>;
     /// The flame tree of one query.
@@ -39,8 +52,8 @@ pub trait ProfileStore: Send + Sync + 'static {
     fn flame_diff(&self, sides: [Option<&StackQuery>; 2]) -> Result<FlameTree<2>, ApiError>;
     /// One value per group and bucket, largest group first.
     fn select_series(&self, query: &SeriesQuery) -> Result<Vec<GroupSeries>, ApiError>;
-    /// First and last time of any row; `None` while there is none.
-    fn extent(&self) -> Option<TimeRange>;
+    /// First and last time of any row of theirs; `None` while there is none.
+    fn extent(&self, tenants: &Tenants) -> Option<TimeRange>;
     /// Adds the store's own metrics.
     fn metrics(&self, out: &mut Exposition);
 }
@@ -51,25 +64,36 @@ impl ProfileStore for Store {
         Box::pin(async move { Ok(Self::append(self, batch).await?) })
     }
 
-    fn profile_types(&self, range: TimeRange) -> Result<Vec<ProfileType>, ApiError> {
-        Ok(Self::profile_types(self, range)?)
+    fn profile_types(&self, tenants: &Tenants, range: TimeRange) -> Result<Vec<ProfileType>, ApiError> {
+        Ok(Self::profile_types(self, tenants, range)?)
     }
 
-    fn label_names(&self, selector: &Selector, range: TimeRange) -> Result<Vec<String>, ApiError> {
-        Ok(Self::label_names(self, slice::from_ref(selector), range)?)
+    fn label_names(
+        &self,
+        tenants: &Tenants,
+        selector: &Selector,
+        range: TimeRange,
+    ) -> Result<Vec<String>, ApiError> {
+        Ok(Self::label_names(self, tenants, slice::from_ref(selector), range)?)
     }
 
     fn label_values(
         &self,
+        tenants: &Tenants,
         name: &str,
         selector: &Selector,
         range: TimeRange,
     ) -> Result<Vec<String>, ApiError> {
-        Ok(Self::label_values(self, name, slice::from_ref(selector), range)?)
+        Ok(Self::label_values(self, tenants, name, slice::from_ref(selector), range)?)
     }
 
-    fn series(&self, selector: &Selector, range: TimeRange) -> Result<Vec<SeriesKey>, ApiError> {
-        Ok(Self::series(self, slice::from_ref(selector), range)?)
+    fn series(
+        &self,
+        tenants: &Tenants,
+        selector: &Selector,
+        range: TimeRange,
+    ) -> Result<Vec<SeriesKey>, ApiError> {
+        Ok(Self::series(self, tenants, slice::from_ref(selector), range)?)
     }
 
     fn merge_stacks(&self, query: &StackQuery) -> Result<StackProfile, ApiError> {
@@ -88,9 +112,8 @@ impl ProfileStore for Store {
         Ok(Self::select_series(self, query)?)
     }
 
-    fn extent(&self) -> Option<TimeRange> {
-        let stats = self.stats();
-        Some(TimeRange::new(stats.oldest?, stats.newest?))
+    fn extent(&self, tenants: &Tenants) -> Option<TimeRange> {
+        Self::extent(self, tenants)
     }
 
     fn metrics(&self, out: &mut Exposition) {
@@ -105,6 +128,9 @@ impl From<AppendError> for ApiError {
             AppendError::Overloaded { what } => Self::Overloaded { what },
             AppendError::TooManySeries { .. } => {
                 Self::Overloaded { what: "the store holds as many series as it may" }
+            }
+            AppendError::TooManyTenants { .. } => {
+                Self::Overloaded { what: "the store holds data of as many tenants as it may" }
             }
             AppendError::DiskFull { .. } | AppendError::Io { .. } | AppendError::Closed => {
                 Self::Unavailable { reason }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use pyrite_server::{NodeView, ServerLimits, ServerState};
-use pyrite_store::{QuarantineLimits, Retention, Store, StoreConfig};
+use pyrite_store::{Limits, QuarantineLimits, Retention, Store, StoreConfig};
 
 use crate::cli::ServeArgs;
 use crate::config::Config;
@@ -35,7 +35,8 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode> {
         ended.await;
         tracing::error!("sampling ended by itself; shutting down");
     };
-    let served = serve(listener, store.clone(), Some(watch.node()), failed);
+    let state = state(&config, &store, Some(watch.node()));
+    let served = serve(listener, state, failed);
     // The agent ends first: what it has drained by then must still find the store open.
     let watched = watch.stop();
     store.close().context("failed to close the store")?;
@@ -48,7 +49,7 @@ pub fn server(args: &ServeArgs) -> Result<ExitCode> {
     let config = Config::load(args)?;
     let listener = listen(config.listen)?;
     let store = open_store(&config)?;
-    let served = serve(listener, store.clone(), None, std::future::pending());
+    let served = serve(listener, state(&config, &store, None), std::future::pending());
     store.close().context("failed to close the store")?;
     served
 }
@@ -65,7 +66,8 @@ fn open_store(config: &Config) -> Result<Store> {
     let retention = Retention { max_age: config.max_age, max_bytes: config.max_bytes };
     let quarantine =
         QuarantineLimits { max_age: config.quarantine_max_age, max_bytes: config.quarantine_max_bytes };
-    let store_config = StoreConfig { retention, quarantine, ..StoreConfig::new(config.data.clone()) };
+    let limits = Limits { tenants: config.max_tenants, ..Limits::default() };
+    let store_config = StoreConfig { retention, quarantine, limits, ..StoreConfig::new(config.data.clone()) };
     let (store, report) = Store::open(store_config)
         .with_context(|| format!("failed to open the data directory {}", config.data.display()))?;
     for finding in &report.findings {
@@ -74,12 +76,15 @@ fn open_store(config: &Config) -> Result<Store> {
     Ok(store)
 }
 
+fn state(config: &Config, store: &Store, node: Option<Arc<dyn NodeView>>) -> Arc<ServerState> {
+    ServerState::new(Arc::new(store.clone()), node, config.tenancy.clone(), ServerLimits::default())
+}
+
 /// Serves until it is asked to end or something else has `failed`.
 #[expect(clippy::print_stdout, reason = "the address is what the user waits for")]
 fn serve(
     listener: TcpListener,
-    store: Store,
-    node: Option<Arc<dyn NodeView>>,
+    state: Arc<ServerState>,
     failed: impl Future<Output = ()> + Send + 'static,
 ) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -88,7 +93,6 @@ fn serve(
         let shutdown = shutdown_signal()?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
         println!("http://{address}");
-        let state = ServerState::new(Arc::new(store), node, ServerLimits::default());
         let (asked, ending) = tokio::sync::oneshot::channel();
         let shutdown = async move {
             tokio::select! {
@@ -122,6 +126,8 @@ fn shutdown_signal() -> Result<impl Future<Output = ()>> {
 
 #[cfg(test)]
 mod tests {
+    use pyrite_server::Tenancy;
+
     use super::*;
 
     #[test]
@@ -129,7 +135,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(StoreConfig::new(directory.path().to_path_buf())).unwrap();
         let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
-        serve(listener, store.clone(), None, std::future::ready(())).unwrap();
+        let state =
+            ServerState::new(Arc::new(store.clone()), None, Tenancy::default(), ServerLimits::default());
+        serve(listener, state, std::future::ready(())).unwrap();
         store.close().unwrap();
     }
 }

@@ -77,7 +77,7 @@ impl RowMaker {
         let mut series: Vec<SeriesRows> =
             running.into_iter().flat_map(|(labels, counts)| self.series(end, labels, &counts)).collect();
         series.extend(off_cpu.into_iter().map(|(labels, values)| off_cpu_series(end, labels, &values)));
-        Batch { series, symbols }
+        Batch { series, symbols, ..Batch::default() }
     }
 
     /// Counters of the caches, for `/metrics`.

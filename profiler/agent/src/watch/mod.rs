@@ -21,7 +21,7 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use pyrite_model::{Batch, ProfileType};
+use pyrite_model::{Batch, ProfileType, Tenant};
 use pyrite_server::NodeView;
 use pyrite_store::{AppendError, Store};
 use pyrite_symbolizer::SymbolizerConfig;
@@ -63,6 +63,7 @@ impl Watch {
         let (sender, events) = event_queue();
         let unwind = UnwindConfig { cache: Some(config.data.join("unwind")), ..UnwindConfig::default() };
         let executables = Arc::clone(&unwind.executables);
+        let tenant = config.tenancy.of_node();
         let config = SamplerConfig {
             frequency_hz: u64::from(frequency_hz),
             allow_freezing_kernel: config.allow_freezing_kernel,
@@ -78,7 +79,7 @@ impl Watch {
             // The symbolizer belongs to one thread and cannot be handed over.
             let maker = RowMaker::new(frequency_hz, SymbolizerConfig::default(), executables);
             let stream = RowStream::new(maker, identity, source);
-            Rows { stream, store, node: shared, warned: None }.run(&events);
+            Rows { stream, store, tenant, node: shared, warned: None }.run(&events);
         });
         let rows = rows.context("failed to start the rows thread")?;
         Ok(Self { rows, node })
@@ -107,6 +108,8 @@ impl Watch {
 struct Rows {
     stream: RowStream,
     store: Store,
+    /// Whose rows they are.
+    tenant: Tenant,
     node: Arc<Node>,
     warned: Option<Instant>,
 }
@@ -144,7 +147,8 @@ impl Rows {
     fn store_ready(&mut self, hold: Duration) {
         while let Some(ready) = self.stream.next_ready(hold) {
             let off_cpu = off_cpu_rows(&ready.batch);
-            match self.store.append_blocking(ready.batch) {
+            let batch = Batch { tenant: self.tenant.clone(), ..ready.batch };
+            match self.store.append_blocking(batch) {
                 Ok(()) => self.node.count_stored(ready.ticks),
                 Err(error) => {
                     self.node.count_refused(ready.ticks, off_cpu);

@@ -62,7 +62,7 @@ impl Data {
             let rows = vec![Row { time, stack, value: 10_i64.pow(i) }];
             let labels = LabelSet::from_pairs([("service_name", "damaged")]);
             let series = vec![SeriesRows { labels, profile_type: ProfileType::cpu_time(), rows }];
-            store.append_blocking(Batch { symbols, series }).expect("stored");
+            store.append_blocking(Batch { symbols, series, ..Batch::default() }).expect("stored");
             store.flush().expect("flushed");
         }
         store.close().expect("closed");

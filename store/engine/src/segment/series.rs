@@ -10,6 +10,7 @@ use super::manifest::Manifest;
 use super::schema::SERIES;
 use crate::StoreError;
 use crate::files::FileLayer;
+use crate::stored_key::{key_of_stored, stored_labels};
 use crate::table::Column;
 
 /// Rows of one series in one segment.
@@ -26,7 +27,7 @@ pub(super) fn columns(series: &[SegmentSeries]) -> Vec<Column> {
     vec![
         Column::U32(series.iter().map(|s| s.id).collect()),
         Column::text(series.iter().map(|s| s.key.profile_type.to_string())),
-        Column::text(series.iter().map(|s| labels_to_json(&s.key.labels))),
+        Column::text(series.iter().map(|s| labels_to_json(&s.key))),
         Column::I64(series.iter().map(|s| s.range.start.0).collect()),
         Column::I64(series.iter().map(|s| s.range.end.0).collect()),
         Column::I64(series.iter().map(|s| s.rows as i64).collect()),
@@ -60,11 +61,12 @@ pub(crate) fn read_series(
 /// A series key from the text of its profile type and labels.
 pub(crate) fn parse_key(profile_type: &str, labels: &str) -> Option<SeriesKey> {
     let profile_type: ProfileType = profile_type.parse().ok()?;
-    Some(SeriesKey { labels: labels_from_json(labels)?, profile_type })
+    Some(key_of_stored(labels_from_json(labels)?, profile_type))
 }
 
-/// A label set as a JSON object with its names in order, so that equal sets are equal text.
-pub(crate) fn labels_to_json(labels: &LabelSet) -> String {
+/// A series' labels as a JSON object with their names in order, so that equal sets are equal text.
+pub(crate) fn labels_to_json(key: &SeriesKey) -> String {
+    let labels = stored_labels(key);
     let object: BTreeMap<&str, &str> = labels.iter().map(|l| (l.name.as_str(), l.value.as_str())).collect();
     serde_json::to_string(&object).expect("a map of strings is JSON")
 }

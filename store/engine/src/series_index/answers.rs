@@ -100,7 +100,10 @@ impl<'a> Answers<'a> {
 
     /// A series without labels of each of their types.
     fn types(&self) -> BTreeSet<SeriesKey> {
-        let types = self.registry().types().filter(|entry| entry.series().intersects(&self.found.stored));
+        let types = self
+            .registry()
+            .types_of(&self.found.tenants)
+            .filter(|entry| entry.series().intersects(&self.found.stored));
         let mut types: BTreeSet<SeriesKey> = types.map(|entry| entry.key().clone()).collect();
         if !self.found.as_wall.is_empty() {
             types.insert(type_key(&ProfileType::wall()));

@@ -3,7 +3,7 @@
 //! Ordered by series, so that the set of them is a bitmap and the rest are columns of few bits; a segment that a
 //! window covers then adds its series by words, and one of which few series are asked for is looked up.
 
-use pyrite_model::TimeRange;
+use pyrite_model::{TimeRange, UnixMs};
 
 use super::column::{BLOCK, Column};
 use super::set::{Places, Postings, SeriesId, SeriesSet};
@@ -103,6 +103,20 @@ impl Held {
             }
             at += 1;
         });
+    }
+
+    /// First and last row of the wanted series; `None` where none is here.
+    pub(super) fn extent_of(&self, wanted: &SeriesSet) -> Option<TimeRange> {
+        if self.series.is_within(wanted) {
+            return self.range;
+        }
+        let mut extent: Option<TimeRange> = None;
+        self.for_each(self.range?, wanted, |_, at| {
+            let (first, last) = (UnixMs(self.firsts.get(at)), UnixMs(self.lasts.get(at)));
+            let (start, end) = extent.map_or((first, last), |e| (e.start.min(first), e.end.max(last)));
+            extent = Some(TimeRange::new(start, end));
+        });
+        extent
     }
 
     /// The id that the segment's samples use for the series at a place.

@@ -6,7 +6,7 @@
 //!
 //! What a series answers to a condition on a part of its profile type is asked of the types, of which there are few.
 
-use pyrite_model::{Candidates, Matcher, ProfileType, SYNTHETIC_LABELS, Selector, SeriesKey, names};
+use pyrite_model::{Candidates, Matcher, ProfileType, SYNTHETIC_LABELS, Selector, SeriesKey, Tenants, names};
 
 use super::registry::{Registry, type_key};
 use super::set::SeriesSet;
@@ -17,8 +17,10 @@ pub(super) const SERVICE_ALIAS: &str = "__service_name__";
 const SERIES_COST: usize = 4;
 
 /// What selectors chose, or what of that has rows in a window.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Chosen {
+    /// Of whom all of them are.
+    pub(super) tenants: Tenants,
     /// As series of their own types.
     pub(super) stored: SeriesSet,
     /// As series of wall time, which theirs is a part of.
@@ -68,16 +70,17 @@ impl<'a> Conditions<'a> {
 }
 
 impl Registry {
-    /// The series that meet all of the selectors.
-    pub(super) fn choose(&self, selectors: &[Selector]) -> Chosen {
+    /// The tenants' series that meet all of the selectors.
+    pub(super) fn choose(&self, tenants: &Tenants, selectors: &[Selector]) -> Chosen {
         let conditions = Conditions::new(selectors.iter().flat_map(Selector::matchers));
-        let mut chosen = Chosen::default();
-        for entry in self.types().filter(|entry| conditions.take_type(entry.key())) {
+        let (stored, as_wall) = Default::default();
+        let mut chosen = Chosen { tenants: tenants.clone(), stored, as_wall };
+        for entry in self.types_of(tenants).filter(|entry| conditions.take_type(entry.key())) {
             entry.series().add_to(&mut chosen.stored);
         }
         let wall = ProfileType::wall();
         if conditions.take_type(&type_key(&wall)) {
-            chosen.as_wall = self.parts_of(&wall);
+            chosen.as_wall = self.parts_of(tenants, &wall);
         }
         let mut all = chosen.stored.clone();
         all.add(&chosen.as_wall);
@@ -87,28 +90,33 @@ impl Registry {
         chosen
     }
 
-    /// The series that are of one profile type, or counted as of it, and as such meet the selector.
-    pub(super) fn choose_of(&self, profile_type: &ProfileType, selector: &Selector) -> SeriesSet {
+    /// The tenants' series that are of one profile type, or counted as of it, and as such meet the selector.
+    pub(super) fn choose_of(
+        &self,
+        tenants: &Tenants,
+        profile_type: &ProfileType,
+        selector: &Selector,
+    ) -> SeriesSet {
         let conditions = Conditions::new(selector.matchers().iter());
         let mut chosen = SeriesSet::default();
         if conditions.take_type(&type_key(profile_type)) {
-            chosen = self.parts_of(profile_type);
-            if let Some(entry) = self.type_entry(profile_type) {
-                entry.series().add_to(&mut chosen);
-            }
+            chosen = self.parts_of(tenants, profile_type);
+            let of_type = tenants.iter().filter_map(|tenant| self.type_entry(tenant, profile_type));
+            of_type.for_each(|entry| entry.series().add_to(&mut chosen));
             self.narrow(&mut chosen, &conditions);
         }
         chosen
     }
 
     /// The series that are counted as ones of `whole` too: those of the types it is made of that tell a state.
-    fn parts_of(&self, whole: &ProfileType) -> SeriesSet {
+    pub(super) fn parts_of(&self, tenants: &Tenants, whole: &ProfileType) -> SeriesSet {
         let mut parts = SeriesSet::default();
         if let Some(state) = self.labels().find(names::STATE) {
             let mut with_state = SeriesSet::default();
             self.labels().label(state).series().add_to(&mut with_state);
-            for entry in whole.made_of().iter().filter_map(|part| self.type_entry(part)) {
-                entry.series().add_wanted_to(&with_state, &mut parts);
+            for part in whole.made_of() {
+                let types = tenants.iter().filter_map(|tenant| self.type_entry(tenant, &part));
+                types.for_each(|entry| entry.series().add_wanted_to(&with_state, &mut parts));
             }
         }
         parts

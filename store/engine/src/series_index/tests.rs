@@ -6,7 +6,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use pyrite_model::{
     Batch, LabelSet, MatchOp, Matcher, ProfileType, Row, Selector, SeriesKey, SeriesRows, SymbolTable,
-    TimeRange, UnixMs, names,
+    Tenant, Tenants, TimeRange, UnixMs, names,
 };
 
 use super::{Filling, SeriesIndex};
@@ -15,6 +15,7 @@ use crate::head::{Head, HeadState};
 use crate::segment::SegmentInfo;
 use crate::segment::series::SegmentSeries;
 use crate::shared::View;
+use crate::{AppendError, Limits};
 
 /// A series and its first and last row.
 type Held = (SeriesKey, TimeRange);
@@ -44,12 +45,27 @@ fn types() -> [ProfileType; 4] {
     [ProfileType::cpu_time(), ProfileType::off_cpu(), ProfileType::wall(), memory()]
 }
 
+fn tenant(name: &str) -> Tenant {
+    name.parse().expect("a name")
+}
+
+fn any_tenant() -> impl Strategy<Value = Tenant> {
+    prop::sample::select(vec![Tenant::default(), tenant("a"), tenant("b")])
+}
+
+fn any_tenants() -> impl Strategy<Value = Tenants> {
+    let tenants = ["anonymous", "a", "b", "nobody", "a|b", "anonymous|b|nobody", "anonymous|a|b"];
+    prop::sample::select(tenants.to_vec()).prop_map(|names| names.parse().expect("names"))
+}
+
 fn any_key() -> impl Strategy<Value = SeriesKey> {
     let value = |values: &'static [&'static str]| prop::sample::select(values);
     let service = value(&["api", "api-1", "api-2", "db", "db\nx", ""]);
     let state = value(&["", "running", "blocked"]);
     let odd = value(&["", "", "x", "cpu"]);
-    (service, 0..8_u32, state, odd, 0..4_usize).prop_map(|(service, pod, state, odd, of_type)| SeriesKey {
+    let parts = (service, 0..8_u32, state, odd, 0..4_usize, any_tenant());
+    parts.prop_map(|(service, pod, state, odd, of_type, tenant)| SeriesKey {
+        tenant,
         labels: LabelSet::from_pairs([
             ("service_name", service),
             ("pod", &if pod < 6 { format!("pod-{pod}") } else { String::new() }),
@@ -69,13 +85,19 @@ fn any_range() -> impl Strategy<Value = TimeRange> {
 
 /// A few series of all kinds, or so many that lists become bits.
 fn any_holding() -> impl Strategy<Value = BTreeMap<SeriesKey, TimeRange>> {
-    let many = (0..300_u32, 1..250_u32, 0..4_usize, any_range(), prop::collection::vec(any_range(), 4));
+    let many = (
+        (0..300_u32, 1..250_u32),
+        0..4_usize,
+        any_range(),
+        prop::collection::vec(any_range(), 4),
+        any_tenant(),
+    );
     prop_oneof![
         3 => prop::collection::btree_map(any_key(), any_range(), 1..12),
-        1 => many.prop_map(|(first, count, of_type, usual, unusual)| {
+        1 => many.prop_map(|((first, count), of_type, usual, unusual, tenant)| {
             let holding = (first..first + count).map(|pod| {
                 let labels = LabelSet::from_pairs([("service_name", "many"), ("pod", &format!("pod-{pod}")), (names::STATE, "running")]);
-                let key = SeriesKey { labels, profile_type: types()[of_type].clone() };
+                let key = SeriesKey { labels, profile_type: types()[of_type].clone(), tenant: tenant.clone() };
                 (key, if pod % 50 == 0 { unusual[pod as usize / 50 % 4] } else { usual })
             });
             holding.collect()
@@ -136,11 +158,25 @@ fn any_matcher() -> impl Strategy<Value = Matcher> {
     (name, op, value).prop_map(|(name, op, value)| Matcher::new(name, op, value).expect("an expression"))
 }
 
-fn any_question() -> impl Strategy<Value = (Vec<Selector>, TimeRange)> {
+/// Whose series with rows when meet what.
+#[derive(Clone, Debug)]
+struct Question {
+    tenants: Tenants,
+    selectors: Vec<Selector>,
+    window: TimeRange,
+}
+
+fn any_question() -> impl Strategy<Value = Question> {
     let selector = prop::collection::vec(any_matcher(), 0..4)
         .prop_map(|matchers| matchers.into_iter().fold(Selector::all(), Selector::with));
     let everything = TimeRange::new(UnixMs(i64::MIN), UnixMs(i64::MAX));
-    (prop::collection::vec(selector, 0..3), prop_oneof![any_range(), Just(everything)])
+    let window = prop_oneof![any_range(), Just(everything)];
+    let parts = (any_tenants(), prop::collection::vec(selector, 0..3), window);
+    parts.prop_map(|(tenants, selectors, window)| Question { tenants, selectors, window })
+}
+
+fn limits(series: usize, tenants: usize) -> Limits {
+    Limits { series, tenants, ..Limits::default() }
 }
 
 /// The index and the list.
@@ -153,8 +189,12 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let mut world =
-            Self { index: SeriesIndex::with_limit(1000), heads: Vec::new(), segments: Vec::new(), made: 0 };
+        let mut world = Self {
+            index: SeriesIndex::with_limits(limits(1000, 3)),
+            heads: Vec::new(),
+            segments: Vec::new(),
+            made: 0,
+        };
         world.take(Step::AddHead(BTreeMap::new()));
         world
     }
@@ -212,23 +252,37 @@ impl World {
     }
 
     /// The answer by trying every series, as itself and as one of wall time.
-    fn series(&self, selectors: &[Selector], window: TimeRange) -> BTreeSet<SeriesKey> {
-        let held = self.held().filter(|(_, range)| range.overlaps(window));
-        let mut found: BTreeSet<SeriesKey> = held.map(|(key, _)| key.clone()).collect();
-        if found.iter().any(|key| key.profile_type == ProfileType::off_cpu()) {
-            let of_wall: Vec<_> =
-                found.iter().filter_map(|key| counted_as(key, &ProfileType::wall())).collect();
-            found.extend(of_wall);
+    fn series(&self, Question { tenants, selectors, window }: &Question) -> BTreeSet<SeriesKey> {
+        let mut all = BTreeSet::new();
+        for tenant in tenants {
+            let held = self.held().filter(|(key, range)| key.tenant == *tenant && range.overlaps(*window));
+            let mut found: BTreeSet<SeriesKey> = held.map(|(key, _)| key.clone()).collect();
+            if found.iter().any(|key| key.profile_type == ProfileType::off_cpu()) {
+                let of_wall: Vec<_> =
+                    found.iter().filter_map(|key| counted_as(key, &ProfileType::wall())).collect();
+                found.extend(of_wall);
+            }
+            all.append(&mut found);
         }
-        found.retain(|key| selectors.iter().all(|selector| selector.matches(key)));
-        found
+        all.retain(|key| selectors.iter().all(|selector| selector.matches(key)));
+        all
     }
 
-    fn held_by(segment: &[SegmentSeries], selector: &Selector, window: TimeRange) -> Vec<(u32, SeriesKey)> {
+    fn extent(&self, tenants: &Tenants) -> Option<TimeRange> {
+        let held = self.held().filter(|(key, _)| tenants.contains(&key.tenant)).map(|(_, range)| range);
+        held.reduce(|a, b| TimeRange::new(a.start.min(b.start), a.end.max(b.end)))
+    }
+
+    fn held_by(
+        segment: &[SegmentSeries],
+        selector: &Selector,
+        Question { tenants, window, .. }: &Question,
+    ) -> Vec<(u32, SeriesKey)> {
         let of_type = |key: &SeriesKey, wanted: &ProfileType| {
             if key.profile_type == *wanted { Some(key.clone()) } else { counted_as(key, wanted) }
         };
-        let inside = segment.iter().filter(|series| series.range.overlaps(window));
+        let inside = segment.iter().filter(|series| series.range.overlaps(*window));
+        let inside = inside.filter(|series| tenants.contains(&series.key.tenant));
         let mut found = Vec::new();
         for SegmentSeries { id, key, .. } in inside {
             let keys = types().into_iter().filter_map(|wanted| of_type(key, &wanted));
@@ -241,7 +295,7 @@ impl World {
 
 fn counted_as(key: &SeriesKey, whole: &ProfileType) -> Option<SeriesKey> {
     let is_part = whole.made_of().contains(&key.profile_type) && key.labels.get(names::STATE).is_some();
-    is_part.then(|| SeriesKey { labels: key.labels.clone(), profile_type: whole.clone() })
+    is_part.then(|| SeriesKey { profile_type: whole.clone(), ..key.clone() })
 }
 
 /// A head with a first and last row of each series, and one series that has no rows.
@@ -255,51 +309,53 @@ fn head_state(holding: &BTreeMap<SeriesKey, TimeRange>) -> HeadState {
         profile_type: key.profile_type.clone(),
         rows: vec![row(range.end), row(range.start)],
     };
-    let bare = SeriesRows { labels: bare().labels, profile_type: bare().profile_type, rows: Vec::new() };
-    let series = holding.iter().map(rows_of).chain([bare]).collect();
+    let tenants: BTreeSet<&Tenant> = holding.keys().map(|key| &key.tenant).collect();
     let mut state = HeadState::new(Arc::new(Epoch::new(EpochId(1))));
-    if let Some(rows) = state.intern(Batch { symbols, series }) {
+    for tenant in tenants {
+        let series = holding.iter().filter(|(key, _)| key.tenant == *tenant).map(rows_of).collect();
+        let batch = Batch { tenant: tenant.clone(), symbols: symbols.clone(), series };
+        let rows = state.intern(batch).expect("rows");
         state.publish(rows);
     }
+    let bare = SeriesRows { labels: bare().labels, profile_type: bare().profile_type, rows: Vec::new() };
+    assert!(state.intern(Batch { series: vec![bare], ..Batch::default() }).is_none());
     state
 }
 
 fn bare() -> SeriesKey {
     let labels = LabelSet::from_pairs([("service_name", "without rows")]);
-    SeriesKey { labels, profile_type: ProfileType::cpu_time() }
+    SeriesKey { labels, profile_type: ProfileType::cpu_time(), tenant: Tenant::default() }
 }
 
 /// Checks every answer of an index to one question.
-fn check(
-    index: &SeriesIndex,
-    world: &World,
-    (selectors, window): &(Vec<Selector>, TimeRange),
-) -> Result<(), TestCaseError> {
-    let expected = world.series(selectors, *window);
+fn check(index: &SeriesIndex, world: &World, question: &Question) -> Result<(), TestCaseError> {
+    let Question { tenants, selectors, window } = question;
+    let expected = world.series(question);
     let view = || world.view();
-    let series = index.find(view, selectors, *window).series();
+    prop_assert_eq!(index.extent(view, tenants), world.extent(tenants));
+    let series = index.find(view, tenants, selectors, *window).series();
     prop_assert_eq!(&series, &expected.iter().cloned().collect::<Vec<_>>());
     let type_ids: BTreeSet<String> = expected.iter().map(|key| key.profile_type.to_string()).collect();
-    let found = index.find(view, selectors, *window).profile_types();
+    let found = index.find(view, tenants, selectors, *window).profile_types();
     prop_assert_eq!(found.iter().map(ToString::to_string).collect::<Vec<_>>(), Vec::from_iter(type_ids));
     let names: BTreeSet<&str> = expected.iter().flat_map(SeriesKey::label_names).collect();
-    let found = index.find(view, selectors, *window).label_names();
+    let found = index.find(view, tenants, selectors, *window).label_names();
     prop_assert_eq!(found, Vec::from_iter(names));
     for name in NAMES {
         let values: BTreeSet<_> = expected.iter().filter_map(|key| key.label(name)).collect();
-        let found = index.find(view, selectors, *window).label_values(name);
+        let found = index.find(view, tenants, selectors, *window).label_values(name);
         prop_assert_eq!(found, Vec::from_iter(values), "{}", name);
     }
     for selector in selectors {
         for (info, segment) in &world.segments {
             let mut found = Vec::new();
             for profile_type in types() {
-                let mut wanted = index.choose(&profile_type, selector);
+                let mut wanted = index.choose(tenants, &profile_type, selector);
                 let held = index.held_by(&info.name, &mut wanted, *window);
                 found.extend(held.into_iter().map(|(id, key)| (id, SeriesKey::clone(&key))));
             }
             found.sort();
-            prop_assert_eq!(found, World::held_by(segment, selector, *window));
+            prop_assert_eq!(found, World::held_by(segment, selector, question));
         }
     }
     Ok(())
@@ -320,7 +376,7 @@ fn reopened(world: &World) -> SeriesIndex {
         let rows: Vec<_> = held.iter().map(|series| (series.id, ids[&*series.key], series.range)).collect();
         filling.segment(&info.name, &rows).expect("all series are named");
     }
-    filling.finish(&world.view(), 1000)
+    filling.finish(&world.view(), &limits(1000, 3))
 }
 
 proptest! {
@@ -355,6 +411,7 @@ fn what_nothing_holds_takes_no_room() {
         let keys = (first..first + 500).map(|pod| SeriesKey {
             labels: LabelSet::from_pairs([("pod", "x"), (&format!("only-{pod}"), "x")]),
             profile_type: format!("t{}:a:b:c:d", pod % 100).parse().unwrap(),
+            tenant: tenant(&format!("tenant-{}", pod % 70)),
         });
         keys.map(|key| (key, TimeRange::new(UnixMs(0), UnixMs(1)))).collect::<BTreeMap<_, _>>()
     };
@@ -371,12 +428,12 @@ fn what_nothing_holds_takes_no_room() {
 
 #[test]
 fn a_segment_with_a_series_twice_gives_up_all_that_it_took() {
-    let index = SeriesIndex::with_limit(1000);
+    let index = SeriesIndex::with_limits(limits(1000, 3));
     let key = Arc::new(bare());
     let range = TimeRange::new(UnixMs(0), UnixMs(1));
     let series = [0, 1].map(|id| SegmentSeries { id, key: Arc::clone(&key), range, rows: 1 });
     index.add_segment("twice", &series);
-    let mut wanted = index.choose(&ProfileType::cpu_time(), &Selector::all());
+    let mut wanted = index.choose(&Tenants::default(), &ProfileType::cpu_time(), &Selector::all());
     assert_eq!(index.held_by("twice", &mut wanted, range), [(0, key)]);
     index.add_segment("twice", &series[..1]);
     assert_eq!(index.len(), 1);
@@ -386,9 +443,8 @@ fn a_segment_with_a_series_twice_gives_up_all_that_it_took() {
 
 #[test]
 fn room_is_counted_in_distinct_new_series() {
-    let index = SeriesIndex::with_limit(3);
+    let index = SeriesIndex::with_limits(limits(3, 2));
     let batch = |services: &[&str]| Batch {
-        symbols: SymbolTable::new(),
         series: services
             .iter()
             .map(|service| SeriesRows {
@@ -397,17 +453,39 @@ fn room_is_counted_in_distinct_new_series() {
                 rows: Vec::new(),
             })
             .collect(),
+        ..Batch::default()
     };
-    let key = |service| SeriesKey {
-        labels: LabelSet::from_pairs([("service_name", service)]),
-        profile_type: ProfileType::cpu_time(),
+    let fits = |batch: &Batch| match index.room_for(batch) {
+        Ok(()) => true,
+        Err(AppendError::TooManySeries { limit: 3 }) => false,
+        Err(other) => panic!("{other}"),
     };
+    let key = |service| SeriesKey { labels: LabelSet::from_pairs([("service_name", service)]), ..bare() };
     index.add_to_head(1, &[Arc::new(key("a")), Arc::new(key("b"))]);
-    assert!(index.has_room_for(&batch(&["a", "b", "a", "b", "c", "c"])));
-    assert!(!index.has_room_for(&batch(&["c", "d"])));
+    assert!(fits(&batch(&["a", "b", "a", "b", "c", "c"])));
+    assert!(!fits(&batch(&["c", "d"])));
     index.add_to_head(1, &[Arc::new(key("c"))]);
-    assert!(index.has_room_for(&batch(&["a", "b", "c", "c"])));
-    assert!(!index.has_room_for(&batch(&["d"])));
+    assert!(fits(&batch(&["a", "b", "c", "c"])));
+    assert!(!fits(&batch(&["d"])));
     index.drop_head(1);
-    assert!(index.has_room_for(&batch(&["d", "e", "f"])));
+    assert!(fits(&batch(&["d", "e", "f"])));
+    index.add_to_head(2, &[Arc::new(key("a"))]);
+    let of_another = Batch { tenant: tenant("a"), ..batch(&["a", "b"]) };
+    assert!(fits(&of_another), "the same labels are other series there");
+    assert!(!fits(&Batch { tenant: tenant("a"), ..batch(&["a", "b", "c"]) }));
+}
+
+#[test]
+fn a_tenant_counts_for_as_long_as_it_has_series() {
+    let index = SeriesIndex::with_limits(limits(10, 2));
+    let key = |name| Arc::new(SeriesKey { tenant: tenant(name), ..bare() });
+    let batch_of = |name| Batch { tenant: tenant(name), ..Batch::default() };
+    index.add_to_head(1, &[key("a"), key("anonymous")]);
+    assert!(index.room_for(&batch_of("a")).is_ok());
+    assert!(index.room_for(&Batch::default()).is_ok());
+    let refused = index.room_for(&batch_of("b"));
+    assert!(matches!(refused, Err(AppendError::TooManyTenants { limit: 2 })), "{refused:?}");
+    index.add_to_head(2, &[key("anonymous")]);
+    index.drop_head(1);
+    assert!(index.room_for(&batch_of("b")).is_ok());
 }

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel, sync_channel};
 use std::time::Duration;
 
+use pyrite_model::Tenants;
+
 use super::faults::{FaultyFiles, Op};
 use super::{EVERYTHING, batch, memory_dir, open_on, total};
 use crate::AppendError;
@@ -42,7 +44,10 @@ fn nothing_is_acknowledged_or_visible_before_its_sync() {
         "acknowledged before its sync"
     );
     assert_eq!(total(&store), 0, "visible before its sync");
-    assert!(store.label_names(&[], EVERYTHING).unwrap().is_empty(), "its series is visible before its sync");
+    assert!(
+        store.label_names(&Tenants::default(), &[], EVERYTHING).unwrap().is_empty(),
+        "its series is visible before its sync"
+    );
     assert_eq!(store.stats().rows, 0);
     release.send(()).unwrap();
     acknowledgement.recv().unwrap().unwrap();

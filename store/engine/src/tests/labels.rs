@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use proptest::prelude::*;
-use pyrite_model::{Exposition, Selector, TimeRange, UnixMs};
+use pyrite_model::{Exposition, Selector, Tenants, TimeRange, UnixMs};
 
 use super::{EVERYTHING, batch, config, memory_dir, total};
 use crate::files::RealFiles;
@@ -25,7 +25,7 @@ fn open_at(dir: &Path, now: &Arc<AtomicI64>, changed: impl FnOnce(&mut StoreConf
 }
 
 fn services(store: &Store, selectors: &[Selector], window: TimeRange) -> Vec<String> {
-    store.label_values("service_name", selectors, window).unwrap()
+    store.label_values(&Tenants::default(), "service_name", selectors, window).unwrap()
 }
 
 /// The same from an index made anew of what is on disk and in the heads.
@@ -33,8 +33,8 @@ fn services_anew(store: &Store, selectors: &[Selector], window: TimeRange) -> Ve
     let shared = store.maintenance().shared();
     let mut filling = Filling::default();
     shared.catalogue.fill(&mut filling).unwrap();
-    let anew = filling.finish(&shared.view(), usize::MAX);
-    anew.find(|| shared.view(), selectors, window).label_values("service_name")
+    let anew = filling.finish(&shared.view(), &shared.config.limits);
+    anew.find(|| shared.view(), &Tenants::default(), selectors, window).label_values("service_name")
 }
 
 #[derive(Clone, Debug)]

@@ -9,6 +9,7 @@ mod labels;
 mod quarantine;
 mod retention;
 mod sums;
+mod tenants;
 mod torn_log;
 mod wall;
 
@@ -16,7 +17,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use pyrite_model::{
-    Batch, LabelSet, ProfileType, Row, Selector, SeriesRows, StackProfile, SymbolTable, TimeRange, UnixMs,
+    Batch, LabelSet, ProfileType, Row, Selector, SeriesRows, StackProfile, SymbolTable, Tenants, TimeRange,
+    UnixMs,
 };
 
 use crate::files::FileLayer;
@@ -44,12 +46,13 @@ fn batch(service: &str, time: i64, leaf: &str, value: i64) -> Batch {
     let stack = symbols.intern_stack(&locations).unwrap();
     let rows = vec![Row { time: UnixMs(time), stack, value }];
     let labels = LabelSet::from_pairs([("service_name", service)]);
-    Batch { symbols, series: vec![SeriesRows { labels, profile_type: ProfileType::cpu_time(), rows }] }
+    let series = vec![SeriesRows { labels, profile_type: ProfileType::cpu_time(), rows }];
+    Batch { symbols, series, ..Batch::default() }
 }
 
 fn profile(store: &Store) -> StackProfile {
     let (profile_type, selector) = (ProfileType::cpu_time(), Selector::all());
-    store.merge_stacks(&StackQuery::new(profile_type, selector, EVERYTHING)).unwrap()
+    store.merge_stacks(&StackQuery::new(Tenants::default(), profile_type, selector, EVERYTHING)).unwrap()
 }
 
 fn total(store: &Store) -> i64 {

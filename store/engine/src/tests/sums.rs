@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use pyrite_model::{
-    Batch, LabelSet, Matcher, ProfileType, Row, Selector, SeriesRows, SymbolTable, TimeRange, UnixMs,
-    frame_names,
+    Batch, LabelSet, Matcher, ProfileType, Row, Selector, SeriesRows, SymbolTable, Tenants, TimeRange,
+    UnixMs, frame_names,
 };
 
 use super::{config, memory_dir};
@@ -45,14 +45,14 @@ fn append(store: &Store, rows: &[Stored]) {
         }
     });
     let series = series.collect();
-    store.append_blocking(Batch { symbols, series }).unwrap();
+    store.append_blocking(Batch { symbols, series, ..Batch::default() }).unwrap();
 }
 
 fn stacks(service: Option<usize>, range: TimeRange, call_site: &[&str]) -> StackQuery {
     let matcher = service.map(|service| Matcher::equal("service_name", SERVICES[service]));
     let selector = matcher.into_iter().fold(Selector::all(), Selector::with);
     let call_site = call_site.iter().map(ToString::to_string).collect();
-    StackQuery { call_site, ..StackQuery::new(ProfileType::cpu_time(), selector, range) }
+    StackQuery { call_site, ..StackQuery::new(Tenants::default(), ProfileType::cpu_time(), selector, range) }
 }
 
 /// Values by leaf.

@@ -4,7 +4,8 @@ use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use pyrite_model::{
-    Batch, LabelSet, Matcher, ProfileType, Row, Selector, SeriesRows, SymbolTable, TimeRange, UnixMs, names,
+    Batch, LabelSet, Matcher, ProfileType, Row, Selector, SeriesRows, SymbolTable, Tenants, TimeRange,
+    UnixMs, names,
 };
 
 use super::{EVERYTHING, config, memory_dir};
@@ -27,11 +28,14 @@ fn batch(rows: &[(ProfileType, &str, i64)]) -> Batch {
         profile_type: profile_type.clone(),
         rows: vec![Row { time: recently(), stack, value: *value }],
     });
-    Batch { series: series.collect(), symbols }
+    Batch { series: series.collect(), symbols, ..Batch::default() }
 }
 
 fn total(store: &Store, profile_type: ProfileType, selector: Selector) -> i64 {
-    store.merge_stacks(&StackQuery::new(profile_type, selector, EVERYTHING)).unwrap().total()
+    store
+        .merge_stacks(&StackQuery::new(Tenants::default(), profile_type, selector, EVERYTHING))
+        .unwrap()
+        .total()
 }
 
 fn check(store: &Store) {
@@ -45,13 +49,13 @@ fn check(store: &Store) {
     let of_type = Selector::all().with(Matcher::equal(names::PROFILE_TYPE, wall.to_string()));
     assert_eq!(total(store, wall.clone(), of_type.clone()), 4_321);
     assert_eq!(
-        store.profile_types(EVERYTHING).unwrap(),
+        store.profile_types(&Tenants::default(), EVERYTHING).unwrap(),
         [ProfileType::off_cpu(), ProfileType::cpu_time(), wall.clone()]
     );
-    let states = store.label_values(names::STATE, &[of_type], EVERYTHING).unwrap();
+    let states = store.label_values(&Tenants::default(), names::STATE, &[of_type], EVERYTHING).unwrap();
     assert_eq!(states, ["blocked", "runnable", "running"]);
     let query = SeriesQuery {
-        stacks: StackQuery::new(wall, Selector::all(), EVERYTHING),
+        stacks: StackQuery::new(Tenants::default(), wall, Selector::all(), EVERYTHING),
         step_ms: 1_000,
         group_by: vec![names::STATE.to_owned()],
     };
@@ -86,5 +90,5 @@ fn there_is_no_wall_time_where_nothing_was_recorded_off_the_cpu() {
     let dir = memory_dir();
     let (store, _) = Store::open(config(dir.path())).unwrap();
     store.append_blocking(batch(&[(ProfileType::cpu_time(), "running", 1)])).unwrap();
-    assert_eq!(store.profile_types(EVERYTHING).unwrap(), [ProfileType::cpu_time()]);
+    assert_eq!(store.profile_types(&Tenants::default(), EVERYTHING).unwrap(), [ProfileType::cpu_time()]);
 }

@@ -25,6 +25,7 @@ use pyrite_model::{
 use crate::dictionary::{Additions, Lens};
 use crate::head::{HeadState, Mark};
 use crate::rows::{IdBounds, RowBlock};
+use crate::stored_key::{key_of_stored, stored_labels};
 use crate::varint::{Cursor, Malformed, put_len, put_str, put_u32, put_u64};
 
 /// Appends the payload that brings a reader from `since` to the dictionary's present end, and the rows.
@@ -114,8 +115,9 @@ fn encode_series(out: &mut Vec<u8>, key: &SeriesKey) {
     for part in [name, sample_type, sample_unit, period_type, period_unit] {
         put_str(out, part);
     }
-    put_len(out, key.labels.len());
-    for label in &key.labels {
+    let labels = stored_labels(key);
+    put_len(out, labels.len());
+    for label in &*labels {
         put_str(out, &label.name);
         put_str(out, &label.value);
     }
@@ -193,7 +195,7 @@ pub(super) fn decode_series(cursor: &mut Cursor<'_>) -> Result<SeriesKey, Malfor
     for _ in 0..cursor.count()? {
         labels.set(cursor.str()?, cursor.str()?);
     }
-    Ok(SeriesKey { labels, profile_type })
+    Ok(key_of_stored(labels, profile_type))
 }
 
 pub(super) fn in_order(id: u32, expected: usize) -> Result<(), Malformed> {

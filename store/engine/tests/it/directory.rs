@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use pyrite_model::{Batch, Exposition, LabelSet, ProfileType, Row, SeriesRows, StackId, TimeRange, UnixMs};
+use pyrite_model::{
+    Batch, Exposition, LabelSet, ProfileType, Row, SeriesRows, StackId, Tenants, TimeRange, UnixMs,
+};
 use pyrite_store::{AppendError, Finding, Store, StoreError};
 
 use super::{EVERYTHING, batch, config, open, query};
@@ -111,7 +113,7 @@ fn a_lost_catalogue_comes_back_from_the_segments() {
     assert_eq!(total(&store), 111);
     let adopted = report.findings.iter().filter(|f| matches!(f, Finding::SegmentAdopted { .. })).count();
     assert_eq!(adopted, 3);
-    assert_eq!(store.label_values("service_name", &[], EVERYTHING).unwrap(), ["a"]);
+    assert_eq!(store.label_values(&Tenants::default(), "service_name", &[], EVERYTHING).unwrap(), ["a"]);
 }
 
 #[test]
@@ -184,7 +186,7 @@ fn symbols_come_back_whole() {
     let series = vec![SeriesRows { labels: LabelSet::default(), profile_type, rows }];
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(dir.path());
-    store.append_blocking(Batch { symbols: symbols.clone(), series }).unwrap();
+    store.append_blocking(Batch { symbols: symbols.clone(), series, ..Batch::default() }).unwrap();
     for _ in 0..2 {
         let found = store.merge_stacks(&query("{}", EVERYTHING)).unwrap();
         let mut again = found.symbols.clone();

@@ -14,8 +14,8 @@ mod python;
 use std::path::Path;
 
 use pyrite_model::{
-    Batch, LabelSet, ProfileType, Row, Selector, SeriesRows, StackId, StackProfile, SymbolTable, TimeRange,
-    UnixMs,
+    Batch, LabelSet, ProfileType, Row, Selector, SeriesRows, StackId, StackProfile, SymbolTable, Tenants,
+    TimeRange, UnixMs,
 };
 use pyrite_store::{OpenReport, StackQuery, Store, StoreConfig};
 
@@ -46,12 +46,13 @@ fn batch(service: &str, rows: &[(i64, &str, i64)]) -> Batch {
     });
     let rows = rows.collect();
     let labels = LabelSet::from_pairs([("service_name", service)]);
-    Batch { series: vec![SeriesRows { labels, profile_type: ProfileType::cpu_time(), rows }], symbols }
+    let series = vec![SeriesRows { labels, profile_type: ProfileType::cpu_time(), rows }];
+    Batch { series, symbols, ..Batch::default() }
 }
 
 fn query(selector: &str, range: TimeRange) -> StackQuery {
     let selector: Selector = selector.parse().expect("a selector");
-    StackQuery::new(ProfileType::cpu_time(), selector, range)
+    StackQuery::new(Tenants::default(), ProfileType::cpu_time(), selector, range)
 }
 
 /// Path and value, sorted.

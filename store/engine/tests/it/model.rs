@@ -109,7 +109,7 @@ fn check_query(store: &pyrite_store::Store, model: &Model, step: &Step) -> Resul
         prop_assert_eq!(store.select_series(&series).unwrap(), expected);
     }
     let present: BTreeSet<&str> = model.matching(service, range).map(|row| SERVICES[row.0]).collect();
-    let values = store.label_values("service_name", &[stacks.selector], range).unwrap();
+    let values = store.label_values(&stacks.tenants, "service_name", &[stacks.selector], range).unwrap();
     // A segment knows the first and last row of a series, so a gap in between may name one too many.
     prop_assert!(present.iter().all(|name| values.iter().any(|value| value == name)));
     Ok(())

@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 
 use pyrite_model::{
     Batch, Function, LabelSet, Line, Location, LocationId, Mapping, ProfileType, Row, SeriesRows,
-    SymbolTable, TimeRange, UnixMs, frame_names,
+    SymbolTable, Tenants, TimeRange, UnixMs, frame_names,
 };
 use pyrite_store::Store;
 use serde_json::{Value, json};
@@ -106,7 +106,7 @@ fn batch(start: UnixMs, seed: i64) -> Batch {
             series.push(SeriesRows { labels, profile_type, rows });
         }
     }
-    Batch { symbols, series }
+    Batch { symbols, series, ..Batch::default() }
 }
 
 /// A closed data directory: two segments of one hour, which may be merged, and one of a later hour; and one whose rows
@@ -160,7 +160,7 @@ fn cpu_by_stack(store: &Store, selector: &str, range: TimeRange) -> BTreeMap<Vec
 /// By service and leaf, in nanoseconds.
 fn cpu_by_leaf(store: &Store) -> BTreeMap<(String, String), i64> {
     let mut sums = BTreeMap::new();
-    let mut services = store.label_values("service_name", &[], EVERYTHING).unwrap();
+    let mut services = store.label_values(&Tenants::default(), "service_name", &[], EVERYTHING).unwrap();
     services.push(String::new());
     for service in services {
         let selector = format!("{{service_name={}}}", json!(service));

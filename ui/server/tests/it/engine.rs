@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pyrite_server::{ServerLimits, ServerState, app};
+use pyrite_server::{ServerLimits, ServerState, Tenancy, app};
 use pyrite_store::{Limits, Store, StoreConfig};
 use serde_json::{Value, json};
 
@@ -31,7 +31,7 @@ async fn ask(app: &axum::Router, path: &str, body: &Value) -> (u16, Value) {
 async fn the_embedded_store_agrees_with_the_naive_one() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _report) = Store::open(StoreConfig::new(dir.path())).unwrap();
-    let state = ServerState::new(Arc::new(store.clone()), None, ServerLimits::default());
+    let state = ServerState::new(Arc::new(store.clone()), None, Tenancy::default(), ServerLimits::default());
     let apps = [Server::new().app, app(state)];
     let start = now_ms() - 100_000;
     let mut seed = 1_u64;
@@ -101,7 +101,8 @@ async fn the_embedded_store_agrees_with_the_naive_one() {
 async fn windows_at_the_ends_of_time_are_answered() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _report) = Store::open(StoreConfig::new(dir.path())).unwrap();
-    let app = app(ServerState::new(Arc::new(store.clone()), None, ServerLimits::default()));
+    let app =
+        app(ServerState::new(Arc::new(store.clone()), None, Tenancy::default(), ServerLimits::default()));
     let raw = prost::Message::encode_to_vec(&cpu_profile(now_ms(), &[("a", 1)]));
     assert_eq!(ask(&app, "/push.v1.PusherService/Push", &push_request(&[], &raw)).await.0, 200);
     for flushed in [false, true] {
@@ -137,7 +138,8 @@ async fn windows_at_the_ends_of_time_are_answered() {
 async fn a_closed_store_is_unavailable_not_wrong() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _report) = Store::open(StoreConfig::new(dir.path())).unwrap();
-    let app = app(ServerState::new(Arc::new(store.clone()), None, ServerLimits::default()));
+    let app =
+        app(ServerState::new(Arc::new(store.clone()), None, Tenancy::default(), ServerLimits::default()));
     store.close().unwrap();
     let raw = prost::Message::encode_to_vec(&cpu_profile(now_ms(), &[("a", 1)]));
     let (status, body) = ask(&app, "/push.v1.PusherService/Push", &push_request(&[], &raw)).await;
@@ -149,7 +151,8 @@ async fn a_push_with_one_series_too_many_is_refused_for_now() {
     let dir = tempfile::tempdir().unwrap();
     let limits = Limits { series: 1, ..Limits::default() };
     let (store, _report) = Store::open(StoreConfig { limits, ..StoreConfig::new(dir.path()) }).unwrap();
-    let app = app(ServerState::new(Arc::new(store.clone()), None, ServerLimits::default()));
+    let app =
+        app(ServerState::new(Arc::new(store.clone()), None, Tenancy::default(), ServerLimits::default()));
     let raw = prost::Message::encode_to_vec(&cpu_profile(now_ms(), &[("a", 1)]));
     let push = async |service: &str| {
         ask(&app, "/push.v1.PusherService/Push", &push_request(&[("service_name", service)], &raw)).await

@@ -11,3 +11,4 @@ mod rest;
 mod socket;
 mod status;
 mod support;
+mod tenancy;

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
 use pyrite_model::{
-    Batch, Exposition, FlameTree, LabelSet, ProfileType, Row, Selector, SeriesKey, StackProfile, SymbolTable,
-    TimeRange, UnixMs, frame_names,
+    Batch, Exposition, FlameTree, LabelSet, ProfileType, Row, Selector, SeriesKey, SeriesRows, StackProfile,
+    SymbolTable, Tenants, TimeRange, UnixMs, frame_names,
 };
 use pyrite_server::{ApiError, Appending, ProfileStore};
 use pyrite_store::{GroupSeries, SeriesQuery, StackQuery};
@@ -32,9 +32,10 @@ impl Data {
 }
 
 impl MemoryStore {
-    fn keys(&self, selector: &Selector, range: TimeRange) -> BTreeSet<SeriesKey> {
+    fn keys(&self, tenants: &Tenants, selector: &Selector, range: TimeRange) -> BTreeSet<SeriesKey> {
         let data = self.data.lock().unwrap();
         let rows = data.rows.iter().filter(|(key, row)| range.contains(row.time) && selector.matches(key));
+        let rows = rows.filter(|(key, _)| tenants.contains(&key.tenant));
         rows.map(|(key, _)| key.clone()).collect()
     }
 }
@@ -48,8 +49,9 @@ impl ProfileStore for MemoryStore {
             let mut data = self.data.lock().unwrap();
             let remap = data.symbols.merge(&batch.symbols);
             for series in batch.series {
-                let key = SeriesKey { labels: series.labels, profile_type: series.profile_type };
-                for row in series.rows {
+                let SeriesRows { labels, profile_type, rows } = series;
+                let key = SeriesKey { labels, profile_type, tenant: batch.tenant.clone() };
+                for row in rows {
                     let stack = remap.stacks[row.stack.index()];
                     data.rows.push((key.clone(), Row { stack, ..row }));
                 }
@@ -58,32 +60,46 @@ impl ProfileStore for MemoryStore {
         })
     }
 
-    fn profile_types(&self, range: TimeRange) -> Result<Vec<ProfileType>, ApiError> {
-        let types: BTreeSet<String> =
-            self.keys(&Selector::all(), range).iter().map(|key| key.profile_type.to_string()).collect();
+    fn profile_types(&self, tenants: &Tenants, range: TimeRange) -> Result<Vec<ProfileType>, ApiError> {
+        let types: BTreeSet<String> = self
+            .keys(tenants, &Selector::all(), range)
+            .iter()
+            .map(|key| key.profile_type.to_string())
+            .collect();
         Ok(types.iter().map(|id| id.parse().unwrap()).collect())
     }
 
-    fn label_names(&self, selector: &Selector, range: TimeRange) -> Result<Vec<String>, ApiError> {
-        let keys = self.keys(selector, range);
+    fn label_names(
+        &self,
+        tenants: &Tenants,
+        selector: &Selector,
+        range: TimeRange,
+    ) -> Result<Vec<String>, ApiError> {
+        let keys = self.keys(tenants, selector, range);
         let names: BTreeSet<&str> = keys.iter().flat_map(SeriesKey::label_names).collect();
         Ok(names.into_iter().map(str::to_owned).collect())
     }
 
     fn label_values(
         &self,
+        tenants: &Tenants,
         name: &str,
         selector: &Selector,
         range: TimeRange,
     ) -> Result<Vec<String>, ApiError> {
-        let keys = self.keys(selector, range);
+        let keys = self.keys(tenants, selector, range);
         let values: BTreeSet<String> =
             keys.iter().filter_map(|key| Some(key.label(name)?.into_owned())).collect();
         Ok(values.into_iter().collect())
     }
 
-    fn series(&self, selector: &Selector, range: TimeRange) -> Result<Vec<SeriesKey>, ApiError> {
-        Ok(self.keys(selector, range).into_iter().collect())
+    fn series(
+        &self,
+        tenants: &Tenants,
+        selector: &Selector,
+        range: TimeRange,
+    ) -> Result<Vec<SeriesKey>, ApiError> {
+        Ok(self.keys(tenants, selector, range).into_iter().collect())
     }
 
     fn merge_stacks(&self, query: &StackQuery) -> Result<StackProfile, ApiError> {
@@ -91,6 +107,7 @@ impl ProfileStore for MemoryStore {
         let mut sums = BTreeMap::new();
         for (key, row) in &data.rows {
             let wanted = key.profile_type == query.profile_type
+                && query.tenants.contains(&key.tenant)
                 && query.selector.matches(key)
                 && data.is_below(row, query);
             if wanted && query.range.contains(row.time) {
@@ -113,13 +130,14 @@ impl ProfileStore for MemoryStore {
 
     fn select_series(&self, query: &SeriesQuery) -> Result<Vec<GroupSeries>, ApiError> {
         let data = self.data.lock().unwrap();
-        let StackQuery { profile_type, selector, range, .. } = &query.stacks;
+        let StackQuery { tenants, profile_type, selector, range, .. } = &query.stacks;
         let mut groups: BTreeMap<LabelSet, BTreeMap<i64, i64>> = BTreeMap::new();
         for (key, row) in &data.rows {
             // Buckets are open at their start and closed at their end, which is their stamp.
             let step = (row.time.0 - range.start.0 + query.step_ms - 1).div_euclid(query.step_ms);
             let stamp = range.start.0 + step * query.step_ms;
             let wanted = key.profile_type == *profile_type
+                && tenants.contains(&key.tenant)
                 && selector.matches(key)
                 && data.is_below(row, &query.stacks);
             if !wanted || step < 0 || stamp > range.end.0 {
@@ -140,9 +158,10 @@ impl ProfileStore for MemoryStore {
         Ok(series)
     }
 
-    fn extent(&self) -> Option<TimeRange> {
+    fn extent(&self, tenants: &Tenants) -> Option<TimeRange> {
         let data = self.data.lock().unwrap();
-        let times = || data.rows.iter().map(|(_, row)| row.time);
+        let times =
+            || data.rows.iter().filter(|(key, _)| tenants.contains(&key.tenant)).map(|(_, row)| row.time);
         Some(TimeRange::new(times().min()?, times().max()?))
     }
 

@@ -67,7 +67,7 @@ async fn label_values_of_any_label() {
     assert_eq!(server.get("/pyroscope/label-values").await.status, 400);
 }
 
-struct Node;
+pub(crate) struct Node;
 
 impl NodeView for Node {
     fn services(&self) -> Vec<KnownService> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pyrite_server::{ServerLimits, ServerState, serve};
+use pyrite_server::{ServerLimits, ServerState, Tenancy, serve};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -30,7 +30,8 @@ fn post(path: &str, body: &str) -> String {
 async fn push_then_query_then_shut_down() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let state = ServerState::new(Arc::new(MemoryStore::default()), None, ServerLimits::default());
+    let state =
+        ServerState::new(Arc::new(MemoryStore::default()), None, Tenancy::default(), ServerLimits::default());
     let (stop, stopped) = oneshot::channel::<()>();
     let server = tokio::spawn(serve(listener, state, async {
         let _ = stopped.await;

@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use pyrite_model::pprof::proto;
-use pyrite_server::{NodeView, ServerLimits, ServerState, app};
+use pyrite_server::{NodeView, ServerLimits, ServerState, Tenancy, app};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
@@ -46,7 +46,7 @@ impl Server {
 
     pub(crate) fn with(node: Option<Arc<dyn NodeView>>, limits: ServerLimits) -> Self {
         let store = Arc::new(MemoryStore::default());
-        let app = app(ServerState::new(store.clone(), node, limits));
+        let app = app(ServerState::new(store.clone(), node, Tenancy::default(), limits));
         Self { store, app }
     }
 

@@ -1,6 +1,6 @@
 // Why a request failed, in a form the page can explain: a cause and what to do next.
 
-export type Failure = 'unreachable' | 'refused' | 'failed' | 'malformed' | 'missing' | 'too-slow';
+export type Failure = 'unreachable' | 'refused' | 'failed' | 'malformed' | 'missing' | 'too-slow' | 'unnamed';
 
 export class ApiError extends Error {
   constructor(
@@ -23,6 +23,7 @@ const NEXT: Readonly<Record<Failure, string>> = {
   malformed: 'The page and the server may be of different versions: reload the page.',
   missing: 'This server does not offer it; update Pyrite.',
   'too-slow': 'Choose a shorter range or a narrower selector, then try again.',
+  unnamed: 'Open the page by way of the proxy that names your tenant to Pyrite in the header X-Scope-OrgID.',
 };
 
 const CAUSE: Readonly<Record<Failure, string>> = {
@@ -32,6 +33,7 @@ const CAUSE: Readonly<Record<Failure, string>> = {
   malformed: 'The answer could not be read',
   missing: 'Pyrite does not know this question',
   'too-slow': 'The answer took too long',
+  unnamed: 'Pyrite was not told whose data to show',
 };
 
 export function explain(error: unknown): Explanation {

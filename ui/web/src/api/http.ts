@@ -33,6 +33,7 @@ async function requestJson(path: string, init: RequestInit, cancel: AbortSignal)
 }
 
 function failureOf(status: number): Failure {
+  if (status === 401) return 'unnamed';
   if (status === 404 || status === 405 || status === 501) return 'missing';
   if (status === 504 || status === 408) return 'too-slow';
   return status < 500 ? 'refused' : 'failed';

@@ -20,6 +20,7 @@ const functions = () => page.getByTestId('function');
 
 describe('errors', () => {
   test.each([
+    ['a missing tenant', { status: 401, body: '{"code":"unauthenticated","message":"the header X-Scope-OrgID must name one"}' }, /not told whose data to show: the header X-Scope-OrgID must name one\. Open the page by way of the proxy/],
     ['a refusal', { status: 400, body: '{"code":"invalid_argument","message":"unknown label"}' }, /refused the question: unknown label\. Change the selector/],
     ['a failure', { status: 500, body: '<html>oops</html>' }, /could not answer\. Try again/],
     ['an answer that is not JSON', { body: 'nonsense' }, /could not be read: not a JSON object\. The page and the server may be of different versions/],

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use pyrite_model::{Location, ProfileType, Selector, SeriesKey, StackId, SymbolTable, TimeRange, UnixMs};
+use pyrite_model::{
+    Location, ProfileType, Selector, SeriesKey, StackId, SymbolTable, Tenants, TimeRange, UnixMs,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::tests::EVERYTHING;
@@ -79,21 +81,24 @@ impl Window {
     }
 
     fn query(&self) -> StackQuery {
-        StackQuery::new(self.profile_type(), self.selector(), self.range())
+        StackQuery::new(Tenants::default(), self.profile_type(), self.selector(), self.range())
     }
 }
 
 impl Answers {
     /// Asks a store the questions that `asked` holds the answers to.
     pub(super) fn of_store(store: &Store, asked: &Self) -> Self {
-        let types = store.profile_types(EVERYTHING).unwrap();
-        let values = |name: &String| (name.clone(), store.label_values(name, &[], EVERYTHING).unwrap());
-        let mut series: Vec<Series> = store.series(&[], EVERYTHING).unwrap().iter().map(Series::of).collect();
+        let types = store.profile_types(&Tenants::default(), EVERYTHING).unwrap();
+        let values = |name: &String| {
+            (name.clone(), store.label_values(&Tenants::default(), name, &[], EVERYTHING).unwrap())
+        };
+        let mut series: Vec<Series> =
+            store.series(&Tenants::default(), &[], EVERYTHING).unwrap().iter().map(Series::of).collect();
         series.sort();
         Self {
             rows: store.stats().rows,
             profile_types: types.iter().map(ToString::to_string).collect(),
-            label_names: store.label_names(&[], EVERYTHING).unwrap(),
+            label_names: store.label_names(&Tenants::default(), &[], EVERYTHING).unwrap(),
             label_values: asked.label_values.keys().map(values).collect(),
             series,
             stacks: asked.stacks.iter().map(|stacks| stacks.ask(store)).collect(),

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use pyrite_model::{
     Batch, Function, LabelSet, Line, Location, LocationId, Mapping, Matcher, ProfileType, Row, Selector,
-    SeriesKey, SeriesRows, StackId, SymbolTable, UnixMs, names,
+    SeriesKey, SeriesRows, StackId, SymbolTable, Tenant, UnixMs, names,
 };
 
 use super::answers::{Answers, Group, Series, Stacks, Timeline, Window, line_text};
@@ -125,7 +125,11 @@ fn series() -> Vec<SeriesKey> {
         ("long", long.as_str()),
     ]);
     let pushed = LabelSet::from_pairs([("service_name", "pushed"), ("region", "eu-1")]);
-    let key = |labels: &LabelSet, profile_type| SeriesKey { labels: labels.clone(), profile_type };
+    let key = |labels: &LabelSet, profile_type| SeriesKey {
+        labels: labels.clone(),
+        profile_type,
+        tenant: Tenant::default(),
+    };
     vec![
         key(&on_node("running"), ProfileType::cpu_time()),
         key(&on_node("running"), ProfileType::cpu_samples()),
@@ -218,7 +222,7 @@ impl Steps {
 fn batch(rows: &[GoldenRow]) -> Batch {
     let mut symbols = SymbolTable::new();
     let mut series = Vec::new();
-    for (id, SeriesKey { labels, profile_type }) in series_of(rows) {
+    for (id, SeriesKey { labels, profile_type, .. }) in series_of(rows) {
         let mut of_series = Vec::new();
         for row in rows.iter().filter(|row| row.series == id) {
             let stack = intern_stack(&mut symbols, STACKS[row.stack]);
@@ -226,7 +230,7 @@ fn batch(rows: &[GoldenRow]) -> Batch {
         }
         series.push(SeriesRows { labels, profile_type, rows: of_series });
     }
-    Batch { symbols, series }
+    Batch { symbols, series, ..Batch::default() }
 }
 
 fn series_of(rows: &[GoldenRow]) -> Vec<(usize, SeriesKey)> {
@@ -382,7 +386,7 @@ impl Rows {
 fn as_wall(key: &SeriesKey) -> Option<SeriesKey> {
     key.labels.get(names::STATE)?;
     let is_part = [ProfileType::cpu_time(), ProfileType::off_cpu()].contains(&key.profile_type);
-    is_part.then(|| SeriesKey { labels: key.labels.clone(), profile_type: ProfileType::wall() })
+    is_part.then(|| SeriesKey { profile_type: ProfileType::wall(), ..key.clone() })
 }
 
 /// Whether the functions of a stack, from the root on, begin with these; a frame without a name begins nothing.

@@ -27,3 +27,4 @@ mod pushes;
 mod pyrite;
 mod recordings;
 mod support;
+mod tenants;

@@ -206,20 +206,42 @@ impl Pyrite {
     }
 
     fn request(&self, method: &str, path: &str, content_type: &str, body: &[u8]) -> Response {
-        send(&self.address, method, path, (content_type, body)).expect("pyrite answers")
+        self.request_of(None, method, path, (content_type, body))
+    }
+
+    /// A request that says whose it is.
+    pub(crate) fn request_of(
+        &self,
+        tenant: Option<&str>,
+        method: &str,
+        path: &str,
+        content: (&str, &[u8]),
+    ) -> Response {
+        let header = tenant.map_or_else(String::new, |tenant| format!("X-Scope-OrgID: {tenant}\r\n"));
+        send_with(&self.address, method, path, content, &header).expect("pyrite answers")
     }
 }
 
 /// One HTTP request; an error where the answer does not come or is cut short.
 pub(crate) fn send(address: &str, method: &str, path: &str, content: (&str, &[u8])) -> io::Result<Response> {
-    let (content_type, body) = content;
+    send_with(address, method, path, content, "")
+}
+
+/// The same with more lines of header, each with its end.
+fn send_with(
+    address: &str,
+    method: &str,
+    path: &str,
+    (content_type, body): (&str, &[u8]),
+    header: &str,
+) -> io::Result<Response> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(Duration::from_mins(1)))?;
     let length = body.len();
     write!(
         stream,
         "{method} {path} HTTP/1.1\r\nHost: pyrite\r\nConnection: close\r\nContent-Type: {content_type}\r\n\
-         Content-Length: {length}\r\n\r\n"
+         Content-Length: {length}\r\n{header}\r\n"
     )?;
     stream.write_all(body)?;
     let mut raw = Vec::new();

@@ -20,11 +20,11 @@ use crate::shared::Shared;
 /// Which rows a query is about.
 #[derive(Clone, Debug)]
 pub struct StackQuery {
-    /// Whose data.
+    /// Whose rows.
     pub tenants: Tenants,
     /// What was counted.
     pub profile_type: ProfileType,
-    /// Whose rows.
+    /// Of which of their series.
     pub selector: Selector,
     /// From when to when, both inclusive.
     pub range: TimeRange,

@@ -240,7 +240,9 @@ proptest! {
         for step in steps {
             match step {
                 Step::Append(new) => {
-                    new.iter().for_each(|row| store.append_blocking(row.batch()).unwrap());
+                    for row in &new {
+                        store.append_blocking(row.batch()).unwrap();
+                    }
                     rows.extend(new);
                 }
                 Step::Flush => store.flush().unwrap(),

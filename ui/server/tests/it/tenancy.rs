@@ -207,7 +207,9 @@ async fn no_endpoint_shows_a_tenant_what_is_anothers() {
     ];
     for flushed in [false, true] {
         if flushed {
-            [&both, &acme, &rival, &together].iter().for_each(|served| served.store.flush().unwrap());
+            for served in [&both, &acme, &rival, &together] {
+                served.store.flush().unwrap();
+            }
         }
         for ask in questions(time) {
             for (tenants, alone, hidden) in cases {

@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+use hashbrown::HashMap;
 use pyrite_model::{TimeRange, UnixMs};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Transaction, params};
 
@@ -19,7 +20,7 @@ use crate::series_index::Filling;
 use crate::sync::lock;
 
 /// The newest schema of the database.
-const SCHEMA_VERSION: u64 = 2;
+const SCHEMA_VERSION: u64 = 3;
 
 const SCHEMA: &str = "
     CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -33,7 +34,9 @@ const SCHEMA: &str = "
         rows INTEGER NOT NULL,
         bytes INTEGER NOT NULL,
         epoch INTEGER,
-        stacks INTEGER
+        stacks INTEGER,
+        crc32c INTEGER,
+        series_crc32c INTEGER
     );
     CREATE TABLE series (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -56,7 +59,21 @@ const SCHEMA: &str = "
 const FROM_VERSION_1: &str = "
     ALTER TABLE segments ADD COLUMN epoch INTEGER;
     ALTER TABLE segments ADD COLUMN stacks INTEGER;
+    ALTER TABLE segments ADD COLUMN crc32c INTEGER;
+    ALTER TABLE segments ADD COLUMN series_crc32c INTEGER;
 ";
+
+const FROM_VERSION_2: &str = "
+    ALTER TABLE segments ADD COLUMN crc32c INTEGER;
+    ALTER TABLE segments ADD COLUMN series_crc32c INTEGER;
+";
+
+const STATES: [&str; 3] = ["live", "removed", "quarantined"];
+/// What a [`SegmentInfo`] is made of, in order.
+const INFO: &str = "name, level, min_time_ms, max_time_ms, rows, bytes, epoch, stacks";
+/// Keys of `meta`: the number, and its checksum.
+const FLUSHED: &str = "flushed_through";
+const FLUSHED_CRC: &str = "flushed_through_crc32c";
 
 /// Why a segment is in the catalogue but not in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +109,7 @@ impl Catalogue {
             let change = match version {
                 0 => SCHEMA,
                 1 => FROM_VERSION_1,
+                2 => FROM_VERSION_2,
                 _ => "",
             };
             if version < SCHEMA_VERSION {
@@ -109,14 +127,16 @@ impl Catalogue {
     /// Whether an error says that the catalogue is no database, or that what it holds cannot be read.
     pub(crate) fn is_broken(error: &StoreError) -> bool {
         use rusqlite::Error::{
-            FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType, Utf8Error,
+            FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType, SqlInputError, Utf8Error,
         };
         match error {
             StoreError::Corrupt { .. } => true,
             StoreError::Catalogue { source, .. } => match source {
+                // As to the input: our statements are right, so what they name is not there, or under another name.
                 FromSqlConversionFailure(..)
                 | IntegralValueOutOfRange(..)
                 | InvalidColumnType(..)
+                | SqlInputError { .. }
                 | Utf8Error(..) => true,
                 _ => matches!(
                     source.sqlite_error_code(),
@@ -139,29 +159,43 @@ impl Catalogue {
 
     fn segments_in(&self, state: &str) -> Result<Vec<SegmentInfo>, StoreError> {
         self.read(|db| {
-            let mut query = db.prepare_cached(
-                "SELECT name, level, min_time_ms, max_time_ms, rows, bytes, epoch, stacks FROM segments
-                 WHERE state = ?1 ORDER BY min_time_ms, name",
-            )?;
-            let rows = query.query_map([state], |row| {
-                Ok(SegmentInfo {
-                    name: row.get(0)?,
-                    level: row.get(1)?,
-                    range: TimeRange::new(UnixMs(row.get(2)?), UnixMs(row.get(3)?)),
-                    rows: unsigned(row, 4)?,
-                    bytes: unsigned(row, 5)?,
-                    dictionary: dictionary(row)?,
-                })
-            })?;
+            let query = format!("SELECT {INFO} FROM segments WHERE state = ?1 ORDER BY min_time_ms, name");
+            let mut query = db.prepare_cached(&query)?;
+            let rows = query.query_map([state], info)?;
             rows.collect()
         })
     }
 
     /// Rows of WAL generations up to this one are in segments.
     pub(crate) fn flushed_through(&self) -> Result<u64, StoreError> {
-        let query = "SELECT value FROM meta WHERE key = 'flushed_through'";
-        let found = self.read(|db| db.query_row(query, [], |row| unsigned(row, 0)).optional())?;
-        Ok(found.unwrap_or(0))
+        let (value, crc) = self.read(|db| Ok((meta(db, FLUSHED)?, meta(db, FLUSHED_CRC)?)))?;
+        match crc {
+            // A database whose pages were damaged may say anything; this would have logs removed.
+            Some(crc) if value.map(crc_of) != Some(crc) => {
+                Err(StoreError::corrupt(&self.path, "a number is not what it was"))
+            }
+            _ => Ok(value.unwrap_or(0)),
+        }
+    }
+
+    /// Finds damage that changes what the database says without its noticing.
+    pub(crate) fn check(&self) -> Result<(), StoreError> {
+        let sound = self.read(|db| {
+            let mut query = db.prepare(&format!("SELECT {INFO}, state, crc32c FROM segments"))?;
+            let rows = query.query_map([], |row| Ok((info(row)?, row.get(8)?, row.get(9)?)))?;
+            let rows: Vec<(SegmentInfo, String, Option<u32>)> = rows.collect::<Sql<_>>()?;
+            // Older releases wrote no checksum.
+            let is_sound = |(segment, state, crc): &(SegmentInfo, String, Option<u32>)| {
+                STATES.contains(&state.as_str()) && crc.is_none_or(|crc| crc == segment_crc(segment))
+            };
+            let said: String = db.query_row("PRAGMA quick_check('segments')", [], |row| row.get(0))?;
+            Ok(rows.iter().all(is_sound) && said == "ok")
+        })?;
+        if sound {
+            self.flushed_through().map(drop)
+        } else {
+            Err(StoreError::corrupt(&self.path, "its pages are damaged"))
+        }
     }
 
     /// Adds a segment in the place of others, in one transaction.
@@ -173,14 +207,15 @@ impl Catalogue {
         flushed_through: u64,
     ) -> Result<(), StoreError> {
         self.write(|db| {
-            db.execute(
-                "INSERT INTO meta VALUES ('flushed_through', ?1)
-                 ON CONFLICT DO UPDATE SET value = max(value, excluded.value)",
-                [flushed_through as i64],
-            )?;
+            raise_flushed_through(db, flushed_through)?;
             insert_segment(db, segment, series)?;
             replaces.iter().try_for_each(|name| retire(db, name, Retired::Removed))
         })
+    }
+
+    /// Says that rows of WAL generations up to this one are in segments.
+    pub(crate) fn flush_through(&self, generation: u64) -> Result<(), StoreError> {
+        self.write(|db| raise_flushed_through(db, generation))
     }
 
     /// Takes a segment out of use.
@@ -205,7 +240,10 @@ impl Catalogue {
     /// # Errors
     /// Among others where what it says is no series, or names one that it does not have: then it is broken.
     pub(crate) fn fill(&self, index: &mut Filling) -> Result<(), StoreError> {
-        let legible = self.read(|db| Ok(fill_series(db, index)? && fill_segments(db, index)?))?;
+        let legible = self.read(|db| match fill_series(db, index)? {
+            Some(crcs) => fill_segments(db, index, &crcs),
+            None => Ok(false),
+        })?;
         if legible { Ok(()) } else { Err(StoreError::corrupt(&self.path, "a series is not legible")) }
     }
 
@@ -213,6 +251,13 @@ impl Catalogue {
     pub(crate) fn checkpoint(&self) -> Result<(), StoreError> {
         let checkpointed = lock(&self.db).query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
         checkpointed.map_err(|source| error(&self.path, source))
+    }
+
+    /// As a disk does that lets nothing be written.
+    #[cfg(test)]
+    pub(crate) fn refuse_writes(&self, refused: bool) {
+        let set = lock(&self.db).execute_batch(&format!("PRAGMA query_only = {refused}"));
+        set.expect("a pragma that does not write");
     }
 
     fn read<T>(&self, query: impl FnOnce(&Connection) -> Sql<T>) -> Result<T, StoreError> {
@@ -246,6 +291,17 @@ fn unsigned(row: &Row<'_>, column: usize) -> Sql<u64> {
     Ok(row.get::<_, i64>(column)? as u64)
 }
 
+fn info(row: &Row<'_>) -> Sql<SegmentInfo> {
+    Ok(SegmentInfo {
+        name: row.get(0)?,
+        level: row.get(1)?,
+        range: TimeRange::new(UnixMs(row.get(2)?), UnixMs(row.get(3)?)),
+        rows: unsigned(row, 4)?,
+        bytes: unsigned(row, 5)?,
+        dictionary: dictionary(row)?,
+    })
+}
+
 fn dictionary(row: &Row<'_>) -> Sql<Option<DictionaryUse>> {
     let (epoch, stacks): (Option<u32>, Option<i64>) = (row.get(6)?, row.get(7)?);
     Ok(epoch
@@ -257,17 +313,66 @@ fn error(path: &Path, source: rusqlite::Error) -> StoreError {
     StoreError::Catalogue { path: path.to_owned(), source }
 }
 
+fn raise_flushed_through(db: &Transaction<'_>, generation: u64) -> Sql<()> {
+    let value = generation.max(meta(db, FLUSHED)?.unwrap_or(0));
+    for (key, value) in [(FLUSHED, value), (FLUSHED_CRC, crc_of(value))] {
+        db.execute("INSERT OR REPLACE INTO meta VALUES (?1, ?2)", params![key, value as i64])?;
+    }
+    Ok(())
+}
+
+fn meta(db: &Connection, key: &str) -> Sql<Option<u64>> {
+    db.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| unsigned(row, 0)).optional()
+}
+
+fn crc_of(value: u64) -> u64 {
+    u64::from(crc32c::crc32c(&value.to_le_bytes()))
+}
+
+/// Of what a segment's row says, without its state.
+fn segment_crc(segment: &SegmentInfo) -> u32 {
+    let SegmentInfo { name, level, range, rows, bytes, dictionary } = segment;
+    let dictionary = dictionary.map(|used| (used.epoch.0, used.stacks));
+    let text = format!("{name} {level} {} {} {rows} {bytes} {dictionary:?}", range.start.0, range.end.0);
+    crc32c::crc32c(text.as_bytes())
+}
+
+fn series_crc(profile_type: &str, labels: &str) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(profile_type.as_bytes()), labels.as_bytes())
+}
+
+/// Of one series of a segment. Those of all are added up, in whatever order they come.
+fn held_crc(local: u32, range: TimeRange, series: u32) -> u32 {
+    let mut bytes = [0; 24];
+    bytes[..4].copy_from_slice(&local.to_le_bytes());
+    bytes[4..12].copy_from_slice(&range.start.0.to_le_bytes());
+    bytes[12..20].copy_from_slice(&range.end.0.to_le_bytes());
+    bytes[20..].copy_from_slice(&series.to_le_bytes());
+    crc32c::crc32c(&bytes)
+}
+
 fn insert_segment(db: &Transaction<'_>, segment: &SegmentInfo, series: &[SegmentSeries]) -> Sql<()> {
     let SegmentInfo { name, level, range, rows, bytes, dictionary } = segment;
     let (epoch, stacks) = dictionary.map(|used| (used.epoch.0, used.stacks as i64)).unzip();
     delete_series(db, name)?;
     db.execute("DELETE FROM segments WHERE name = ?1", [name])?;
     db.execute(
-        "INSERT INTO segments (name, state, level, min_time_ms, max_time_ms, rows, bytes, epoch, stacks)
-         VALUES (?1, 'live', ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-        params![name, level, range.start.0, range.end.0, *rows as i64, *bytes as i64, epoch, stacks],
+        "INSERT INTO segments (name, state, level, min_time_ms, max_time_ms, rows, bytes, epoch, stacks, crc32c)
+         VALUES (?1, 'live', ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        params![
+            name,
+            level,
+            range.start.0,
+            range.end.0,
+            *rows as i64,
+            *bytes as i64,
+            epoch,
+            stacks,
+            segment_crc(segment)
+        ],
     )?;
     let id = db.last_insert_rowid();
+    let mut crc = 0_u32;
     let mut add_series = db
         .prepare_cached("INSERT INTO series (profile_type, labels) VALUES (?1, ?2) ON CONFLICT DO NOTHING")?;
     let mut find_series =
@@ -275,10 +380,12 @@ fn insert_segment(db: &Transaction<'_>, segment: &SegmentInfo, series: &[Segment
     let mut add = db.prepare_cached("INSERT INTO segment_series VALUES (?1, ?2, ?3, ?4, ?5)")?;
     for SegmentSeries { id: local, key, range, .. } in series {
         let key = [key.profile_type.to_string(), labels_to_json(key)];
+        crc = crc.wrapping_add(held_crc(*local, *range, series_crc(&key[0], &key[1])));
         add_series.execute([&key[0], &key[1]])?;
         let series: i64 = find_series.query_row([&key[0], &key[1]], |row| row.get(0))?;
         add.execute(params![id, local, series, range.start.0, range.end.0])?;
     }
+    db.execute("UPDATE segments SET series_crc32c = ?2 WHERE id = ?1", params![id, crc])?;
     Ok(())
 }
 
@@ -297,30 +404,39 @@ fn delete_series(db: &Transaction<'_>, segment: &str) -> Sql<()> {
     Ok(())
 }
 
-/// False where a series is not legible.
-fn fill_series(db: &Connection, index: &mut Filling) -> Sql<bool> {
+/// The checksums of the series by their ids; `None` where one is not legible.
+fn fill_series(db: &Connection, index: &mut Filling) -> Sql<Option<HashMap<i64, u32>>> {
+    let mut crcs = HashMap::new();
     let mut query = db.prepare("SELECT id, profile_type, labels FROM series")?;
     let mut rows = query.query([])?;
     while let Some(row) = rows.next()? {
         let (profile_type, labels): (String, String) = (row.get(1)?, row.get(2)?);
-        let Some(key) = parse_key(&profile_type, &labels) else { return Ok(false) };
-        index.series(row.get(0)?, &key);
+        let Some(key) = parse_key(&profile_type, &labels) else { return Ok(None) };
+        let id = row.get(0)?;
+        crcs.insert(id, series_crc(&profile_type, &labels));
+        index.series(id, &key);
     }
-    Ok(true)
+    Ok(Some(crcs))
 }
 
-/// False where a segment holds what is no series.
-fn fill_segments(db: &Connection, index: &mut Filling) -> Sql<bool> {
-    let mut query = db.prepare("SELECT id, name FROM segments WHERE state = 'live'")?;
-    let segments = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let segments: Vec<(i64, String)> = segments.collect::<Sql<_>>()?;
+/// False where a segment holds what is no series, or is not what was added.
+fn fill_segments(db: &Connection, index: &mut Filling, crcs: &HashMap<i64, u32>) -> Sql<bool> {
+    let mut query = db.prepare("SELECT id, name, series_crc32c FROM segments WHERE state = 'live'")?;
+    let segments = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    let segments: Vec<(i64, String, Option<u32>)> = segments.collect::<Sql<_>>()?;
     let mut query =
         db.prepare("SELECT local, series, min_time_ms, max_time_ms FROM segment_series WHERE segment = ?1")?;
-    for (id, name) in segments {
+    for (id, name, expected) in segments {
         let held = query.query_map([id], |row| {
             Ok((row.get(0)?, row.get(1)?, TimeRange::new(UnixMs(row.get(2)?), UnixMs(row.get(3)?))))
         })?;
-        if index.segment(&name, &held.collect::<Sql<Vec<(u32, i64, TimeRange)>>>()?).is_none() {
+        let held = held.collect::<Sql<Vec<(u32, i64, TimeRange)>>>()?;
+        let of_held =
+            held.iter().filter_map(|(local, id, range)| Some(held_crc(*local, *range, *crcs.get(id)?)));
+        let crc = of_held.fold(0, u32::wrapping_add);
+        // Older releases wrote none.
+        let is_changed = expected.is_some_and(|expected| expected != crc);
+        if is_changed || index.segment(&name, &held).is_none() {
             return Ok(false);
         }
     }

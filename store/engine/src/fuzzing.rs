@@ -1,5 +1,6 @@
 //! Doors for the fuzz targets, under `--cfg fuzzing` alone: parsers of files, given their bytes.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -20,7 +21,9 @@ const GENERATION: u64 = 1;
 pub fn replay(bytes: &[u8]) {
     let files: Arc<dyn FileLayer> = Arc::new(Overlaid { name: "wal", bytes: bytes.to_vec() });
     // A directory in which no name is that of an epoch.
-    let Ok((epochs, _)) = Epochs::open(&files, Path::new("/proc/self/map_files"), usize::MAX, |_| 0) else {
+    let Ok((epochs, _)) =
+        Epochs::open(&files, Path::new("/proc/self/map_files"), usize::MAX, &BTreeMap::new())
+    else {
         return;
     };
     if let Ok(replayed) = wal::replay(&files, Path::new("wal"), GENERATION, &epochs) {
@@ -48,7 +51,7 @@ pub fn read_segment(dir: &Path, manifest: &[u8]) {
     let Ok(reader) = SegmentReader::open(&files, dir) else { return };
     let layer: Arc<dyn FileLayer> = Arc::new(RealFiles);
     let dictionaries = dir.parent().and_then(Path::parent).unwrap_or(dir).join("dictionaries");
-    let Ok((epochs, _)) = Epochs::open(&layer, &dictionaries, usize::MAX, |_| 0) else { return };
+    let Ok((epochs, _)) = Epochs::open(&layer, &dictionaries, usize::MAX, &BTreeMap::new()) else { return };
     let mut all = IdSet::default();
     (0..8).for_each(|id| all.insert(id));
     // Each may fail with its reason; what they read is of no interest.

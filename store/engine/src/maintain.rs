@@ -89,6 +89,7 @@ impl Maintenance {
         loop {
             // Anew for each, so that a flush need not wait for all of them.
             let _working = lock(&self.working);
+            self.shared.remove_disowned()?;
             let Some(group) = merge::choose(&self.shared.view().segments, (self.shared.clock)()) else {
                 return Ok(());
             };
@@ -155,8 +156,9 @@ fn flush(shared: &Shared, head: &Arc<Head>) -> Result<(), StoreError> {
     } else {
         Some(write_head(shared, head, name).inspect_err(|_| discard_unfinished(shared))?)
     };
-    if let Some((segment, series)) = &written {
-        shared.add_segment(segment, series, &[], generation)?;
+    match &written {
+        Some((segment, series)) => shared.add_segment(segment, series, &[], generation)?,
+        None => shared.catalogue.flush_through(generation)?,
     }
     shared.change_view(|view| {
         view.frozen.retain(|frozen| frozen.generation() != generation);
@@ -167,13 +169,17 @@ fn flush(shared: &Shared, head: &Arc<Head>) -> Result<(), StoreError> {
     shared.series.drop_head(generation);
     shared.counters.flushes.add(1);
     let path = wal::path(&shared.layout.wal, generation);
-    files.remove_file(&path).map_err(StoreError::io("remove", &path))?;
+    match files.remove_file(&path).map_err(StoreError::io("remove", &path)) {
+        // Somebody else has removed it.
+        Err(error) if !error.is_missing() => return Err(error),
+        _ => {}
+    }
     files.sync_dir(&shared.layout.wal).map_err(StoreError::io("sync", &shared.layout.wal))
 }
 
 /// What a finished segment says of itself, its name made durable first: what failed when it was written may have
 /// been just that.
-pub(crate) fn describe(
+fn describe(
     shared: &Shared,
     dir: &Path,
     name: &str,

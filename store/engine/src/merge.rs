@@ -11,7 +11,7 @@ use pyrite_model::{SeriesKey, UnixMs};
 
 use crate::StoreError;
 use crate::head::SeriesTable;
-use crate::maintain::{describe, discard_unfinished};
+use crate::maintain::discard_unfinished;
 use crate::rows::StoredRow;
 use crate::segment::manifest::DictionaryUse;
 use crate::segment::read::{SegmentReader, StackColumns};
@@ -98,24 +98,21 @@ pub(crate) fn merge(shared: &Shared, group: &[Arc<SegmentInfo>]) -> Result<(), S
     }
     let name = merged_name(&inputs);
     let dir = shared.layout.segments.join(&name);
-    let (segment, series) = if shared.files.list(&dir).is_ok() {
-        // An earlier try came this far.
-        describe(shared, &dir, &name)?
-    } else {
-        match write(shared, &inputs, &merged, name) {
-            Ok(written) => written,
-            Err((bad_input, error)) => {
-                discard_unfinished(shared);
-                return match bad_input {
-                    Some(segment) => shared.give_up(&segment, error),
-                    None => Err(error),
-                };
-            }
+    let (segment, series) = match write(shared, &inputs, &merged, name) {
+        Ok(written) => written,
+        Err((bad_input, error)) => {
+            shared.disown(dir);
+            discard_unfinished(shared);
+            return match bad_input {
+                Some(segment) => shared.give_up(&segment, error),
+                None => Err(error),
+            };
         }
     };
     let replaced: Vec<String> = inputs.iter().map(|input| input.segment.name.clone()).collect();
     drop(inputs);
-    shared.add_segment(&segment, &series, &replaced, merged.flushed_through)?;
+    let added = shared.add_segment(&segment, &series, &replaced, merged.flushed_through);
+    added.inspect_err(|_| shared.disown(dir))?;
     let removed = shared.change_view(|view| view.replace_segments(&replaced, Some(segment)));
     shared.doom_removed(removed);
     shared.counters.merges.add(1);

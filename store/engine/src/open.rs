@@ -3,6 +3,7 @@
 //! Whatever is odd is reported in words and nothing is thrown away: a torn log tail and a broken catalogue are kept
 //! under other names, a damaged segment goes to quarantine.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use crate::files::{FileLayer, read_all};
 use crate::head::{Head, HeadState};
 use crate::quarantine::{Quarantine, window_text};
 use crate::segment::SegmentInfo;
-use crate::segment::manifest::Manifest;
+use crate::segment::manifest::{DictionaryUse, Manifest};
 use crate::segment::series::read_series;
 use crate::segment::write::is_temporary;
 use crate::series_index::{Filling, SeriesIndex};
@@ -80,6 +81,13 @@ pub enum Finding {
         /// How many there were.
         rows: u64,
     },
+    /// Log files that ought to be there are not: what was acknowledged since the last flush before them is lost.
+    LogMissing {
+        /// The first of them.
+        file: PathBuf,
+        /// How many there are.
+        files: u64,
+    },
     /// A part of a dictionary is damaged: rows are all there, some of their stacks have no names any more.
     DictionaryDamaged {
         /// The part.
@@ -123,6 +131,13 @@ impl fmt::Display for Finding {
                 let (start, end) = window_text(Some(*range));
                 write!(f, "segment {name} is gone: {rows} rows from {start} to {end} are lost")
             }
+            Self::LogMissing { file, files } => {
+                let file = file.display();
+                write!(
+                    f,
+                    "{file} is gone, {files} log files in all: what no segment holds of their rows is lost"
+                )
+            }
             Self::DictionaryDamaged { dir, stacks, why } => {
                 write!(f, "{stacks} stacks have lost their names, {}: {why}", dir.display())
             }
@@ -137,8 +152,16 @@ impl fmt::Display for Finding {
     }
 }
 
+/// Whether a data directory has been in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Age {
+    /// It states no format yet, which it does from when all else is there that has to be.
+    New,
+    Used,
+}
+
 /// Makes the directories and checks that this release may use what is there.
-pub(crate) fn prepare(files: &dyn FileLayer, layout: &Layout) -> Result<(), StoreError> {
+pub(crate) fn prepare(files: &dyn FileLayer, layout: &Layout) -> Result<Age, StoreError> {
     for dir in [&layout.wal, &layout.segments, &layout.dictionaries] {
         files.create_dir(dir).map_err(StoreError::io("create", dir))?;
     }
@@ -150,25 +173,39 @@ pub(crate) fn prepare(files: &dyn FileLayer, layout: &Layout) -> Result<(), Stor
                 Some(found) if found > FORMAT => {
                     Err(StoreError::Newer { path: path.clone(), found, supported: FORMAT })
                 }
-                Some(FORMAT) => Ok(()),
-                Some(_older) => write_format(files, layout),
+                Some(FORMAT) => Ok(Age::Used),
+                Some(_older) => write_format(files, layout).map(|()| Age::Used),
                 None => Err(StoreError::corrupt(path, "it does not state a format version")),
             }
         }
         // An empty one was being made when the machine stopped.
-        Ok(_) => write_format(files, layout),
-        Err(source) if source.kind() == std::io::ErrorKind::NotFound => write_format(files, layout),
+        Ok(_) => Ok(Age::New),
+        Err(source) if source.kind() == std::io::ErrorKind::NotFound => Ok(Age::New),
         Err(source) => Err(StoreError::Io { action: "read", path: path.clone(), source }),
     }
 }
 
-fn write_format(files: &dyn FileLayer, layout: &Layout) -> Result<(), StoreError> {
+/// States the format, and makes the names in the data directory durable.
+pub(crate) fn write_format(files: &dyn FileLayer, layout: &Layout) -> Result<(), StoreError> {
     let made = files.create(&layout.format).and_then(|mut file| {
         file.append(format!("{FORMAT}\n").as_bytes())?;
         file.sync()?;
         files.sync_dir(&layout.root)
     });
     made.map_err(StoreError::io("write", &layout.format))
+}
+
+/// Makes the names durable that lead to a new data directory.
+pub(crate) fn sync_above(files: &dyn FileLayer, root: &Path) -> Result<(), StoreError> {
+    for dir in root.ancestors().skip(1) {
+        let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+        match files.sync_dir(dir) {
+            // One that cannot be looked into was there before.
+            Err(source) if source.kind() == std::io::ErrorKind::PermissionDenied => break,
+            synced => synced.map_err(StoreError::io("sync", dir))?,
+        }
+    }
+    Ok(())
 }
 
 /// The state that a store starts from.
@@ -187,9 +224,10 @@ pub(crate) fn open(
     layout: &Layout,
     limits: &Limits,
     quarantine: &Quarantine,
+    age: Age,
 ) -> Result<Opened, StoreError> {
     let max_stacks = limits.dictionary_stacks;
-    let mut recovery = Recovery { files, layout, quarantine, max_stacks, report: OpenReport::default() };
+    let mut recovery = Recovery { files, layout, quarantine, max_stacks, age, report: OpenReport::default() };
     let (catalogue, filling) = recovery.open_catalogue()?;
     let flushed_through = catalogue.flushed_through()?;
     let segments: Vec<Arc<SegmentInfo>> = catalogue.segments()?.into_iter().map(Arc::new).collect();
@@ -212,6 +250,7 @@ struct Recovery<'a> {
     layout: &'a Layout,
     quarantine: &'a Quarantine,
     max_stacks: usize,
+    age: Age,
     report: OpenReport,
 }
 
@@ -224,6 +263,7 @@ impl Recovery<'_> {
                 let path = &self.layout.catalogue;
                 let kept_as = self.free_name(path, "broken")?;
                 self.files.rename(path, &kept_as).map_err(StoreError::io("rename", path))?;
+                self.sync_dir(&self.layout.root)?;
                 for extra in ["sqlite-wal", "sqlite-shm"] {
                     // These belong to the database that was renamed; often they are not there.
                     let _ = self.files.remove_file(&path.with_extension(extra));
@@ -237,6 +277,8 @@ impl Recovery<'_> {
 
     fn read_catalogue(&mut self) -> Result<(Catalogue, Filling), StoreError> {
         let catalogue = Catalogue::open(&self.layout.catalogue)?;
+        // Before anything is removed for what it says.
+        catalogue.check()?;
         self.reconcile(&catalogue)?;
         let mut filling = Filling::default();
         catalogue.fill(&mut filling)?;
@@ -256,7 +298,7 @@ impl Recovery<'_> {
         for name in on_disk.extract_if(.., |name| removed.contains(name)) {
             self.remove_segment(&name)?;
         }
-        catalogue.forget(&removed)?;
+        self.forget(catalogue, &removed)?;
         for segment in catalogue.retired(Retired::Quarantined)? {
             if on_disk.contains(&segment.name) {
                 let why = "damaged; it could not be moved when that was found".to_owned();
@@ -266,22 +308,38 @@ impl Recovery<'_> {
             catalogue.forget(std::slice::from_ref(&segment.name))?;
         }
         let listed = catalogue.segments()?;
+        let unknown = |name: &String| listed.iter().all(|segment| segment.name != *name);
+        self.adopt(catalogue, on_disk.iter().filter(|name| unknown(name)).cloned().collect())?;
+        // What another one replaces is not missing; that one may just have been found.
+        let listed = catalogue.segments()?;
         for segment in listed.iter().filter(|segment| !on_disk.contains(&segment.name)) {
             let SegmentInfo { name, range, rows, .. } = segment.clone();
             catalogue.retire(&name, Retired::Removed)?;
             catalogue.forget(std::slice::from_ref(&name))?;
             self.report.findings.push(Finding::SegmentMissing { name, range, rows });
         }
-        on_disk.retain(|name| listed.iter().all(|segment| segment.name != *name));
-        self.adopt(catalogue, on_disk)
+        Ok(())
+    }
+
+    /// Forgets segments whose directories were removed; first that is made durable, or they might be taken for new ones
+    /// when the power has failed.
+    fn forget(&self, catalogue: &Catalogue, names: &[String]) -> Result<(), StoreError> {
+        if names.is_empty() {
+            return Ok(());
+        }
+        self.sync_dir(&self.layout.segments)?;
+        catalogue.forget(names)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> Result<(), StoreError> {
+        self.files.sync_dir(dir).map_err(StoreError::io("sync", dir))
     }
 
     /// Adds finished segments that the catalogue does not know, but for those that another one replaces.
     fn adopt(&mut self, catalogue: &Catalogue, names: Vec<String>) -> Result<(), StoreError> {
         if !names.is_empty() {
             // Their names may not be on the disk yet, and their log files are about to go.
-            let dir = &self.layout.segments;
-            self.files.sync_dir(dir).map_err(StoreError::io("sync", dir))?;
+            self.sync_dir(&self.layout.segments)?;
         }
         let mut found = Vec::new();
         for name in names {
@@ -310,7 +368,7 @@ impl Recovery<'_> {
             for gone in &manifest.replaces {
                 self.remove_segment(gone)?;
             }
-            catalogue.forget(&manifest.replaces)?;
+            self.forget(catalogue, &manifest.replaces)?;
             self.report.findings.push(Finding::SegmentAdopted { name });
         }
         Ok(())
@@ -324,11 +382,12 @@ impl Recovery<'_> {
     }
 
     fn open_dictionaries(&mut self, segments: &[Arc<SegmentInfo>]) -> Result<Epochs, StoreError> {
-        let needed = |id| {
-            let used = segments.iter().filter_map(|segment| segment.dictionary);
-            used.filter(|used| used.epoch == id).map(|used| used.stacks).max().unwrap_or(0)
-        };
-        let (epochs, lost) = Epochs::open(self.files, &self.layout.dictionaries, self.max_stacks, needed)?;
+        let mut needed = BTreeMap::new();
+        for DictionaryUse { epoch, stacks } in segments.iter().filter_map(|segment| segment.dictionary) {
+            let known = needed.entry(epoch).or_insert(0);
+            *known = stacks.max(*known);
+        }
+        let (epochs, lost) = Epochs::open(self.files, &self.layout.dictionaries, self.max_stacks, &needed)?;
         if let Some(LostPart { dir, stacks, why }) = lost {
             self.report.findings.push(Finding::DictionaryDamaged { dir, stacks, why });
         }
@@ -346,14 +405,19 @@ impl Recovery<'_> {
     /// Replays the log: the newest file is continued, older ones are on their way into segments.
     fn open_wal(&mut self, flushed_through: u64, epochs: &Epochs) -> Result<ReplayedLog, StoreError> {
         let dir = &self.layout.wal;
+        // The process that made the newest file may have died before its name was durable.
+        self.sync_dir(dir)?;
         let names = self.files.list(dir).map_err(StoreError::io("list", dir))?;
         let mut heads = Vec::new();
+        let mut next = flushed_through + 1;
         for generation in names.iter().filter_map(|name| wal::generation_of(name)) {
             let path = wal::path(dir, generation);
             if generation <= flushed_through {
                 self.files.remove_file(&path).map_err(StoreError::io("remove", &path))?;
                 continue;
             }
+            self.miss_logs(next, generation);
+            next = generation + 1;
             let replayed = wal::replay(self.files, &path, generation, epochs)?;
             self.report.replayed_rows += replayed.head.rows() as u64;
             if let Some(cut) = &replayed.cut {
@@ -366,6 +430,10 @@ impl Recovery<'_> {
             }
             let head = Arc::new(Head::new(generation, replayed.head));
             heads.push((head, path, replayed.len, replayed.mark));
+        }
+        if heads.is_empty() {
+            // The file of the next generation is made before the one before it goes.
+            self.miss_logs(next, next + 1);
         }
         let epoch = epochs.for_generation();
         let newest = heads.pop_if(|(head, .., mark)| mark.is_some() && head.epoch().id() == epoch.id());
@@ -381,6 +449,14 @@ impl Recovery<'_> {
         let durable = state.mark();
         let head = Arc::new(Head::new(generation, state));
         Ok(ReplayedLog { head, frozen, generation: OpenGeneration { wal, durable } })
+    }
+
+    /// Reports the log files from one generation up to another, should there be any between them.
+    fn miss_logs(&mut self, from: u64, until: u64) {
+        if self.age == Age::Used && from < until {
+            let file = wal::path(&self.layout.wal, from);
+            self.report.findings.push(Finding::LogMissing { file, files: until - from });
+        }
     }
 
     /// Keeps what is about to be cut from a log file in a file of its own, then cuts.

@@ -97,6 +97,8 @@ pub(crate) struct Shared {
     view: RwLock<View>,
     /// Segments whose rows are out of the view but whose files queries may still read.
     doomed: Mutex<Vec<Arc<SegmentInfo>>>,
+    /// Merged segments that the catalogue does not have, so that they are nobody's.
+    disowned: Mutex<Vec<PathBuf>>,
 }
 
 /// What a store is made of when it opens.
@@ -129,6 +131,7 @@ impl Shared {
             counters: Counters::default(),
             view: RwLock::new(view),
             doomed: Mutex::default(),
+            disowned: Mutex::default(),
         }
     }
 
@@ -173,6 +176,24 @@ impl Shared {
         lock(&self.doomed).extend(removed);
     }
 
+    /// Has a merged segment removed, as far as it is there, that could not be added. What it was made of may be merged
+    /// with others next, and a start must not find both.
+    pub(crate) fn disown(&self, dir: PathBuf) {
+        lock(&self.disowned).push(dir);
+    }
+
+    /// Removes what was disowned; nothing may be merged before that.
+    pub(crate) fn remove_disowned(&self) -> Result<(), StoreError> {
+        let mut disowned = lock(&self.disowned);
+        while let Some(dir) = disowned.last() {
+            match self.files.remove_dir(dir).map_err(StoreError::io("remove", dir)) {
+                Err(error) if !error.is_missing() => return Err(error),
+                _ => drop(disowned.pop()),
+            }
+        }
+        Ok(())
+    }
+
     /// Removes the files of doomed segments that no query holds any more.
     pub(crate) fn remove_doomed(&self) -> Result<(), StoreError> {
         let free: Vec<Arc<SegmentInfo>> = {
@@ -199,6 +220,9 @@ impl Shared {
             }
         }
         if !gone.is_empty() {
+            // Or they might come back when the power fails, and be taken for new ones.
+            let dir = &self.layout.segments;
+            self.files.sync_dir(dir).map_err(StoreError::io("sync", dir))?;
             self.catalogue.forget(&gone)?;
             self.epochs.retain(&self.epochs_in_use())?;
         }
@@ -231,7 +255,9 @@ impl Shared {
         self.series.drop_segment(&segment.name);
         let (from, until) = window_text(Some(segment.range));
         let (name, rows, why) = (&segment.name, segment.rows, error.in_full());
-        let settled = if error.is_missing() && self.files.list(&self.layout.segments.join(name)).is_err() {
+        let listed = self.files.list(&self.layout.segments.join(name));
+        let is_gone = listed.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+        let settled = if error.is_missing() && is_gone {
             self.counters.segments_missing.add(1);
             tracing::error!(name, %from, %until, rows, why, "segment is gone; its rows are lost");
             self.catalogue.retire(name, Retired::Removed)

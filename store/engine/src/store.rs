@@ -1,7 +1,7 @@
 //! The store as others see it: open, append, ask, close.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -14,7 +14,7 @@ use crate::files::{FileLayer, RealFiles};
 use crate::head::validate;
 use crate::lock::DirLock;
 use crate::maintain::Maintenance;
-use crate::open::{self, Opened};
+use crate::open::{self, Age, Opened};
 use crate::quarantine::Quarantine;
 use crate::series_index::Answers;
 use crate::shared::{Clock, Layout, Parts, Shared};
@@ -79,13 +79,27 @@ impl Store {
         files: Arc<dyn FileLayer>,
         clock: Clock,
     ) -> Result<(Self, OpenReport), StoreError> {
+        Self::open_tended(config, files, clock, Maintenance::run)
+    }
+
+    /// Likewise; `tend` is what the maintenance thread does until the other end of its channel is gone.
+    pub(crate) fn open_tended(
+        config: StoreConfig,
+        files: Arc<dyn FileLayer>,
+        clock: Clock,
+        tend: fn(&Maintenance, &Receiver<()>),
+    ) -> Result<(Self, OpenReport), StoreError> {
         let layout = Layout::new(config.dir.clone());
         files.create_dir(&layout.root).map_err(StoreError::io("create", &layout.root))?;
         let lock = DirLock::take(&layout.root, &layout.lock)?;
-        open::prepare(files.as_ref(), &layout)?;
+        let age = open::prepare(files.as_ref(), &layout)?;
         let quarantine = Quarantine::open(&files, &layout, &clock, config.quarantine)?;
         let Opened { view, catalogue, series, epochs, generation, report } =
-            open::open(&files, &layout, &config.limits, &quarantine)?;
+            open::open(&files, &layout, &config.limits, &quarantine, age)?;
+        if age == Age::New {
+            open::sync_above(files.as_ref(), &layout.root)?;
+            open::write_format(files.as_ref(), &layout)?;
+        }
         let parts = Parts { config, layout, files, clock, catalogue, quarantine, series, epochs, view };
         let shared = Arc::new(Shared::new(parts));
 
@@ -97,7 +111,7 @@ impl Store {
         let writer = spawn("store-writer", move || writer.run(&waiting))?;
         let maintenance = Arc::new(Maintenance::new(Arc::clone(&shared)));
         let worker = Arc::clone(&maintenance);
-        let worker = spawn("store-maintain", move || worker.run(&woken))?;
+        let worker = spawn("store-maintain", move || tend(&worker, &woken))?;
         let running = Mutex::new(Some(Running { writer, wake, maintenance: worker, lock }));
         let closed = AtomicBool::new(false);
         Ok((Self(Arc::new(Inner { shared, maintenance, queue, queued_bytes, closed, running })), report))

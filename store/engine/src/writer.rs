@@ -39,7 +39,7 @@ pub(crate) struct Request {
 
 pub(crate) enum Message {
     Append(Request),
-    /// Open a new generation now, whatever the head holds; answered when that is done.
+    /// Open a new generation now where the head has rows; answered when that is done.
     Freeze(SyncSender<Result<(), StoreError>>),
     Stop,
 }
@@ -102,8 +102,8 @@ impl Writer {
             match next {
                 Some(Message::Stop) => return,
                 Some(Message::Freeze(answer)) => {
-                    // The one who asked may have given up waiting; the new generation is open all the same.
-                    let _ = answer.send(self.freeze());
+                    // The one who asked may have given up waiting; a new generation is open all the same.
+                    let _ = answer.send(if self.head.read().rows() == 0 { Ok(()) } else { self.freeze() });
                 }
                 Some(Message::Append(_)) | None => self.freeze_if_due(),
             }

@@ -79,23 +79,15 @@ impl Epoch {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
             Err(source) => return Err(StoreError::Io { action: "list", path: dir, source }),
         };
-        let (names, _) = chain(names);
-        let end = names.last().and_then(|name| stacks_of(name)).map_or(0, |(_, end)| end).max(needed);
+        let ends = names.iter().filter_map(|name| stacks_of(name)).map(|(_, end)| end);
+        let end = ends.max().unwrap_or(0).max(needed);
         let (mut symbols, mut parts, mut damage) = (SymbolTable::new(), Vec::new(), None);
-        for name in names {
-            let first = Lens::of(&symbols);
-            let part = dir.join(&name);
-            match part::read(files, &part, &mut symbols) {
-                Ok(()) => parts.push(Part { name, first, end: Lens::of(&symbols) }),
-                Err(error) if error.is_corrupt() || error.is_missing() => {
-                    if Lens::of(&symbols) != first {
-                        // A part was taken in by half: nothing can be told from it any more.
-                        symbols = SymbolTable::new();
-                    }
-                    damage = Some((part, error.to_string()));
-                    break;
-                }
-                Err(error) => return Err(error),
+        while damage.is_none()
+            && let Some(read) = read_part(files, &dir, &names, &mut symbols)?
+        {
+            match read {
+                Ok(part) => parts.push(part),
+                Err(lost) => damage = Some(lost),
             }
         }
         if damage.is_none() && symbols.stack_nodes().len() < end {
@@ -105,6 +97,25 @@ impl Epoch {
         let lost = damage.map(|(dir, why)| LostPart { dir, stacks: pad(&mut symbols, end), why });
         let dictionary = Arc::new(Dictionary::new(symbols));
         Ok((Self { id, dictionary, parts: Mutex::new(parts), damaged }, lost))
+    }
+
+    /// Makes durable what was read, and removes what others hold as well or what was not finished.
+    pub(super) fn tidy(&self, files: &dyn FileLayer, root: &Path) -> Result<(), StoreError> {
+        let dir = epoch_dir(root, self.id);
+        // One of which nothing is stored yet has no directory.
+        let Ok(names) = files.list(&dir) else { return Ok(()) };
+        // The process that wrote the last part may have died before its name was durable.
+        for synced in [dir.as_path(), root] {
+            files.sync_dir(synced).map_err(StoreError::io("sync", synced))?;
+        }
+        let parts = lock(&self.parts);
+        let is_ours = |name: &str| name.starts_with(TEMPORARY) || stacks_of(name).is_some();
+        let is_part = |name: &str| parts.iter().any(|part| part.name == name);
+        for name in names.iter().filter(|name| is_ours(name) && !is_part(name)) {
+            let leftover = dir.join(name);
+            files.remove_dir(&leftover).map_err(StoreError::io("remove", &leftover))?;
+        }
+        Ok(())
     }
 
     pub(crate) fn id(&self) -> EpochId {
@@ -191,9 +202,14 @@ fn write_part(
     let temporary = parent.join(format!("{TEMPORARY}{}", name.to_string_lossy()));
     files.create_dir(&temporary).map_err(StoreError::io("create", &temporary))?;
     write(&temporary)?;
+    // One of an earlier try, which failed behind the renaming. To remove it would be to have half of it where the process
+    // dies; the next start removes it.
     if files.list(dir).is_ok() {
-        // Of an earlier try, which failed behind the renaming: it holds the same.
-        files.remove_dir(dir).map_err(StoreError::io("remove", dir))?;
+        let aside = parent.join(format!("{TEMPORARY}aside-{}", name.to_string_lossy()));
+        if files.list(&aside).is_ok() {
+            files.remove_dir(&aside).map_err(StoreError::io("remove", &aside))?;
+        }
+        files.rename(dir, &aside).map_err(StoreError::io("rename", dir))?;
     }
     files.rename(&temporary, dir).map_err(StoreError::io("rename", &temporary))?;
     for synced in [parent, root] {
@@ -216,34 +232,36 @@ fn stacks_of(name: &str) -> Option<(usize, usize)> {
     Some((first.parse().ok()?, end.parse().ok()?))
 }
 
-/// The names of the parts that together are the epoch, in order, and those that others hold as well.
-fn chain(names: Vec<String>) -> (Vec<String>, Vec<String>) {
-    let mut known: Vec<(usize, usize, String)> = names
-        .into_iter()
-        .filter_map(|name| stacks_of(&name).map(|(first, end)| (first, end, name)))
-        .collect();
-    known.sort_by(|a, b| (a.0, b.1).cmp(&(b.0, a.1)));
-    let (mut chain, mut redundant, mut reached) = (Vec::new(), Vec::new(), 0);
-    for (_, end, name) in known {
-        if end > reached {
-            reached = end;
-            chain.push(name);
-        } else {
-            redundant.push(name);
+/// A part, or which one is damaged and how.
+type ReadPart = Result<Part, (PathBuf, String)>;
+
+/// Reads the part that goes on where the table ends; `None` where there is none. Those that a larger one was made of may be
+/// there still, should that be damaged.
+fn read_part(
+    files: &dyn FileLayer,
+    dir: &Path,
+    names: &[String],
+    symbols: &mut SymbolTable,
+) -> Result<Option<ReadPart>, StoreError> {
+    let first = Lens::of(symbols);
+    let known = names.iter().filter_map(|name| Some((stacks_of(name)?, name)));
+    let mut known: Vec<_> = known.filter(|((from, end), _)| *from == first.stacks && end > from).collect();
+    known.sort_by_key(|((_, end), _)| std::cmp::Reverse(*end));
+    let mut damage = None;
+    for (_, name) in known {
+        let part = dir.join(name);
+        match part::read(files, &part, symbols) {
+            Ok(()) => return Ok(Some(Ok(Part { name: name.clone(), first, end: Lens::of(symbols) }))),
+            Err(error) if error.is_corrupt() || error.is_missing() => {
+                damage.get_or_insert((part, error.to_string()));
+            }
+            Err(error) => return Err(error),
+        }
+        if Lens::of(symbols) != first {
+            // It was taken in by half: nothing can be told from the table any more.
+            *symbols = SymbolTable::new();
+            break;
         }
     }
-    (chain, redundant)
-}
-
-/// Removes what an interrupted flush left in an epoch's directory.
-pub(super) fn remove_leftovers(files: &dyn FileLayer, dir: &Path) -> Result<(), StoreError> {
-    // An epoch of which nothing is stored yet has no directory.
-    let mut names = files.list(dir).unwrap_or_default();
-    let unfinished: Vec<String> = names.extract_if(.., |name| name.starts_with(TEMPORARY)).collect();
-    let (_, redundant) = chain(names);
-    for name in unfinished.iter().chain(&redundant) {
-        let leftover = dir.join(name);
-        files.remove_dir(&leftover).map_err(StoreError::io("remove", &leftover))?;
-    }
-    Ok(())
+    Ok(damage.map(Err))
 }

@@ -1,11 +1,11 @@
 //! The epochs of a store: the current one, to which the head adds, and older ones, read when a query needs them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
 
 use super::Dictionary;
-use super::epoch::{Epoch, EpochId, LostPart, epoch_dir, remove_leftovers};
+use super::epoch::{Epoch, EpochId, LostPart, epoch_dir};
 use crate::StoreError;
 use crate::files::FileLayer;
 use crate::sync::{lock, read, write};
@@ -25,16 +25,23 @@ pub(crate) struct Epochs {
 }
 
 impl Epochs {
-    /// Reads the newest epoch. `needed` says how many stacks of an epoch some segment refers to.
+    /// Reads the newest epoch. `needed` says how many stacks of which epochs segments refer to.
     pub(crate) fn open(
         files: &Arc<dyn FileLayer>,
         dir: &Path,
         max_stacks: usize,
-        needed: impl Fn(EpochId) -> usize,
+        needed: &BTreeMap<EpochId, usize>,
     ) -> Result<(Self, Option<LostPart>), StoreError> {
-        let newest = epoch_ids(files.as_ref(), dir)?.into_iter().max().unwrap_or(EpochId(1));
-        remove_leftovers(files.as_ref(), &epoch_dir(dir, newest))?;
-        let (epoch, lost) = Epoch::load(files.as_ref(), dir, newest, needed(newest))?;
+        let stored = epoch_ids(files.as_ref(), dir)?;
+        // One that is gone must not be begun anew: its numbers would mean other stacks then.
+        let newest = stored.into_iter().chain(needed.keys().copied()).max().unwrap_or(EpochId(1));
+        let stacks = needed.get(&newest).copied().unwrap_or(0);
+        let (epoch, lost) = Epoch::load(files.as_ref(), dir, newest, stacks)?;
+        if lost.is_none() {
+            epoch.tidy(files.as_ref(), dir)?;
+        }
+        // One that no segment uses may have been on its way out.
+        let lost = lost.filter(|_| stacks > 0);
         let current = RwLock::new(Arc::new(epoch));
         let (files, dir) = (Arc::clone(files), dir.to_owned());
         Ok((Self { files, dir, max_stacks, current, old: Mutex::default() }, lost))
@@ -127,7 +134,7 @@ impl Epochs {
 
     fn turn(&self, next: EpochId) {
         let before = std::mem::replace(&mut *write(&self.current), Arc::new(Epoch::new(next)));
-        lock(&self.old).push(before);
+        keep(&mut lock(&self.old), before);
     }
 
     fn old_epoch(&self, id: EpochId, stacks: usize) -> Result<Arc<Epoch>, StoreError> {
@@ -146,11 +153,16 @@ impl Epochs {
         }
         let epoch = Arc::new(epoch);
         old.retain(|epoch| epoch.id() != id);
-        old.push(Arc::clone(&epoch));
-        if old.len() > KEPT_EPOCHS {
-            old.remove(0);
-        }
+        keep(&mut old, Arc::clone(&epoch));
         Ok(epoch)
+    }
+}
+
+/// Keeps an older epoch, and not too many of them.
+fn keep(old: &mut Vec<Arc<Epoch>>, epoch: Arc<Epoch>) {
+    old.push(epoch);
+    if old.len() > KEPT_EPOCHS {
+        old.remove(0);
     }
 }
 

@@ -1,13 +1,16 @@
 //! Tests that need to see or break what lies under the store: its file operations and its clock.
 
+mod answers;
 mod crash;
 mod dictionary;
+mod disk;
 mod durability;
 mod faults;
 mod golden;
 mod labels;
 mod quarantine;
 mod retention;
+mod schedules;
 mod sums;
 mod tenants;
 mod torn_log;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use pyrite_model::{Exposition, Selector, Tenants, TimeRange, UnixMs};
 
-use super::{EVERYTHING, batch, config, memory_dir, total};
+use super::{EVERYTHING, ask_while_segments_come_and_go, batch, config, memory_dir, total};
 use crate::files::RealFiles;
 use crate::series_index::Filling;
 use crate::{AppendError, Limits, Retention, Store, StoreConfig};
@@ -188,34 +188,14 @@ fn label_queries_see_every_service_while_segments_are_flushed_merged_and_removed
     let dir = memory_dir();
     let now = Arc::new(AtomicI64::new(1000 * HOUR_MS));
     let store = open_at(dir.path(), &now, |config| config.retention.max_age = Duration::MAX);
-    let acknowledged = Arc::new(AtomicI64::new(0));
     let name = |i: i64| format!("service {i:03}");
-    let asking = {
-        let (store, acknowledged) = (store.clone(), Arc::clone(&acknowledged));
-        std::thread::spawn(move || {
-            while acknowledged.load(Ordering::SeqCst) < 150 {
-                let before = acknowledged.load(Ordering::SeqCst);
-                let found: BTreeSet<String> = services(&store, &[], EVERYTHING).into_iter().collect();
-                let after = acknowledged.load(Ordering::SeqCst);
-                assert!(
-                    (0..before).all(|i| found.contains(&name(i))),
-                    "{before} services are there: {found:?}"
-                );
-                let possible: BTreeSet<String> = (0..=after).map(name).collect();
-                assert!(found.is_subset(&possible), "{after} services are there: {found:?}");
-            }
-        })
+    let ask = move |store: &Store, acknowledged: &dyn Fn() -> i64| {
+        let before = acknowledged();
+        let found: BTreeSet<String> = services(store, &[], EVERYTHING).into_iter().collect();
+        let after = acknowledged();
+        assert!((0..before).all(|i| found.contains(&name(i))), "{before} services are there: {found:?}");
+        let possible: BTreeSet<String> = (0..=after).map(name).collect();
+        assert!(found.is_subset(&possible), "{after} services are there: {found:?}");
     };
-    for i in 0..150 {
-        store.append_blocking(batch(&name(i), i, "f", 1)).unwrap();
-        acknowledged.fetch_add(1, Ordering::SeqCst);
-        if i % 3 == 2 {
-            store.flush().unwrap();
-        }
-        if i % 6 == 5 {
-            store.maintenance().merge().unwrap();
-            store.maintenance().shared().remove_doomed().unwrap();
-        }
-    }
-    asking.join().unwrap();
+    ask_while_segments_come_and_go(&store, |i| batch(&name(i), i, "f", 1), ask);
 }

@@ -18,6 +18,7 @@ mod wall;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use pyrite_model::{
     Batch, LabelSet, ProfileType, Row, Selector, SeriesRows, StackProfile, SymbolTable, Tenants, TimeRange,
@@ -60,4 +61,36 @@ fn profile(store: &Store) -> StackProfile {
 
 fn total(store: &Store) -> i64 {
     profile(store).total()
+}
+
+/// Appends 150 batches one after the other, with flushes, merges and removals between, and has a thread ask meanwhile, which
+/// is told how many are acknowledged.
+fn ask_while_segments_come_and_go(
+    store: &Store,
+    batch: impl Fn(i64) -> Batch,
+    ask: impl Fn(&Store, &dyn Fn() -> i64) + Send + 'static,
+) {
+    const BATCHES: i64 = 150;
+    let acknowledged = Arc::new(AtomicI64::new(0));
+    let asking = {
+        let (store, acknowledged) = (store.clone(), Arc::clone(&acknowledged));
+        std::thread::spawn(move || {
+            let count = || acknowledged.load(Ordering::SeqCst);
+            while count() < BATCHES {
+                ask(&store, &count);
+            }
+        })
+    };
+    for i in 0..BATCHES {
+        store.append_blocking(batch(i)).unwrap();
+        acknowledged.fetch_add(1, Ordering::SeqCst);
+        if i % 3 == 2 {
+            store.flush().unwrap();
+        }
+        if i % 6 == 5 {
+            store.maintenance().merge().unwrap();
+            store.maintenance().shared().remove_doomed().unwrap();
+        }
+    }
+    asking.join().unwrap();
 }

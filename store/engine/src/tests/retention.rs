@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use pyrite_model::UnixMs;
 
-use super::{batch, config, memory_dir, profile, total};
+use super::{ask_while_segments_come_and_go, batch, config, memory_dir, profile, total};
 use crate::files::RealFiles;
 use crate::{Retention, Store};
 
@@ -128,33 +128,13 @@ fn queries_see_every_row_once_while_segments_are_flushed_merged_and_removed() {
     let dir = memory_dir();
     let now = Arc::new(AtomicI64::new(1000 * HOUR_MS));
     let store = open_at(dir.path(), &now, Retention { max_age: Duration::MAX, ..Retention::default() });
-    let acknowledged = Arc::new(AtomicI64::new(0));
-    let asking = {
-        let (store, acknowledged) = (store.clone(), Arc::clone(&acknowledged));
-        std::thread::spawn(move || {
-            while acknowledged.load(Ordering::SeqCst) < 150 {
-                let before = acknowledged.load(Ordering::SeqCst);
-                let found = total(&store);
-                let after = acknowledged.load(Ordering::SeqCst);
-                assert!(
-                    found >= before && found <= after + 1,
-                    "{before} to {after} are there, {found} found"
-                );
-            }
-        })
+    let ask = |store: &Store, acknowledged: &dyn Fn() -> i64| {
+        let before = acknowledged();
+        let found = total(store);
+        let after = acknowledged();
+        assert!(found >= before && found <= after + 1, "{before} to {after} are there, {found} found");
     };
-    for i in 0..150 {
-        store.append_blocking(batch("a", i, &format!("f{i}"), 1)).unwrap();
-        acknowledged.fetch_add(1, Ordering::SeqCst);
-        if i % 3 == 2 {
-            store.flush().unwrap();
-        }
-        if i % 6 == 5 {
-            store.maintenance().merge().unwrap();
-            store.maintenance().shared().remove_doomed().unwrap();
-        }
-    }
-    asking.join().unwrap();
+    ask_while_segments_come_and_go(&store, |i| batch("a", i, &format!("f{i}"), 1), ask);
 }
 
 fn by_name(store: &Store) -> Vec<(String, i64)> {

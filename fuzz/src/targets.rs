@@ -331,11 +331,11 @@ impl ProfileStore for Nowhere {
         Ok(StackProfile::default())
     }
 
-    fn flame_tree(&self, _: &StackQuery) -> Result<FlameTree, ApiError> {
+    fn flame_tree(&self, _: &StackQuery, _: usize) -> Result<FlameTree, ApiError> {
         Ok(FlameTree::default())
     }
 
-    fn flame_diff(&self, _: [Option<&StackQuery>; 2]) -> Result<FlameTree<2>, ApiError> {
+    fn flame_diff(&self, _: [Option<&StackQuery>; 2], _: usize) -> Result<FlameTree<2>, ApiError> {
         Ok(FlameTree::default())
     }
 

@@ -68,7 +68,7 @@ pub(crate) fn query_an_hour(report: &mut Report) -> Result<()> {
     let stacks = StackQuery::new(Tenants::default(), ProfileType::cpu_time(), Selector::all(), range);
 
     let flame_graph = |query: &StackQuery, total: i64| {
-        let tree = store.flame_tree([Some(query)])?.truncated(MAX_NODES);
+        let tree = store.flame_tree([Some(query)], MAX_NODES)?;
         ensure!(tree.totals() == [total], "{:?} of {total}", tree.totals());
         ensure!(tree.flamebearer().total() == total, "the drawing has all of it");
         Ok(1)
@@ -144,7 +144,7 @@ fn diff_halves(store: &Store, stacks: &StackQuery, total: i64) -> Result<u64> {
         StackQuery { range, ..stacks.clone() }
     };
     let sides = [half(1, HOUR_MS / 2), half(HOUR_MS / 2 + 1, HOUR_MS)];
-    let both = store.flame_tree(sides.each_ref().map(Some))?.truncated(MAX_NODES);
+    let both = store.flame_tree(sides.each_ref().map(Some), MAX_NODES)?;
     let [baseline, comparison] = both.totals();
     ensure!(baseline > 0 && baseline + comparison == total, "{baseline} + {comparison} of {total}");
     ensure!(!both.flamebearer().levels.is_empty(), "it can be drawn");

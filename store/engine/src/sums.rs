@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pyrite_model::{CallTree, CallValues, FlameTree, StackId, StackProfile, SymbolTable};
+use pyrite_model::{CallValues, FlameTree, StackId, StackProfile, SymbolTable};
 
 use crate::QueryError;
 use crate::dictionary::{Copier, Dictionary};
@@ -114,6 +114,7 @@ pub(crate) fn merge_stacks(shared: &Shared, query: &StackQuery) -> Result<StackP
 pub(crate) fn flame_tree<const SIDES: usize>(
     shared: &Shared,
     queries: [Option<&StackQuery>; SIDES],
+    max_nodes: usize,
 ) -> Result<FlameTree<SIDES>, QueryError> {
     let mut dictionaries: Vec<(Arc<Dictionary>, [Vec<i64>; SIDES])> = Vec::new();
     for (side, query) in queries.into_iter().enumerate() {
@@ -131,14 +132,9 @@ pub(crate) fn flame_tree<const SIDES: usize>(
         .iter()
         .map(|(dictionary, sides)| dictionary.calls(sides.iter().map(Vec::len).max().unwrap_or(0)))
         .collect();
-    let parts = dictionaries.iter().zip(&trees).map(|((_, sides), tree)| by_node(tree, sides));
-    Ok(FlameTree::of(parts.collect()))
-}
-
-fn by_node<'a, const SIDES: usize>(tree: &'a CallTree, sides: &[Vec<i64>; SIDES]) -> CallValues<'a, SIDES> {
-    let mut own = vec![[0; SIDES]; tree.node_count()];
-    for (side, values) in sides.iter().enumerate() {
-        tree.add(side, present(values), &mut own);
-    }
-    CallValues { tree, own }
+    let parts = dictionaries
+        .iter()
+        .zip(&trees)
+        .map(|((_, sides), tree)| CallValues::new(tree, |side| present(&sides[side])));
+    Ok(FlameTree::of(parts.collect(), max_nodes))
 }

@@ -112,19 +112,6 @@ impl CallTree {
         self.of_stack[stack.index()] as usize
     }
 
-    /// Adds up values by stack to values by node. Those of 0 and below are left out: a flame graph cannot draw them.
-    pub fn add<const SIDES: usize>(
-        &self,
-        side: usize,
-        by_stack: impl IntoIterator<Item = (StackId, i64)>,
-        own: &mut [[i64; SIDES]],
-    ) {
-        for (stack, value) in by_stack {
-            let sum = &mut own[self.node_of(stack)][side];
-            *sum = sum.saturating_add(value.max(0));
-        }
-    }
-
     /// By node, whether its path begins with these function names.
     pub fn below(&self, call_site: &[String]) -> Vec<bool> {
         let mut site = Some(ROOT);
@@ -275,10 +262,6 @@ mod tests {
         assert_eq!(tree.node_of(stacks[0]), tree.node_of(stacks[1]));
         assert_eq!(path(&tree, tree.node_of(stacks[0])), ["outer", "inlined"]);
         assert_eq!(path(&tree, tree.node_of(bare)), ["0x7"]);
-        let mut own = vec![[0; 1]; tree.node_count()];
-        tree.add(0, [(stacks[0], 2), (stacks[1], 3), (bare, -5)], &mut own);
-        assert_eq!(own[tree.node_of(stacks[0])], [5]);
-        assert_eq!(own.iter().map(|[value]| value).sum::<i64>(), 5);
     }
 
     #[test]

@@ -78,14 +78,17 @@ impl Merge {
         state.query(query).await
     }
 
-    /// The same with the flame tree.
+    /// The same with the flame tree of so many nodes.
     async fn tree<T: Send + 'static>(
         self,
         state: &ServerState,
+        max_nodes: usize,
         then: impl FnOnce(FlameTree) -> T + Send + 'static,
     ) -> Result<T, ApiError> {
         let query = move |store: &dyn ProfileStore| {
-            Ok(then(if self.by_id { FlameTree::default() } else { store.flame_tree(&self.stacks)? }))
+            let tree =
+                if self.by_id { FlameTree::default() } else { store.flame_tree(&self.stacks, max_nodes)? };
+            Ok(then(tree))
         };
         state.query(query).await
     }
@@ -107,7 +110,7 @@ pub(crate) async fn select_merge_stacktraces(
     let mut response = querier::SelectMergeStacktracesResponse::default();
     match request.format() {
         querier::ProfileFormat::Tree => {
-            response.tree = merge.tree(&call.state, move |tree| tree.truncated(nodes).to_wire()).await?;
+            response.tree = merge.tree(&call.state, nodes, |tree| tree.to_wire()).await?;
         }
         querier::ProfileFormat::Pprof => {
             let profile = merge_pprof(&call.state, merge, request.end).await?;
@@ -159,7 +162,7 @@ pub(crate) async fn single(
     merge: Merge,
     max_nodes: usize,
 ) -> Result<Flamebearer<1>, ApiError> {
-    merge.tree(state, move |tree| tree.truncated(max_nodes).flamebearer()).await
+    merge.tree(state, max_nodes, |tree| tree.flamebearer()).await
 }
 
 /// Two profiles as a flame graph, baseline first. Both are whole until they are side by side (I6).
@@ -170,7 +173,7 @@ pub(crate) async fn double(
 ) -> Result<Flamebearer<2>, ApiError> {
     let draw = move |store: &dyn ProfileStore| {
         let queries = sides.each_ref().map(|side| (!side.by_id).then_some(&side.stacks));
-        Ok(store.flame_diff(queries)?.truncated(max_nodes).flamebearer())
+        Ok(store.flame_diff(queries, max_nodes)?.flamebearer())
     };
     state.query(draw).await
 }

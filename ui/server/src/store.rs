@@ -47,9 +47,10 @@ pub trait ProfileStore: Send + Sync + 'static {
     /// One value per stack.
     fn merge_stacks(&self, query: &StackQuery) -> Result<StackProfile, ApiError>;
     /// The flame tree of one query.
-    fn flame_tree(&self, query: &StackQuery) -> Result<FlameTree, ApiError>;
+    fn flame_tree(&self, query: &StackQuery, max_nodes: usize) -> Result<FlameTree, ApiError>;
     /// Two queries side by side, the baseline first; a side without a query is empty.
-    fn flame_diff(&self, sides: [Option<&StackQuery>; 2]) -> Result<FlameTree<2>, ApiError>;
+    fn flame_diff(&self, sides: [Option<&StackQuery>; 2], max_nodes: usize)
+    -> Result<FlameTree<2>, ApiError>;
     /// One value per group and bucket, largest group first.
     fn select_series(&self, query: &SeriesQuery) -> Result<Vec<GroupSeries>, ApiError>;
     /// First and last time of any row of theirs; `None` while there is none.
@@ -100,12 +101,16 @@ impl ProfileStore for Store {
         Ok(Self::merge_stacks(self, query)?)
     }
 
-    fn flame_tree(&self, query: &StackQuery) -> Result<FlameTree, ApiError> {
-        Ok(Self::flame_tree(self, [Some(query)])?)
+    fn flame_tree(&self, query: &StackQuery, max_nodes: usize) -> Result<FlameTree, ApiError> {
+        Ok(Self::flame_tree(self, [Some(query)], max_nodes)?)
     }
 
-    fn flame_diff(&self, sides: [Option<&StackQuery>; 2]) -> Result<FlameTree<2>, ApiError> {
-        Ok(Self::flame_tree(self, sides)?)
+    fn flame_diff(
+        &self,
+        sides: [Option<&StackQuery>; 2],
+        max_nodes: usize,
+    ) -> Result<FlameTree<2>, ApiError> {
+        Ok(Self::flame_tree(self, sides, max_nodes)?)
     }
 
     fn select_series(&self, query: &SeriesQuery) -> Result<Vec<GroupSeries>, ApiError> {

@@ -115,8 +115,8 @@ fn check_stacks(store: &Store, rows: &[Found], window: TimeRange) -> Result<(), 
     }
     let profile = store.merge_stacks(&query).map_err(|error| failed(&error))?;
     same(&by_path(&profile), &expected, "stacks")?;
-    let tree = store.flame_tree([Some(&query)]).map_err(|error| failed(&error))?;
-    let of_rows = FlameTree::from_profile(&profile);
+    let tree = store.flame_tree([Some(&query)], 0).map_err(|error| failed(&error))?;
+    let of_rows = FlameTree::from_profile(&profile, 0);
     same(&tree.flamebearer(), &of_rows.flamebearer(), "flame tree")
 }
 

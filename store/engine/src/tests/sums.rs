@@ -59,7 +59,7 @@ fn stacks(service: Option<usize>, range: TimeRange, call_site: &[&str]) -> Stack
 fn merged(store: &Store, query: &StackQuery) -> BTreeMap<String, i64> {
     let profile = store.merge_stacks(query).unwrap();
     let leaf = |stack| frame_names(&profile.symbols, stack).last().unwrap().to_string();
-    let tree = store.flame_tree([Some(query)]).unwrap();
+    let tree = store.flame_tree([Some(query)], 0).unwrap();
     assert_eq!(tree.totals(), [profile.total()]);
     profile.values.iter().map(|(stack, value)| (leaf(*stack), *value)).collect()
 }

@@ -116,11 +116,11 @@ fn told(store: &Store, of: &Tenants, selector: &Selector, window: TimeRange) -> 
             let leaf = frame_names(&profile.symbols, *stack).last().unwrap().to_string();
             stacks.insert((kind.to_string(), leaf), *value);
         }
-        let tree: FlameTree = store.flame_tree([Some(&query)]).unwrap();
+        let tree: FlameTree = store.flame_tree([Some(&query)], 0).unwrap();
         assert_eq!(tree.totals(), [profile.total()]);
-        let diff = store.flame_tree([Some(&query), Some(&query)]).unwrap();
+        let diff = store.flame_tree([Some(&query), Some(&query)], 0).unwrap();
         assert_eq!(diff.totals(), [profile.total(); 2]);
-        frames.append(&mut set(tree.truncated(100).flamebearer().names));
+        frames.append(&mut set(tree.flamebearer().names));
         let in_table = profile.symbols.strings().filter(|text| text.contains("-of-"));
         frames.append(&mut set(in_table));
         let group_by = vec![names::SERVICE_NAME.to_owned(), TENANT_LABEL.to_owned()];

@@ -12,16 +12,19 @@ fn folded_of(stacks: &[(&'static str, i64)]) -> Folded {
     stacks.iter().map(|(stack, value)| (stack.split(';').collect(), *value)).collect()
 }
 
+/// No tree here has as many nodes.
+const ALL: usize = 1_000;
+
 fn tree(stacks: &[(&'static str, i64)]) -> FlameTree {
-    from_folded(&folded_of(stacks))
+    from_folded(&folded_of(stacks), ALL)
 }
 
-fn from_folded(stacks: &Folded) -> FlameTree {
-    FlameTree::from_profile(&profile(stacks))
+fn from_folded(stacks: &Folded, max_nodes: usize) -> FlameTree {
+    FlameTree::from_profile(&profile(stacks), max_nodes)
 }
 
-fn diff(left: &Folded, right: &Folded) -> FlameTree<2> {
-    FlameTree::of_profiles([&profile(left), &profile(right)])
+fn diff(left: &Folded, right: &Folded, max_nodes: usize) -> FlameTree<2> {
+    FlameTree::of_profiles([&profile(left), &profile(right)], max_nodes)
 }
 
 fn profile(stacks: &Folded) -> StackProfile {
@@ -52,7 +55,7 @@ fn one_profile_as_pyroscope_draws_it() {
 fn two_profiles_as_pyroscope_draws_them() {
     let left = folded_of(&[("a;b", 3), ("a", 1)]);
     let right = folded_of(&[("a;b", 1), ("a;c", 2)]);
-    let bearer = diff(&left, &right).truncated(8192).flamebearer();
+    let bearer = diff(&left, &right, ALL).flamebearer();
     assert_eq!(bearer.names, ["total", "a", "c", "b"]);
     let levels = [
         vec![0, 4, 0, 0, 3, 0, 0],
@@ -65,29 +68,30 @@ fn two_profiles_as_pyroscope_draws_them() {
 
 #[test]
 fn nothing_is_a_root_without_children() {
-    let bearer = FlameTree::<1>::default().truncated(10).flamebearer();
+    let bearer = FlameTree::<1>::default().flamebearer();
     assert_eq!(bearer.names, ["total"]);
     assert_eq!(bearer.levels, [[0, 0, 0, 0]]);
-    let bearer = diff(&Folded::new(), &Folded::new()).flamebearer();
+    let bearer = diff(&Folded::new(), &Folded::new(), ALL).flamebearer();
     assert_eq!(bearer.levels, [[0; 7]]);
     assert!(FlameTree::default().to_wire().is_empty());
 }
 
 #[test]
 fn small_nodes_fold_into_other() {
-    let whole = tree(&[("a;b", 3), ("a;c;d", 2), ("a;e", 1), ("a;other;x", 1), ("f", 4)]);
+    let stacks = folded_of(&[("a;b", 3), ("a;c;d", 2), ("a;e", 1), ("a;other;x", 1), ("f", 4)]);
     // Largest first: a 7, f 4, b 3, then c, d and the rest.
-    let bearer = whole.truncated(3).flamebearer();
+    let bearer = from_folded(&stacks, 3).flamebearer();
     assert_eq!(bearer.names, ["total", "f", "a", "other", "b"]);
     assert_eq!(
         bearer.levels,
         [vec![0, 11, 0, 0], vec![0, 7, 0, 2, 0, 4, 4, 1], vec![0, 3, 3, 4, 0, 4, 4, 3]]
     );
     // A tie at the border stays: c and d have 2 each.
-    assert_eq!(whole.truncated(4).node_count(), 6);
-    // With room for all only the function called `other` loses its children.
-    assert_eq!(whole.truncated(100).node_count(), whole.node_count() - 1);
-    assert_eq!(whole.truncated(0).node_count(), whole.node_count() - 1);
+    assert_eq!(from_folded(&stacks, 4).node_count(), 6);
+    // With room for all only the function called `other` loses its child.
+    for all in [0, 7, ALL] {
+        assert_eq!(from_folded(&stacks, all).node_count(), 7);
+    }
 }
 
 #[test]
@@ -100,8 +104,8 @@ fn wire_bytes_are_preorder_with_the_last_child_first() {
 #[test]
 fn huge_values_saturate() {
     let stacks = folded_of(&[("a", i64::MAX), ("a;b", i64::MAX), ("c", i64::MAX)]);
-    assert_eq!(from_folded(&stacks).totals(), [i64::MAX]);
-    let both = diff(&stacks, &stacks).truncated(2);
+    assert_eq!(from_folded(&stacks, ALL).totals(), [i64::MAX]);
+    let both = diff(&stacks, &stacks, 2);
     assert_eq!(both.flamebearer().total(), i64::MAX);
 }
 
@@ -111,7 +115,7 @@ fn a_profile_keeps_inlined_and_unresolved_frames() {
     let unresolved = profile.symbols.intern_location(crate::Location { address: 0x40, ..Default::default() });
     let stack = profile.symbols.intern_stack(&[unresolved]).unwrap();
     profile.values.push((stack, 1));
-    let bearer = FlameTree::from_profile(&profile).flamebearer();
+    let bearer = FlameTree::from_profile(&profile, ALL).flamebearer();
     assert_eq!(bearer.names, ["total", "main", "work", "0x40"]);
     assert_eq!(bearer.levels[1], [0, 1, 1, 3, 0, 2, 0, 1]);
 }
@@ -197,6 +201,7 @@ proptest! {
     fn profiles_in_parts_are_the_tree_of_the_whole(
         stacks in folded(),
         parts in prop::collection::vec(0..3_usize, 30),
+        max_nodes in 0..40_usize,
     ) {
         let mut folded = [Folded::new(), Folded::new(), Folded::new()];
         for (stack, part) in stacks.iter().zip(parts) {
@@ -204,32 +209,31 @@ proptest! {
         }
         let profiles = folded.map(|stacks| profile(&stacks));
         let trees = profiles.each_ref().map(|profile| CallTree::of(&profile.symbols));
-        let parts = profiles.iter().zip(&trees).map(|(profile, tree)| {
-            let mut own = vec![[0]; tree.node_count()];
-            tree.add(0, profile.values.iter().copied(), &mut own);
-            CallValues { tree, own }
-        });
-        let (whole, united) = (from_folded(&stacks), FlameTree::of(parts.collect()));
+        let parts = profiles
+            .iter()
+            .zip(&trees)
+            .map(|(profile, tree)| CallValues::new(tree, |_side| profile.values.iter().copied()));
+        let (whole, united) = (from_folded(&stacks, max_nodes), FlameTree::of(parts.collect(), max_nodes));
         prop_assert_eq!(united.flamebearer(), whole.flamebearer());
         prop_assert_eq!(united.to_wire(), whole.to_wire());
     }
 
     #[test]
     fn truncation_equals_brute_force(stacks in folded(), max_nodes in 1..40_usize) {
-        let truncated = from_folded(&stacks).truncated(max_nodes);
+        let truncated = from_folded(&stacks, max_nodes);
         prop_assert_eq!(truncated.totals()[0], stacks.iter().map(|(_, value)| value).sum::<i64>());
         prop_assert_eq!(paths(&truncated), brute_force([&stacks], max_nodes));
     }
 
     #[test]
     fn diff_equals_brute_force(left in folded(), right in folded(), max_nodes in 1..40_usize) {
-        let truncated = diff(&left, &right).truncated(max_nodes);
+        let truncated = diff(&left, &right, max_nodes);
         prop_assert_eq!(paths(&truncated), brute_force([&left, &right], max_nodes));
     }
 
     #[test]
     fn own_values_add_up_to_the_total(stacks in folded(), max_nodes in 1..40_usize) {
-        let truncated = from_folded(&stacks).truncated(max_nodes);
+        let truncated = from_folded(&stacks, max_nodes);
         let own: i64 = truncated.nodes.iter().map(|node| node.own[0]).sum();
         prop_assert_eq!(own, truncated.totals()[0]);
     }

@@ -2,36 +2,29 @@
 
 use hashbrown::HashMap;
 
-use super::{FlameTree, Node, ROOT};
-use crate::CallTree;
-
-/// What one source contributes to a flame tree: values by node of its call tree, by side.
-#[derive(Clone, Debug)]
-pub struct CallValues<'a, const SIDES: usize> {
-    /// The paths.
-    pub tree: &'a CallTree,
-    /// Own values by node, none negative.
-    pub own: Vec<[i64; SIDES]>,
-}
+use super::cut::{Kept, largest, threshold};
+use super::{CallValues, FlameTree, Node, OTHER, ROOT};
 
 impl<const SIDES: usize> FlameTree<SIDES> {
-    /// The tree of all that the parts hold; paths that parts share become one.
-    pub fn of(mut parts: Vec<CallValues<'_, SIDES>>) -> Self {
+    /// The tree of all that the parts hold; paths that parts share become one. With `max_nodes` 0 nothing is too small for
+    /// it.
+    pub fn of(mut parts: Vec<CallValues<'_, SIDES>>, max_nodes: usize) -> Self {
         // The largest as it is, for the others cost a look for every node.
-        let largest = parts.iter().enumerate().max_by_key(|(_, part)| part.tree.node_count());
+        let largest = parts.iter().enumerate().max_by_key(|(_, part)| part.nodes.len());
         let Some((largest, _)) = largest else { return Self::default() };
-        let CallValues { tree, own } = parts.swap_remove(largest);
-        let mut union = Union { base: tree, own, extra: Extra::default() };
+        let mut union = Union::new(parts.swap_remove(largest));
         for part in &parts {
             union.add(part);
         }
-        union.into_tree()
+        union.into_tree(max_nodes)
     }
 }
 
-/// Own values by node: those of the base, then the extra ones.
+/// The nodes of the base, then the extra ones.
 struct Union<'a, const SIDES: usize> {
-    base: &'a CallTree,
+    base: CallValues<'a, SIDES>,
+    /// By node.
+    parents: Vec<u32>,
     own: Vec<[i64; SIDES]>,
     extra: Extra,
 }
@@ -39,102 +32,94 @@ struct Union<'a, const SIDES: usize> {
 /// Nodes and names that the base lacks; their ids follow those of the base.
 #[derive(Default)]
 struct Extra {
-    nodes: Vec<(u32, u32)>,
+    /// By node, its name.
+    nodes: Vec<u32>,
     children: HashMap<(u32, u32), u32>,
     names: Vec<Box<str>>,
     name_ids: HashMap<Box<str>, u32>,
 }
 
-impl<const SIDES: usize> Union<'_, SIDES> {
+impl<'a, const SIDES: usize> Union<'a, SIDES> {
+    fn new(mut base: CallValues<'a, SIDES>) -> Self {
+        let (parents, own) = (std::mem::take(&mut base.parents), std::mem::take(&mut base.own));
+        Self { base, parents, own, extra: Extra::default() }
+    }
+
     fn add(&mut self, part: &CallValues<'_, SIDES>) {
-        let CallValues { tree, own } = part;
-        let totals = totals(own.clone(), |node| tree.parent(node));
-        let mut names: Vec<Option<u32>> = vec![None; tree.names().len()];
-        let mut targets = vec![ROOT; own.len()];
-        for node in 0..own.len() {
-            if is_nothing(totals[node]) {
-                continue;
-            }
+        let texts = part.tree.names();
+        let mut names: Vec<Option<u32>> = vec![None; texts.len()];
+        let mut targets = vec![ROOT; part.nodes.len()];
+        for node in 0..part.nodes.len() {
             if node != ROOT as usize {
-                let name = tree.name_id(node) as usize;
-                let name = *names[name].get_or_insert_with(|| self.name(&tree.names()[name]));
-                targets[node] = self.child(targets[tree.parent(node) as usize], name);
+                let name = part.name_id(node) as usize;
+                let name = *names[name].get_or_insert_with(|| self.name(&texts[name]));
+                targets[node] = self.child(targets[part.parents[node] as usize], name);
             }
-            add_to(&mut self.own[targets[node] as usize], own[node]);
+            add_to(&mut self.own[targets[node] as usize], part.own[node]);
         }
     }
 
     fn name(&mut self, text: &str) -> u32 {
-        if let Some(id) = self.base.find_name(text) {
+        if let Some(id) = self.base.tree.find_name(text) {
             return id;
         }
         let Extra { names, name_ids, .. } = &mut self.extra;
         if let Some(id) = name_ids.get(text) {
             return *id;
         }
-        let id = (self.base.names().len() + names.len()) as u32;
+        let id = (self.base.tree.names().len() + names.len()) as u32;
         names.push(Box::from(text));
         name_ids.insert(Box::from(text), id);
         id
     }
 
     fn child(&mut self, parent: u32, name: u32) -> u32 {
-        if (parent as usize) < self.base.node_count()
-            && let Some(node) = self.base.find(parent, name)
+        let Self { base, parents, own, extra: Extra { nodes, children, .. } } = self;
+        if let Some(&parent) = base.nodes.get(parent as usize)
+            && let Some(node) = base.tree.find(parent, name)
+            && let Some(place) = base.place(node)
         {
-            return node;
+            return place;
         }
-        let Self { own, extra: Extra { nodes, children, .. }, .. } = self;
         *children.entry((parent, name)).or_insert_with(|| {
-            nodes.push((parent, name));
+            nodes.push(name);
+            parents.push(parent);
             own.push([0; SIDES]);
             own.len() as u32 - 1
         })
     }
 
-    /// The nodes that have a value, own or of their children, under names that some of them has.
-    fn into_tree(self) -> FlameTree<SIDES> {
-        let Self { base, own, extra } = self;
-        let known = base.node_count();
-        let parent = |node: usize| if node < known { base.parent(node) } else { extra.nodes[node - known].0 };
-        let name = |node: usize| if node < known { base.name_id(node) } else { extra.nodes[node - known].1 };
-        let totals = totals(own.clone(), parent);
-        let root = Node { parent: ROOT, name: 0, own: own[0], total: totals[0] };
-        let mut tree = FlameTree::rooted(root);
-        tree.nodes.reserve_exact(totals.iter().filter(|total| !is_nothing(**total)).count());
-        let mut names: Vec<Option<u32>> = vec![None; base.names().len() + extra.names.len()];
-        let mut placed = vec![ROOT; own.len()];
-        for node in 1..own.len() {
-            if is_nothing(totals[node]) {
-                continue;
+    /// The nodes as far as they are among the largest.
+    fn into_tree(self, max_nodes: usize) -> FlameTree<SIDES> {
+        let Self { base, parents, own, extra } = self;
+        let texts = base.tree.names();
+        let known = base.nodes.len();
+        let totals = totals(own.clone(), &parents);
+        let threshold = threshold(&totals, max_nodes);
+        let mut kept = Kept::new(own[0], totals[0], own.len());
+        let mut names: Vec<Option<u32>> = vec![None; texts.len() + extra.names.len()];
+        for (node, &total) in totals.iter().enumerate().skip(1) {
+            let Some(parent) = kept.target(parents[node]) else { continue };
+            let name = if node < known { base.name_id(node) } else { extra.nodes[node - known] } as usize;
+            let text = texts.get(name).unwrap_or_else(|| &extra.names[name - texts.len()]);
+            if largest(&total) < threshold || &**text == OTHER {
+                kept.fold(parent, total);
+            } else {
+                let name = *names[name].get_or_insert_with(|| kept.name(text));
+                kept.keep(node, Node { parent, name, own: own[node], total });
             }
-            let id = name(node) as usize;
-            let text = || base.names().get(id).unwrap_or_else(|| &extra.names[id - base.names().len()]);
-            let name = *names[id].get_or_insert_with(|| tree.name(text()));
-            let parent = placed[parent(node) as usize];
-            placed[node] = tree.push(Node { parent, name, own: own[node], total: totals[node] });
         }
-        tree
+        kept.into_tree()
     }
 }
 
 /// The total of every node: its own value and those of all below it. Parents come before their children.
-fn totals<const SIDES: usize>(
-    mut own: Vec<[i64; SIDES]>,
-    parent: impl Fn(usize) -> u32,
-) -> Vec<[i64; SIDES]> {
+fn totals<const SIDES: usize>(mut own: Vec<[i64; SIDES]>, parents: &[u32]) -> Vec<[i64; SIDES]> {
     for node in (1..own.len()).rev() {
         let total = own[node];
-        if !is_nothing(total) {
-            add_to(&mut own[parent(node) as usize], total);
-        }
+        add_to(&mut own[parents[node] as usize], total);
     }
     own
-}
-
-/// Faster than a comparison with an array of zeros, which calls a function.
-fn is_nothing<const SIDES: usize>(values: [i64; SIDES]) -> bool {
-    values.iter().all(|value| *value == 0)
 }
 
 fn add_to<const SIDES: usize>(sum: &mut [i64; SIDES], values: [i64; SIDES]) {

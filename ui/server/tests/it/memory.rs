@@ -117,15 +117,19 @@ impl ProfileStore for MemoryStore {
         Ok(StackProfile { symbols: data.symbols.clone(), values: sums.into_iter().collect() })
     }
 
-    fn flame_tree(&self, query: &StackQuery) -> Result<FlameTree, ApiError> {
-        Ok(FlameTree::from_profile(&self.merge_stacks(query)?))
+    fn flame_tree(&self, query: &StackQuery, max_nodes: usize) -> Result<FlameTree, ApiError> {
+        Ok(FlameTree::from_profile(&self.merge_stacks(query)?, max_nodes))
     }
 
-    fn flame_diff(&self, sides: [Option<&StackQuery>; 2]) -> Result<FlameTree<2>, ApiError> {
+    fn flame_diff(
+        &self,
+        sides: [Option<&StackQuery>; 2],
+        max_nodes: usize,
+    ) -> Result<FlameTree<2>, ApiError> {
         let side = |query: Option<&StackQuery>| {
             query.map_or(Ok(StackProfile::default()), |query| self.merge_stacks(query))
         };
-        Ok(FlameTree::of_profiles([&side(sides[0])?, &side(sides[1])?]))
+        Ok(FlameTree::of_profiles([&side(sides[0])?, &side(sides[1])?], max_nodes))
     }
 
     fn select_series(&self, query: &SeriesQuery) -> Result<Vec<GroupSeries>, ApiError> {

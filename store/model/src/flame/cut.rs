@@ -1,0 +1,77 @@
+//! Cutting a tree down to its largest nodes while it is made: what nobody will see is never built.
+
+use hashbrown::HashMap;
+
+use super::{FlameTree, Node, OTHER, ROOT};
+
+/// The smallest total that stays: the `max_nodes`-th largest, or 0 where there is room for all.
+pub(super) fn threshold<const SIDES: usize>(totals: &[[i64; SIDES]], max_nodes: usize) -> i64 {
+    let counted = if SIDES == 1 { &totals[1..] } else { totals };
+    if max_nodes == 0 || counted.len() <= max_nodes {
+        return 0;
+    }
+    let mut largest: Vec<i64> = counted.iter().map(largest).filter(|total| *total != 0).collect();
+    if largest.len() <= max_nodes {
+        return 0;
+    }
+    let (_, nth, _) = largest.select_nth_unstable_by(max_nodes - 1, |a, b| b.cmp(a));
+    *nth
+}
+
+pub(super) fn largest<const SIDES: usize>(total: &[i64; SIDES]) -> i64 {
+    total.iter().copied().max().unwrap_or(0)
+}
+
+/// What becomes of a node's children: they are under this one, or have gone with it.
+const GONE: u32 = u32::MAX;
+
+/// A tree on its way, parents before children.
+pub(super) struct Kept<const SIDES: usize> {
+    tree: FlameTree<SIDES>,
+    /// By parent, the node that its small children were folded into.
+    others: HashMap<u32, u32>,
+    other_name: Option<u32>,
+    /// By node of the whole tree, which one it is here, or [`GONE`].
+    targets: Vec<u32>,
+}
+
+impl<const SIDES: usize> Kept<SIDES> {
+    /// Starts with the root of a tree of so many nodes.
+    pub(super) fn new(own: [i64; SIDES], total: [i64; SIDES], nodes: usize) -> Self {
+        let mut targets = vec![GONE; nodes];
+        targets[ROOT as usize] = ROOT;
+        Self { tree: FlameTree::rooted(own, total), others: HashMap::new(), other_name: None, targets }
+    }
+
+    /// What a node of the whole tree is here; `None` where it was folded away.
+    pub(super) fn target(&self, node: u32) -> Option<u32> {
+        Some(self.targets[node as usize]).filter(|target| *target != GONE)
+    }
+
+    pub(super) fn name(&mut self, text: &str) -> u32 {
+        self.tree.name(text)
+    }
+
+    /// Adds a node; its parent and name are those of this tree.
+    pub(super) fn keep(&mut self, id: usize, node: Node<SIDES>) {
+        self.targets[id] = self.tree.push(node);
+    }
+
+    /// Adds a node, and all below it, to its parent's `other`.
+    pub(super) fn fold(&mut self, parent: u32, total: [i64; SIDES]) {
+        let Self { tree, others, other_name, .. } = self;
+        let other = *others.entry(parent).or_insert_with(|| {
+            let name = *other_name.get_or_insert_with(|| tree.name(OTHER));
+            tree.push(Node { parent, name, own: [0; SIDES], total: [0; SIDES] })
+        });
+        let rest = &mut tree.nodes[other as usize];
+        for (sum, total) in rest.total.iter_mut().zip(total) {
+            *sum = sum.saturating_add(total);
+        }
+        rest.own = rest.total;
+    }
+
+    pub(super) fn into_tree(self) -> FlameTree<SIDES> {
+        self.tree
+    }
+}

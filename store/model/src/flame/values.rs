@@ -1,0 +1,129 @@
+//! Values by node of a call tree, of the nodes that have any: a query for one container must not look at those of all.
+
+use super::ROOT;
+use crate::{CallTree, StackId};
+
+/// What one source contributes to a flame tree: the nodes of its call tree that are on the way to a value, and the root.
+#[derive(Clone, Debug)]
+pub struct CallValues<'a, const SIDES: usize> {
+    pub(super) tree: &'a CallTree,
+    places: Places,
+    /// By place: the node of the tree. They ascend, so parents come before their children.
+    pub(super) nodes: Vec<u32>,
+    /// By place: that of the parent.
+    pub(super) parents: Vec<u32>,
+    /// By place: own values by side, none negative.
+    pub(super) own: Vec<[i64; SIDES]>,
+}
+
+impl<'a, const SIDES: usize> CallValues<'a, SIDES> {
+    /// Adds up values by stack, which are told for each side. Those of 0 and below are left out: a flame graph cannot draw
+    /// them.
+    pub fn new<I>(tree: &'a CallTree, by_stack: impl Fn(usize) -> I) -> Self
+    where
+        I: Iterator<Item = (StackId, i64)>,
+    {
+        let positive = |side| by_stack(side).filter(|(_, value)| *value > 0);
+        let mut places = Places::among(tree.node_count());
+        places.insert(ROOT);
+        for (stack, _) in (0..SIDES).flat_map(positive) {
+            let mut node = tree.node_of(stack) as u32;
+            while places.insert(node) {
+                node = tree.parent(node as usize);
+            }
+        }
+        let nodes = places.number();
+        let parents = nodes.iter().map(|node| places.of(tree.parent(*node as usize))).collect();
+        let mut own = vec![[0_i64; SIDES]; nodes.len()];
+        for (side, values) in (0..SIDES).map(positive).enumerate() {
+            for (stack, value) in values {
+                let sum = &mut own[places.of(tree.node_of(stack) as u32) as usize][side];
+                *sum = sum.saturating_add(value);
+            }
+        }
+        Self { tree, places, nodes, parents, own }
+    }
+
+    /// The place of a node of the tree; `None` where it has no value.
+    pub(super) fn place(&self, node: u32) -> Option<u32> {
+        self.places.holds(node).then(|| self.places.of(node))
+    }
+
+    /// The name of the node at a place, as the tree numbers them.
+    pub(super) fn name_id(&self, place: usize) -> u32 {
+        self.tree.name_id(self.nodes[place] as usize)
+    }
+}
+
+/// A set of numbers and, once it is numbered, how many there are below each.
+#[derive(Clone, Debug)]
+struct Places {
+    words: Vec<u64>,
+    /// By word: how many are in the words before it.
+    before: Vec<u32>,
+}
+
+impl Places {
+    fn among(numbers: usize) -> Self {
+        Self { words: vec![0; numbers.div_ceil(64)], before: Vec::new() }
+    }
+
+    /// Returns whether it was not there.
+    fn insert(&mut self, number: u32) -> bool {
+        let word = &mut self.words[number as usize / 64];
+        let before = *word;
+        *word |= 1 << (number % 64);
+        *word != before
+    }
+
+    /// Counts them; returns them in order.
+    fn number(&mut self) -> Vec<u32> {
+        let mut numbers = Vec::new();
+        for (at, &word) in self.words.iter().enumerate() {
+            self.before.push(numbers.len() as u32);
+            let mut left = word;
+            while left != 0 {
+                numbers.push(at as u32 * 64 + left.trailing_zeros());
+                left &= left - 1;
+            }
+        }
+        numbers
+    }
+
+    fn holds(&self, number: u32) -> bool {
+        self.words[number as usize / 64] >> (number % 64) & 1 == 1
+    }
+
+    /// How many are below one that is there.
+    fn of(&self, number: u32) -> u32 {
+        let at = number as usize / 64;
+        let below = self.words[at] & ((1 << (number % 64)) - 1);
+        self.before[at] + below.count_ones()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn places_count_what_is_below(numbers in prop::collection::btree_set(0..300_u32, 0..80)) {
+            let mut places = Places::among(300);
+            for number in &numbers {
+                prop_assert!(places.insert(*number));
+                prop_assert!(!places.insert(*number));
+            }
+            prop_assert_eq!(places.number(), numbers.iter().copied().collect::<Vec<_>>());
+            for (place, number) in numbers.iter().enumerate() {
+                prop_assert_eq!(places.of(*number) as usize, place);
+            }
+            let held: BTreeSet<u32> = (0..300).filter(|number| places.holds(*number)).collect();
+            prop_assert_eq!(held, numbers);
+        }
+    }
+}

@@ -1,4 +1,5 @@
-//! Maintenance: heads become segments, old segments go. Runs on its own thread; ingest and queries go on meanwhile.
+//! Maintenance: heads become segments, small segments large ones, old ones go; ingest and queries go on meanwhile. Flushing has a
+//! thread of its own: a merge may take long, and until a flush is done the head takes no more than twice its size.
 //!
 //! The order of a flush is what makes it safe to die anywhere in it: every file of the segment is synced, the
 //! directory gets its name, the catalogue learns of it, queries see it in the head's place, and only then is the
@@ -23,7 +24,7 @@ use crate::shared::Shared;
 use crate::sync::lock;
 use crate::wal;
 
-/// How often retention and merging look around.
+/// How often each thread looks around, woken or not.
 const PERIOD: Duration = Duration::from_mins(1);
 /// How soon they look again after a failure.
 const RETRY: Duration = Duration::from_secs(5);
@@ -31,21 +32,40 @@ const RETRY: Duration = Duration::from_secs(5);
 /// One of the things to do; each is tried even where the one before failed.
 type Step = fn(&Maintenance) -> Result<(), StoreError>;
 
-/// The thread's state.
+/// What the threads share.
 pub(crate) struct Maintenance {
     shared: Arc<Shared>,
-    /// Held by each piece of work: callers of `Store::flush` must not meet the thread at the same head or in the
-    /// same unfinished segment.
-    working: Mutex<()>,
+    /// Held by a flush: callers of `Store::flush` must not meet the thread at the same head.
+    flushing: Mutex<()>,
+    /// Held by each other piece of work.
+    tending: Mutex<()>,
 }
+
+/// A thread: works until the other end of its channel is gone, and each time it is woken.
+pub(crate) type Work = fn(&Maintenance, &Receiver<()>);
 
 impl Maintenance {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, working: Mutex::new(()) }
+        Self { shared, flushing: Mutex::new(()), tending: Mutex::new(()) }
     }
 
-    /// Works until the other end of `wake` is gone.
-    pub(crate) fn run(&self, wake: &Receiver<()>) {
+    /// Flushes.
+    pub(crate) fn flush_when_woken(&self, wake: &Receiver<()>) {
+        self.work(wake, &[("flush", Self::flush_frozen)]);
+    }
+
+    /// Does all else.
+    pub(crate) fn tend(&self, wake: &Receiver<()>) {
+        let steps: [(&str, Step); 4] = [
+            ("merge", Self::merge),
+            ("retention", Self::retain),
+            ("removal", |this| this.shared.remove_doomed()),
+            ("quarantine", |this| this.shared.tend_quarantine()),
+        ];
+        self.work(wake, &steps);
+    }
+
+    fn work(&self, wake: &Receiver<()>, steps: &[(&str, Step)]) {
         let mut wait = Duration::ZERO;
         loop {
             match wake.recv_timeout(wait) {
@@ -53,13 +73,6 @@ impl Maintenance {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             wait = PERIOD;
-            let steps: [(&str, Step); 5] = [
-                ("flush", Self::flush_frozen),
-                ("merge", Self::merge),
-                ("retention", Self::retain),
-                ("removal", |this| this.shared.remove_doomed()),
-                ("quarantine", |this| this.shared.tend_quarantine()),
-            ];
             for (step, run) in steps {
                 if let Err(error) = run(self) {
                     self.shared.counters.maintenance_failures.add(1);
@@ -77,7 +90,7 @@ impl Maintenance {
 
     /// Writes every frozen head as a segment, oldest first.
     pub(crate) fn flush_frozen(&self) -> Result<(), StoreError> {
-        let _working = lock(&self.working);
+        let _flushing = lock(&self.flushing);
         while let Some(head) = self.shared.view().frozen.first() {
             flush(&self.shared, head)?;
         }
@@ -87,8 +100,7 @@ impl Maintenance {
     /// Merges what is ready to be merged.
     pub(crate) fn merge(&self) -> Result<(), StoreError> {
         loop {
-            // Anew for each, so that a flush need not wait for all of them.
-            let _working = lock(&self.working);
+            let _tending = lock(&self.tending);
             self.shared.remove_disowned()?;
             let Some(group) = merge::choose(&self.shared.view().segments, (self.shared.clock)()) else {
                 return Ok(());
@@ -99,7 +111,7 @@ impl Maintenance {
 
     /// Removes segments that are too old or too many.
     pub(crate) fn retain(&self) -> Result<(), StoreError> {
-        let _working = lock(&self.working);
+        let _tending = lock(&self.tending);
         let shared = &self.shared;
         let policy = shared.config.retention;
         let max_age_ms = i64::try_from(policy.max_age.as_millis()).unwrap_or(i64::MAX);
@@ -154,7 +166,7 @@ fn flush(shared: &Shared, head: &Arc<Head>) -> Result<(), StoreError> {
         // An earlier try came this far.
         Some(describe(shared, &dir, &name)?)
     } else {
-        Some(write_head(shared, head, name).inspect_err(|_| discard_unfinished(shared))?)
+        Some(write_head(shared, head, name.clone()).inspect_err(|_| discard_unfinished(shared, &name))?)
     };
     match &written {
         Some((segment, series)) => shared.add_segment(segment, series, &[], generation)?,
@@ -221,12 +233,12 @@ fn write_head(
 }
 
 /// Removes what a failed attempt left, so that a full disk has that room again.
-pub(crate) fn discard_unfinished(shared: &Shared) {
-    let dir = &shared.layout.segments;
-    let names = shared.files.list(dir).unwrap_or_default();
-    for name in names.iter().filter(|name| crate::segment::write::is_temporary(name)) {
-        if let Err(error) = shared.files.remove_dir(&dir.join(name)) {
+pub(crate) fn discard_unfinished(shared: &Shared, name: &str) {
+    match shared.files.remove_dir(&segment::write::temporary_dir(&shared.layout.segments, name)) {
+        // It may have failed before there was anything.
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             tracing::warn!(name, %error, "cannot remove an unfinished segment; the next start does");
         }
+        _ => {}
     }
 }

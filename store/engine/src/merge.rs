@@ -98,11 +98,11 @@ pub(crate) fn merge(shared: &Shared, group: &[Arc<SegmentInfo>]) -> Result<(), S
     }
     let name = merged_name(&inputs);
     let dir = shared.layout.segments.join(&name);
-    let (segment, series) = match write(shared, &inputs, &merged, name) {
+    let (segment, series) = match write(shared, &inputs, &merged, &name) {
         Ok(written) => written,
         Err((bad_input, error)) => {
             shared.disown(dir);
-            discard_unfinished(shared);
+            discard_unfinished(shared, &name);
             return match bad_input {
                 Some(segment) => shared.give_up(&segment, error),
                 None => Err(error),
@@ -159,7 +159,7 @@ fn write(
     shared: &Shared,
     inputs: &[Input],
     merged: &Merged,
-    name: String,
+    name: &str,
 ) -> Result<Written, (Option<Arc<SegmentInfo>>, StoreError)> {
     let Merged { dictionary, series, stacks: uses, flushed_through } = merged;
     let ranges = || inputs.iter().map(|input| input.segment.range);
@@ -174,11 +174,11 @@ fn write(
     };
     let (files, dir) = (shared.files.as_ref(), &shared.layout.segments);
     let ours = |error| (None, error);
-    let mut writer = SegmentWriter::create(files, dir, &name, content).map_err(ours)?;
+    let mut writer = SegmentWriter::create(files, dir, name, content).map_err(ours)?;
     for Input { segment, reader, series, stacks } in inputs {
         // A failure to write must not be taken for a damaged input.
         let mut not_written = None;
-        let read = reader.scan_all(|row| {
+        let read = reader.scan_all(files, |row| {
             let series = series.get(row.series as usize).copied().flatten();
             let stack =
                 stacks.get(row.stack as usize).copied().filter(|stack| uses[*stack as usize].rows > 0);
@@ -195,5 +195,5 @@ fn write(
     let replaces = inputs.iter().map(|input| input.segment.name.clone()).collect();
     let level = inputs.iter().map(|input| input.segment.level).max().unwrap_or(0) + 1;
     let flushed_through = *flushed_through;
-    writer.finish(SegmentOrigin { name, level, flushed_through, replaces }).map_err(ours)
+    writer.finish(SegmentOrigin { name: name.to_owned(), level, flushed_through, replaces }).map_err(ours)
 }

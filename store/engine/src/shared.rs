@@ -1,4 +1,4 @@
-//! What the writer, the maintenance thread and queries share: the view of what is stored, and the way to change it.
+//! What the writer, the threads of maintenance and queries share: the view of what is stored, and the way to change it.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

@@ -1,7 +1,7 @@
 //! The store as others see it: open, append, ask, close.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -13,7 +13,7 @@ use pyrite_model::{
 use crate::files::{FileLayer, RealFiles};
 use crate::head::validate;
 use crate::lock::DirLock;
-use crate::maintain::Maintenance;
+use crate::maintain::{Maintenance, Work};
 use crate::open::{self, Age, Opened};
 use crate::quarantine::Quarantine;
 use crate::series_index::Answers;
@@ -43,9 +43,15 @@ struct Inner {
 /// The threads, what ends them, and the lock that they work under. Ends in the order of the fields.
 struct Running {
     writer: JoinHandle<()>,
-    wake: SyncSender<()>,
-    maintenance: JoinHandle<()>,
+    flush: Worker,
+    tend: Worker,
     lock: DirLock,
+}
+
+/// A thread of maintenance; it ends when the channel that wakes it is dropped.
+struct Worker {
+    wake: SyncSender<()>,
+    thread: JoinHandle<()>,
 }
 
 /// Size and reach of what is stored.
@@ -79,15 +85,15 @@ impl Store {
         files: Arc<dyn FileLayer>,
         clock: Clock,
     ) -> Result<(Self, OpenReport), StoreError> {
-        Self::open_tended(config, files, clock, Maintenance::run)
+        Self::open_tended(config, files, clock, [Maintenance::flush_when_woken, Maintenance::tend])
     }
 
-    /// Likewise; `tend` is what the maintenance thread does until the other end of its channel is gone.
+    /// Likewise; `work` is what the threads of maintenance do.
     pub(crate) fn open_tended(
         config: StoreConfig,
         files: Arc<dyn FileLayer>,
         clock: Clock,
-        tend: fn(&Maintenance, &Receiver<()>),
+        work: [Work; 2],
     ) -> Result<(Self, OpenReport), StoreError> {
         let layout = Layout::new(config.dir.clone());
         files.create_dir(&layout.root).map_err(StoreError::io("create", &layout.root))?;
@@ -105,14 +111,14 @@ impl Store {
 
         let queued_bytes = Arc::new(AtomicUsize::new(0));
         let (queue, waiting) = sync_channel(shared.config.limits.queued_appends);
-        // One slot: a thread that has been woken once looks at everything.
-        let (wake, woken) = sync_channel(1);
-        let writer = Writer::new(Arc::clone(&shared), generation, Arc::clone(&queued_bytes), wake.clone());
-        let writer = spawn("store-writer", move || writer.run(&waiting))?;
         let maintenance = Arc::new(Maintenance::new(Arc::clone(&shared)));
-        let worker = Arc::clone(&maintenance);
-        let worker = spawn("store-maintain", move || tend(&worker, &woken))?;
-        let running = Mutex::new(Some(Running { writer, wake, maintenance: worker, lock }));
+        let [flush, tend] = work;
+        let flush = Worker::spawn("store-flush", &maintenance, flush)?;
+        let tend = Worker::spawn("store-maintain", &maintenance, tend)?;
+        let (queued, wake) = (Arc::clone(&queued_bytes), flush.wake.clone());
+        let writer = Writer::new(Arc::clone(&shared), generation, queued, wake);
+        let writer = spawn("store-writer", move || writer.run(&waiting))?;
+        let running = Mutex::new(Some(Running { writer, flush, tend, lock }));
         let closed = AtomicBool::new(false);
         Ok((Self(Arc::new(Inner { shared, maintenance, queue, queued_bytes, closed, running })), report))
     }
@@ -175,13 +181,14 @@ impl Store {
         sums::merge_stacks(&self.0.shared, query)
     }
 
-    /// The flame tree of all rows of the queries, each of which is a side; one without a query is empty. Much cheaper than
-    /// by way of their stacks.
+    /// The flame tree of all rows of the queries, each of which is a side; one without a query is empty. It is cut to about
+    /// `max_nodes` nodes, 0 for all. Much cheaper than by way of their stacks.
     pub fn flame_tree<const SIDES: usize>(
         &self,
         queries: [Option<&StackQuery>; SIDES],
+        max_nodes: usize,
     ) -> Result<FlameTree<SIDES>, QueryError> {
-        sums::flame_tree(&self.0.shared, queries)
+        sums::flame_tree(&self.0.shared, queries, max_nodes)
     }
 
     /// Values over time by group; the group with the largest sum comes first.
@@ -302,16 +309,31 @@ impl Inner {
     /// Ends the threads and frees the directory.
     fn stop(&self) {
         self.closed.store(true, Ordering::SeqCst);
-        let Some(Running { writer, wake, maintenance, lock }) = lock(&self.running).take() else { return };
+        let Some(Running { writer, flush, tend, lock }) = lock(&self.running).take() else { return };
         // The writer is gone already where its thread panicked, and then there is nothing to stop.
         let _ = self.queue.send(Message::Stop);
-        for (name, thread, done) in [("writer", writer, None), ("maintenance", maintenance, Some(wake))] {
-            drop(done);
+        let threads = [
+            ("writer", writer, None),
+            ("flush", flush.thread, Some(flush.wake)),
+            ("maintenance", tend.thread, Some(tend.wake)),
+        ];
+        for (name, thread, wake) in threads {
+            drop(wake);
             if thread.join().is_err() {
                 tracing::error!(name, "a thread of the store panicked");
             }
         }
         drop(lock);
+    }
+}
+
+impl Worker {
+    fn spawn(name: &'static str, maintenance: &Arc<Maintenance>, work: Work) -> Result<Self, StoreError> {
+        // One slot: a thread that has been woken once looks at everything.
+        let (wake, woken) = sync_channel(1);
+        let maintenance = Arc::clone(maintenance);
+        let thread = spawn(name, move || work(&maintenance, &woken))?;
+        Ok(Self { wake, thread })
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! It takes the first waiting batch and all that queued up behind it, interns them, writes their records with one
 //! write and one sync, makes their rows visible, and only then acknowledges. When the head is due it opens the next
-//! generation and leaves the old one to the maintenance thread.
+//! generation and leaves the old one to the flush thread.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -57,7 +57,7 @@ pub(crate) struct Writer {
     /// What the log holds of the head's dictionary.
     durable: Mark,
     queued_bytes: Arc<AtomicUsize>,
-    /// Wakes the maintenance thread.
+    /// Wakes the flush thread.
     wake: SyncSender<()>,
     records: Vec<u8>,
     /// How many of the head's series are in the index.
@@ -243,7 +243,7 @@ impl Writer {
         }
     }
 
-    /// Opens the next generation and hands the present head to the maintenance thread.
+    /// Opens the next generation and hands the present head to the flush thread.
     fn freeze(&mut self) -> Result<(), StoreError> {
         let generation = self.head.generation() + 1;
         let epoch = self.shared.epochs.for_generation();

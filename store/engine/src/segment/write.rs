@@ -26,6 +26,11 @@ const ROW_GROUP_ROWS: usize = 128 * 1024;
 const ROLLUP_GROUP_ROWS: usize = 64 * 1024;
 const TEMPORARY: &str = "tmp-";
 
+/// Where a segment is until it is finished.
+pub(crate) fn temporary_dir(segments_dir: &Path, name: &str) -> PathBuf {
+    segments_dir.join(format!("{TEMPORARY}{name}"))
+}
+
 /// Whether a name in the segments' directory is of a segment that was never finished.
 pub(crate) fn is_temporary(name: &str) -> bool {
     name.starts_with(TEMPORARY)
@@ -134,8 +139,12 @@ impl RowGroups {
 
     fn end_group(&mut self) -> Result<(), StoreError> {
         let mut rows = std::mem::take(&mut self.buffer);
-        // A bucket that was continued comes behind later ones.
-        rows.sort_unstable_by_key(|row| (row.time, row.series, row.stack));
+        // A bucket that was continued comes behind later ones. Of totals there is one in a series at a time: by time their
+        // runs would be single rows.
+        match self.shape {
+            Shape::Stacks => rows.sort_unstable_by_key(|row| (row.time, row.series, row.stack)),
+            Shape::Totals => rows.sort_unstable_by_key(|row| (row.series, row.time)),
+        }
         self.write_group(&rows)?;
         self.buffer = rows;
         self.buffer.clear();
@@ -179,7 +188,7 @@ impl<'a> SegmentWriter<'a> {
         content: SegmentContent<'a>,
     ) -> Result<Self, StoreError> {
         let series = content.series;
-        let temporary = segments_dir.join(format!("{TEMPORARY}{name}"));
+        let temporary = temporary_dir(segments_dir, name);
         files.create_dir(&temporary).map_err(StoreError::io("create", &temporary))?;
         let samples = RowGroups::create(files, temporary.join(SAMPLES.file), Shape::Stacks)?;
         let rows: u64 = content.stacks.iter().map(|stack| u64::from(stack.rows)).sum();

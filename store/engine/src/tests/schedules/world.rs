@@ -13,6 +13,7 @@ use pyrite_model::{Batch, LabelSet, ProfileType, Row, SeriesRows, SymbolTable, T
 use super::steps::{NewRow, Place, Step};
 use crate::files::FileLayer;
 use crate::head::Head;
+use crate::maintain::Work;
 use crate::segment::read::SegmentReader;
 use crate::shared::Layout;
 use crate::tests::answers::{self, Found};
@@ -302,7 +303,7 @@ impl World {
         let mut values = BTreeSet::new();
         let reader = SegmentReader::open(&self.disk, &self.layout.segments.join(name));
         let read = reader.and_then(|reader| {
-            reader.scan_all(|row| {
+            reader.scan_all(&self.disk, |row| {
                 values.insert(row.value);
                 Ok(())
             })
@@ -342,8 +343,8 @@ impl World {
             let clock = Arc::clone(&self.clock);
             let clock = Arc::new(move || UnixMs(clock.load(Ordering::SeqCst)));
             let files = Arc::new(self.disk.clone());
-            let opened =
-                Store::open_tended(self.config(), files, clock, |_, woken| while woken.recv().is_ok() {});
+            let idle: Work = |_, woken| while woken.recv().is_ok() {};
+            let opened = Store::open_tended(self.config(), files, clock, [idle; 2]);
             match opened {
                 Ok((store, report)) => {
                     self.store = Some(store);

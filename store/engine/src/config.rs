@@ -97,29 +97,53 @@ pub struct Limits {
     pub batch_bytes: usize,
     /// Memory of the dictionaries and file indexes of segments that queries keep for reuse.
     pub cache_bytes: usize,
+    /// Threads that read for one query.
+    pub query_threads: usize,
     /// Points that one series query may return.
     pub query_points: usize,
     /// Distinct series, all of which are in memory; an append that would make one more is refused.
     pub series: usize,
     /// Tenants with rows; a batch of one more is refused.
     pub tenants: usize,
-    /// Stack nodes of one dictionary, some 100 bytes of memory each; when it has them the next one begins.
+    /// Stack nodes of one dictionary, some 50 bytes of memory each; when it has them the head is flushed and the next one begins.
     pub dictionary_stacks: usize,
+    /// Stack nodes from which on the next one begins when the head is flushed anyway: where most stacks are new, an old
+    /// dictionary is of little use to them.
+    pub dictionary_turn_stacks: usize,
+    /// Estimated memory of older dictionaries that are kept for the next query.
+    pub old_dictionary_bytes: usize,
     /// Rows from which on a segment has sums by minute, hour and day besides them.
     pub sums_from_rows: u64,
 }
 
+impl Limits {
+    /// For a store beside the programs that it is about, on a node whose memory is theirs.
+    pub fn of_a_node() -> Self {
+        Self {
+            cache_bytes: 8 * MIB,
+            dictionary_stacks: 500_000,
+            dictionary_turn_stacks: 200_000,
+            old_dictionary_bytes: 16 * MIB,
+            ..Self::default()
+        }
+    }
+}
+
 impl Default for Limits {
+    /// For a machine that does nothing else.
     fn default() -> Self {
         Self {
             queued_appends: 256,
             queued_bytes: 64 * MIB,
             batch_bytes: 32 * MIB,
-            cache_bytes: 8 * MIB,
+            cache_bytes: 32 * MIB,
+            query_threads: std::thread::available_parallelism().map_or(1, Into::into).min(4),
             query_points: 2_000_000,
             series: 1_000_000,
             tenants: 1_000,
             dictionary_stacks: 1_000_000,
+            dictionary_turn_stacks: 1_000_000,
+            old_dictionary_bytes: 128 * MIB,
             sums_from_rows: 50_000,
         }
     }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use pyrite_model::TimeRange;
 
 use crate::catalogue::{Catalogue, Retired};
-use crate::dictionary::{Epochs, LostPart};
+use crate::dictionary::{EpochLimits, Epochs, LostPart};
 use crate::files::{FileLayer, read_all};
 use crate::head::{Head, HeadState};
 use crate::quarantine::{Quarantine, window_text};
@@ -226,8 +226,13 @@ pub(crate) fn open(
     quarantine: &Quarantine,
     age: Age,
 ) -> Result<Opened, StoreError> {
-    let max_stacks = limits.dictionary_stacks;
-    let mut recovery = Recovery { files, layout, quarantine, max_stacks, age, report: OpenReport::default() };
+    let epoch_limits = EpochLimits {
+        turn_at: limits.dictionary_turn_stacks,
+        max_stacks: limits.dictionary_stacks,
+        kept_bytes: limits.old_dictionary_bytes,
+    };
+    let mut recovery =
+        Recovery { files, layout, quarantine, epoch_limits, age, report: OpenReport::default() };
     let (catalogue, filling) = recovery.open_catalogue()?;
     let flushed_through = catalogue.flushed_through()?;
     let segments: Vec<Arc<SegmentInfo>> = catalogue.segments()?.into_iter().map(Arc::new).collect();
@@ -249,7 +254,7 @@ struct Recovery<'a> {
     files: &'a Arc<dyn FileLayer>,
     layout: &'a Layout,
     quarantine: &'a Quarantine,
-    max_stacks: usize,
+    epoch_limits: EpochLimits,
     age: Age,
     report: OpenReport,
 }
@@ -387,7 +392,7 @@ impl Recovery<'_> {
             let known = needed.entry(epoch).or_insert(0);
             *known = stacks.max(*known);
         }
-        let (epochs, lost) = Epochs::open(self.files, &self.layout.dictionaries, self.max_stacks, &needed)?;
+        let (epochs, lost) = Epochs::open(self.files, &self.layout.dictionaries, self.epoch_limits, &needed)?;
         if let Some(LostPart { dir, stacks, why }) = lost {
             self.report.findings.push(Finding::DictionaryDamaged { dir, stacks, why });
         }

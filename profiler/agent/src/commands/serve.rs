@@ -28,7 +28,7 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode> {
     }
     sys::raise_open_file_limit();
     let listener = listen(config.listen)?;
-    let store = open_store(&config)?;
+    let store = open_store(&config, Limits::of_a_node())?;
     let watch = Watch::start(&config, store.clone())?;
     let ended = watch.ended();
     let failed = async move {
@@ -48,7 +48,7 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode> {
 pub fn server(args: &ServeArgs) -> Result<ExitCode> {
     let config = Config::load(args)?;
     let listener = listen(config.listen)?;
-    let store = open_store(&config)?;
+    let store = open_store(&config, Limits::default())?;
     let served = serve(listener, state(&config, &store, None), std::future::pending());
     store.close().context("failed to close the store")?;
     served
@@ -62,11 +62,11 @@ fn listen(address: SocketAddr) -> Result<TcpListener> {
     Ok(listener)
 }
 
-fn open_store(config: &Config) -> Result<Store> {
+fn open_store(config: &Config, limits: Limits) -> Result<Store> {
     let retention = Retention { max_age: config.max_age, max_bytes: config.max_bytes };
     let quarantine =
         QuarantineLimits { max_age: config.quarantine_max_age, max_bytes: config.quarantine_max_bytes };
-    let limits = Limits { tenants: config.max_tenants, ..Limits::default() };
+    let limits = Limits { tenants: config.max_tenants, ..limits };
     let store_config = StoreConfig { retention, quarantine, limits, ..StoreConfig::new(config.data.clone()) };
     let (store, report) = Store::open(store_config)
         .with_context(|| format!("failed to open the data directory {}", config.data.display()))?;

@@ -10,15 +10,22 @@ use crate::StoreError;
 use crate::files::FileLayer;
 use crate::sync::{lock, read, write};
 
-/// Older epochs that are kept in memory.
-const KEPT_EPOCHS: usize = 2;
+/// How large epochs become, and how much of them is in memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct EpochLimits {
+    /// With so many stack nodes the next generation of the log begins another.
+    pub(crate) turn_at: usize,
+    /// With so many this is not waited for.
+    pub(crate) max_stacks: usize,
+    /// Estimated memory of older ones that are kept for the next query.
+    pub(crate) kept_bytes: usize,
+}
 
 /// All dictionaries that heads and segments share.
 pub(crate) struct Epochs {
     files: Arc<dyn FileLayer>,
     dir: PathBuf,
-    /// With so many stack nodes an epoch is full.
-    max_stacks: usize,
+    limits: EpochLimits,
     current: RwLock<Arc<Epoch>>,
     /// Last used last.
     old: Mutex<Vec<Arc<Epoch>>>,
@@ -29,7 +36,7 @@ impl Epochs {
     pub(crate) fn open(
         files: &Arc<dyn FileLayer>,
         dir: &Path,
-        max_stacks: usize,
+        limits: EpochLimits,
         needed: &BTreeMap<EpochId, usize>,
     ) -> Result<(Self, Option<LostPart>), StoreError> {
         let stored = epoch_ids(files.as_ref(), dir)?;
@@ -44,13 +51,13 @@ impl Epochs {
         let lost = lost.filter(|_| stacks > 0);
         let current = RwLock::new(Arc::new(epoch));
         let (files, dir) = (Arc::clone(files), dir.to_owned());
-        Ok((Self { files, dir, max_stacks, current, old: Mutex::default() }, lost))
+        Ok((Self { files, dir, limits, current, old: Mutex::default() }, lost))
     }
 
-    /// The epoch for the rows of a new generation: the current one, or a new one where that is full or damaged.
+    /// The epoch for the rows of a new generation: the current one, or a new one where that is large or damaged.
     pub(crate) fn for_generation(&self) -> Arc<Epoch> {
         let current = self.current();
-        if self.is_full(&current) || current.is_damaged() {
+        if stacks_of(&current) >= self.limits.turn_at.min(self.limits.max_stacks) || current.is_damaged() {
             self.turn(EpochId(current.id().0 + 1));
         }
         self.current()
@@ -68,14 +75,14 @@ impl Epochs {
         Ok(self.current())
     }
 
-    /// Whether the next generation is to be of another epoch.
+    /// Whether the next generation is to begin, with another epoch.
     pub(crate) fn is_full(&self, epoch: &Epoch) -> bool {
-        epoch.dictionary().read().stack_nodes().len() >= self.max_stacks
+        stacks_of(epoch) >= self.limits.max_stacks
     }
 
     /// Whether not even the present generation may add to it.
     pub(crate) fn is_overfull(&self, epoch: &Epoch) -> bool {
-        epoch.dictionary().read().stack_nodes().len() >= self.max_stacks.saturating_mul(2)
+        stacks_of(epoch) >= self.limits.max_stacks.saturating_mul(2)
     }
 
     /// The dictionary of an epoch of which a segment needs so many stacks.
@@ -134,14 +141,15 @@ impl Epochs {
 
     fn turn(&self, next: EpochId) {
         let before = std::mem::replace(&mut *write(&self.current), Arc::new(Epoch::new(next)));
-        keep(&mut lock(&self.old), before);
+        let mut old = lock(&self.old);
+        old.push(before);
+        self.trim(&mut old, 0);
     }
 
     fn old_epoch(&self, id: EpochId, stacks: usize) -> Result<Arc<Epoch>, StoreError> {
         let mut old = lock(&self.old);
         // One that was read before a flush added to it is read again.
-        let knows =
-            |epoch: &Epoch| epoch.id() == id && epoch.dictionary().read().stack_nodes().len() >= stacks;
+        let knows = |epoch: &Epoch| epoch.id() == id && stacks_of(epoch) >= stacks;
         if let Some(at) = old.iter().position(|epoch| knows(epoch)) {
             let epoch = old.remove(at);
             old.push(Arc::clone(&epoch));
@@ -153,17 +161,23 @@ impl Epochs {
         }
         let epoch = Arc::new(epoch);
         old.retain(|epoch| epoch.id() != id);
-        keep(&mut old, Arc::clone(&epoch));
+        old.push(Arc::clone(&epoch));
+        // What a log adds to it next must find it as it is now.
+        self.trim(&mut old, 1);
         Ok(epoch)
+    }
+
+    /// Forgets those that were used longest ago until the rest is small enough or there are no more than `least`.
+    fn trim(&self, old: &mut Vec<Arc<Epoch>>, least: usize) {
+        let bytes = |epoch: &Arc<Epoch>| epoch.dictionary().bytes();
+        while old.len() > least && old.iter().map(bytes).sum::<usize>() > self.limits.kept_bytes {
+            old.remove(0);
+        }
     }
 }
 
-/// Keeps an older epoch, and not too many of them.
-fn keep(old: &mut Vec<Arc<Epoch>>, epoch: Arc<Epoch>) {
-    old.push(epoch);
-    if old.len() > KEPT_EPOCHS {
-        old.remove(0);
-    }
+fn stacks_of(epoch: &Epoch) -> usize {
+    epoch.dictionary().read().stack_nodes().len()
 }
 
 fn epoch_ids(files: &dyn FileLayer, dir: &Path) -> Result<Vec<EpochId>, StoreError> {

@@ -25,7 +25,7 @@ pub(crate) use self::additions::Additions;
 pub(crate) use self::copy::Copier;
 pub(crate) use self::entries::Entries;
 pub(crate) use self::epoch::{Epoch, EpochId, LostPart};
-pub(crate) use self::epochs::Epochs;
+pub(crate) use self::epochs::{EpochLimits, Epochs};
 pub(crate) use self::part::Lens;
 use crate::sync::{read, write};
 

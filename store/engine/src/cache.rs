@@ -6,8 +6,8 @@ use crate::StoreError;
 use crate::segment::read::SegmentReader;
 use crate::sync::lock;
 
-/// Each holds one file open.
-const MAX_OPEN: usize = 128;
+/// Files that are held open.
+const MAX_FILES: usize = 256;
 
 struct Entry {
     name: String,
@@ -46,15 +46,14 @@ impl SegmentCache {
         Ok(reader)
     }
 
-    /// Drops what is over the bound; a dictionary that was read since the last call counts from now on.
+    /// Drops what is over the bound; what was opened and read of them since the last call counts from now on.
     pub(crate) fn trim(&self) {
         let mut entries = lock(&self.entries);
-        let mut kept_bytes = 0;
-        let mut kept = 0;
+        let (mut bytes, mut files) = (0, 0);
         let over = entries.iter().rposition(|entry| {
-            kept_bytes += entry.reader.bytes();
-            kept += 1;
-            kept_bytes > self.max_bytes || kept > MAX_OPEN
+            bytes += entry.reader.bytes();
+            files += entry.reader.open_files();
+            bytes > self.max_bytes || files > MAX_FILES
         });
         if let Some(last) = over {
             entries.drain(..=last);

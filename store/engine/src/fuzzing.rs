@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use pyrite_model::{TimeRange, UnixMs};
 
-use crate::dictionary::Epochs;
+use crate::dictionary::{EpochLimits, Epochs};
 use crate::files::{FileLayer, ReadFile, RealFiles, WriteFile};
 use crate::segment::manifest;
 use crate::segment::read::{Grid, IdSet, SegmentReader, Wanted};
@@ -16,13 +16,13 @@ use crate::segment::series::read_series;
 use crate::wal;
 
 const GENERATION: u64 = 1;
+const LIMITS: EpochLimits = EpochLimits { turn_at: usize::MAX, max_stacks: usize::MAX, kept_bytes: 0 };
 
 /// Replays a log of these bytes.
 pub fn replay(bytes: &[u8]) {
     let files: Arc<dyn FileLayer> = Arc::new(Overlaid { name: "wal", bytes: bytes.to_vec() });
     // A directory in which no name is that of an epoch.
-    let Ok((epochs, _)) =
-        Epochs::open(&files, Path::new("/proc/self/map_files"), usize::MAX, &BTreeMap::new())
+    let Ok((epochs, _)) = Epochs::open(&files, Path::new("/proc/self/map_files"), LIMITS, &BTreeMap::new())
     else {
         return;
     };
@@ -51,15 +51,18 @@ pub fn read_segment(dir: &Path, manifest: &[u8]) {
     let Ok(reader) = SegmentReader::open(&files, dir) else { return };
     let layer: Arc<dyn FileLayer> = Arc::new(RealFiles);
     let dictionaries = dir.parent().and_then(Path::parent).unwrap_or(dir).join("dictionaries");
-    let Ok((epochs, _)) = Epochs::open(&layer, &dictionaries, usize::MAX, &BTreeMap::new()) else { return };
+    let Ok((epochs, _)) = Epochs::open(&layer, &dictionaries, LIMITS, &BTreeMap::new()) else { return };
     let mut all = IdSet::default();
     (0..8).for_each(|id| all.insert(id));
     // Each may fail with its reason; what they read is of no interest.
     let _ = read_series(&files, dir, reader.manifest());
     let _ = reader.stacks(&files, &epochs);
     let window = TimeRange::new(UnixMs(i64::MIN), UnixMs(i64::MAX));
-    let _ = reader.scan(&Wanted { series: &all, window, grid: Grid::Window, shape: Shape::Stacks }, |_| {});
-    let _ = reader.scan_all(|_| Ok(()));
+    let wanted = Wanted { series: &all, window, grid: Grid::Window, shape: Shape::Stacks };
+    for group in reader.plan(&files, wanted).into_iter().flatten() {
+        let _ = group.run(|_| {});
+    }
+    let _ = reader.scan_all(&files, |_| Ok(()));
 }
 
 /// The real files, but for one name.

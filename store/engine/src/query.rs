@@ -3,19 +3,26 @@
 //! A query takes one view and reads each of its segments and heads once, so a row counts exactly once whatever the
 //! writer and maintenance do meanwhile. A segment that turns out damaged is set aside and the rest answers.
 
+use std::panic::resume_unwind;
+use std::path::Path;
 use std::sync::Arc;
+use std::thread::ScopedJoinHandle;
 
 use pyrite_model::{ProfileType, Selector, SeriesKey, StackId, Tenants, TimeRange, names};
 
-use crate::QueryError;
 use crate::dictionary::Dictionary;
 use crate::head::Head;
 use crate::rows::{RowBlock, Run, StoredRow};
 use crate::segment::SegmentInfo;
 use crate::segment::read::{Grid, IdSet, StackIds, Wanted};
 use crate::segment::rollup::Shape;
+use crate::segment::row_table::GroupScan;
 use crate::series_index::Selection;
 use crate::shared::Shared;
+use crate::{QueryError, StoreError};
+
+/// Starting a thread costs as much as reading some thousand rows.
+const ROWS_OF_A_THREAD: usize = 100_000;
 
 /// Which rows a query is about.
 #[derive(Clone, Debug)]
@@ -79,12 +86,12 @@ impl StackIds {
 /// What a query makes of rows. Each source is summed by itself first, so that a damaged one leaves no trace.
 pub(crate) trait Fold {
     /// The sums of one source.
-    type Part;
+    type Part: Send;
     /// Whether it matters which stacks the rows have; where it does not, segments need not read what they are.
     fn needs_stacks(&self) -> bool;
     /// Which instants within the window must be told apart.
     fn grid(&self) -> Grid;
-    /// Starts a source.
+    /// Starts a source, or a share of it.
     fn begin(&mut self, source: &Source<'_>) -> Self::Part;
     /// Takes rows of one series, whose stacks are those of the source.
     fn add(part: &mut Self::Part, rows: Run<'_>);
@@ -128,11 +135,70 @@ fn read_segment<F: Fold>(
     let files = shared.files.as_ref();
     let stacks = fold.needs_stacks().then(|| reader.stacks(files, &shared.epochs)).transpose()?;
     let source = Source { series: &series, stacks: stacks.as_deref().map(StackIds::source) };
-    let mut part = fold.begin(&source);
     let shape = if fold.needs_stacks() { Shape::Stacks } else { Shape::Totals };
-    let wanted = Wanted { series: &id_set(&series), window: query.range, grid: fold.grid(), shape };
-    reader.scan(&wanted, |rows| F::add(&mut part, rows))?;
-    fold.end(part, &source)
+    let series = id_set(source.series);
+    let wanted = Wanted { series: &series, window: query.range, grid: fold.grid(), shape };
+    let groups = reader.plan(files, wanted)?;
+    let max_threads = shared.config.limits.query_threads;
+    for part in read_at_once::<F>(&groups, max_threads, || fold.begin(&source))? {
+        fold.end(part, &source)?;
+    }
+    Ok(())
+}
+
+/// Some of a source's row groups, which one thread reads, and what is made of them.
+struct Share<'a, P> {
+    groups: &'a [GroupScan<'a>],
+    part: P,
+}
+
+/// Reads all row groups, on as many threads as are worth their start.
+fn read_at_once<F: Fold>(
+    groups: &[GroupScan<'_>],
+    max_threads: usize,
+    mut begin: impl FnMut() -> F::Part,
+) -> Result<Vec<F::Part>, StoreError> {
+    let rows: usize = groups.iter().map(GroupScan::rows).sum();
+    let threads = max_threads.min(rows / ROWS_OF_A_THREAD).max(1);
+    let mut shares =
+        in_stretches(groups, rows.div_ceil(threads).max(1)).map(|groups| Share { groups, part: begin() });
+    let first = shares.next();
+    let others: Vec<_> = shares.collect();
+    std::thread::scope(|scope| {
+        let start = |share| {
+            let thread = std::thread::Builder::new().name("store-read".into());
+            thread.spawn_scoped(scope, move || read::<F>(share))
+        };
+        let started = others.into_iter().map(start).collect::<Result<Vec<_>, _>>();
+        let started = started.map_err(StoreError::io("start thread", Path::new("store-read")))?;
+        let of_first = first.map(read::<F>);
+        let join =
+            |thread: ScopedJoinHandle<'_, _>| thread.join().unwrap_or_else(|panic| resume_unwind(panic));
+        of_first.into_iter().chain(started.into_iter().map(join)).collect()
+    })
+}
+
+fn read<F: Fold>(share: Share<'_, F::Part>) -> Result<F::Part, StoreError> {
+    let Share { groups, mut part } = share;
+    groups.iter().try_for_each(|group| group.run(|rows| F::add(&mut part, rows)))?;
+    Ok(part)
+}
+
+/// Cuts row groups into stretches, each of at least so many rows but for the last.
+fn in_stretches<'a>(
+    mut groups: &'a [GroupScan<'a>],
+    rows: usize,
+) -> impl Iterator<Item = &'a [GroupScan<'a>]> {
+    std::iter::from_fn(move || {
+        let mut taken = 0;
+        let last = groups.iter().position(|group| {
+            taken += group.rows();
+            taken >= rows
+        });
+        let (stretch, rest) = groups.split_at(last.map_or(groups.len(), |last| last + 1));
+        groups = rest;
+        (!stretch.is_empty()).then_some(stretch)
+    })
 }
 
 fn read_head<F: Fold>(head: &Head, query: &StackQuery, fold: &mut F) -> Result<(), QueryError> {

@@ -253,6 +253,16 @@ impl TableReader {
         self.index.row_groups.len()
     }
 
+    /// How many rows a row group has.
+    pub(crate) fn rows_of(&self, i: usize) -> usize {
+        self.metadata.row_group(i).num_rows() as usize
+    }
+
+    /// The error for a file that contradicts the others of its directory.
+    pub(crate) fn corrupt(&self, what: &'static str) -> StoreError {
+        StoreError::corrupt(&self.path, what)
+    }
+
     /// Reads and checks one row group.
     pub(crate) fn row_group(&self, i: usize) -> Result<RowGroup<'_>, StoreError> {
         let span = self.index.row_groups[i];

@@ -58,8 +58,12 @@ impl Buckets {
 
     /// Which bucket an instant inside the window belongs to.
     fn of(self, time: UnixMs) -> i64 {
-        let offset = i128::from(time.0) - i128::from(self.start);
-        (-(-offset).div_euclid(i128::from(self.step))) as i64
+        // 128 bits are divided by a function call; no time that a clock shows needs them.
+        if let Some(before) = time.0.checked_sub(self.start).and_then(i64::checked_neg) {
+            return -before.div_euclid(self.step);
+        }
+        let before = i128::from(self.start) - i128::from(time.0);
+        (-before.div_euclid(i128::from(self.step))) as i64
     }
 
     /// What a bucket holds, both ends inside.
@@ -112,6 +116,11 @@ impl Points {
         self.settle();
         self.sums.len()
     }
+}
+
+/// The sum of values; `None` where there are none.
+fn sum_of<'a>(values: impl Iterator<Item = &'a i64>) -> Option<i64> {
+    values.copied().reduce(i64::saturating_add)
 }
 
 /// The sums of one source.
@@ -189,17 +198,27 @@ impl Fold for Timeline<'_> {
 
     fn add(part: &mut Part, rows: Run<'_>) {
         let points = &mut part.points[part.group_of[&rows.series]];
-        // Neighbours are mostly of one bucket.
-        let (mut bucket, mut holds) = (0, TimeRange::new(UnixMs(1), UnixMs(0)));
-        for (at, (time, value)) in rows.times.iter().zip(rows.values).enumerate() {
-            if part.counts.as_ref().is_some_and(|counts| !counts[rows.stacks[at] as usize]) {
-                continue;
+        let mut rest = 0..rows.times.len();
+        while let Some(first) = rest.next() {
+            let bucket = part.buckets.of(UnixMs(rows.times[first]));
+            // Neighbours are mostly of one bucket.
+            let holds = part.buckets.range(bucket);
+            let same =
+                rows.times[rest.clone()].iter().take_while(|time| holds.contains(UnixMs(**time))).count();
+            let of_bucket = first..rest.start + same;
+            rest.start = of_bucket.end;
+            let sum = match &part.counts {
+                None => sum_of(rows.values[of_bucket].iter()),
+                Some(counts) => {
+                    let stacks = rows.stacks[of_bucket.clone()].iter();
+                    let counted =
+                        stacks.zip(&rows.values[of_bucket]).filter(|(stack, _)| counts[**stack as usize]);
+                    sum_of(counted.map(|(_, value)| value))
+                }
+            };
+            if let Some(sum) = sum {
+                points.add(bucket, sum);
             }
-            if !holds.contains(UnixMs(*time)) {
-                bucket = part.buckets.of(UnixMs(*time));
-                holds = part.buckets.range(bucket);
-            }
-            points.add(bucket, *value);
         }
     }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::SegmentInfo;
 use super::rollup::{Rollup, Shape};
-use super::schema::SAMPLES;
+use super::schema::{SAMPLES, STACK_IDS};
 use crate::dictionary::EpochId;
 use crate::files::FileLayer;
 use crate::table::{TableIndexes, TableReader};
@@ -85,6 +85,11 @@ impl Manifest {
                 let groups = table.map(|table| table.row_groups.len());
                 rollup.bucket_ms > 0 && groups == Some(rollup.windows.len())
             })
+    }
+
+    /// Stack ids of its rows are below this.
+    pub(crate) fn stack_count(&self) -> usize {
+        self.tables.get(STACK_IDS.file).map_or(0, |table| table.rows as usize)
     }
 
     /// Opens one file of the segment.

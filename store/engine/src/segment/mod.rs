@@ -8,13 +8,14 @@
 //! segment.json       the manifest, and on its second line the crc32c of the first
 //! ```
 //!
-//! `FORMAT.md` beside this crate is the full description. Neighbours: `write` makes segments, `read` opens them, `v1` knows
-//! the symbols that segments of format 1 have in them.
+//! `FORMAT.md` beside this crate is the full description. Neighbours: `write` makes segments, `read` opens them and
+//! `row_table` their files of rows, `v1` knows the symbols that segments of format 1 have in them.
 
 mod cover;
 pub(crate) mod manifest;
 pub(crate) mod read;
 pub(crate) mod rollup;
+pub(crate) mod row_table;
 pub(crate) mod schema;
 pub(crate) mod series;
 mod v1;

@@ -1,6 +1,5 @@
 //! Reading a segment: the rows of some series within a window, and which stacks their ids mean.
 
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -9,14 +8,14 @@ use pyrite_model::{StackId, TimeRange, UnixMs};
 use super::cover::{Piece, Resolution, cover};
 use super::manifest::{DictionaryUse, Manifest};
 use super::rollup::{Rollup, Shape};
+use super::row_table::{GroupScan, Place, RowTable};
 use super::schema::{SAMPLES, STACK_IDS};
 use super::v1;
 use crate::StoreError;
 use crate::dictionary::{Dictionary, Epochs};
 use crate::files::FileLayer;
-use crate::rows::{Run, StoredRow};
+use crate::rows::StoredRow;
 use crate::sync::lock;
-use crate::table::{RowGroup, TableReader};
 
 /// A set of small ids.
 #[derive(Clone, Debug, Default)]
@@ -57,27 +56,26 @@ pub(crate) struct StackColumns {
     pub(crate) series: Vec<u32>,
 }
 
-/// An open segment.
+/// An open segment. Its files are opened when they are first read: a long window needs one or two of each.
 pub(crate) struct SegmentReader {
     dir: PathBuf,
     manifest: Manifest,
-    samples: TableReader,
+    samples: RowTable,
     /// As the manifest lists them.
-    rollups: Vec<TableReader>,
-    totals: Vec<TableReader>,
+    rollups: Vec<RowTable>,
+    totals: Vec<RowTable>,
     stacks: Mutex<Option<Arc<StackIds>>>,
 }
 
 impl SegmentReader {
     pub(crate) fn open(files: &dyn FileLayer, dir: &Path) -> Result<Self, StoreError> {
         let manifest = Manifest::read(files, dir)?;
-        let samples = manifest.open_table(files, dir, SAMPLES.file)?;
         let ladder = |shape| {
-            let file = |rollup: &Rollup| Rollup::file(shape, rollup.bucket_ms);
-            let open = |rollup| manifest.open_table(files, dir, &file(rollup));
-            manifest.ladder(shape).iter().map(open).collect::<Result<Vec<_>, _>>()
+            let table = |rollup: &Rollup| RowTable::new(Rollup::file(shape, rollup.bucket_ms));
+            manifest.ladder(shape).iter().map(table).collect()
         };
-        let (rollups, totals) = (ladder(Shape::Stacks)?, ladder(Shape::Totals)?);
+        let (rollups, totals) = (ladder(Shape::Stacks), ladder(Shape::Totals));
+        let samples = RowTable::new(SAMPLES.file);
         Ok(Self { dir: dir.to_owned(), manifest, samples, rollups, totals, stacks: Mutex::new(None) })
     }
 
@@ -90,7 +88,7 @@ impl SegmentReader {
         let stacks = Arc::new(match self.manifest.dictionary {
             None => v1::read_stacks(files, &self.dir, &self.manifest)?,
             Some(DictionaryUse { epoch, stacks: end }) => {
-                let ids = self.stack_columns(files)?.stacks;
+                let ids = self.stack_column(files, 1)?;
                 if ids.iter().any(|id| *id as usize >= end) {
                     return Err(self.corrupt("a stack is beyond its dictionary"));
                 }
@@ -106,23 +104,21 @@ impl SegmentReader {
 
     /// What it says of its stacks. In format 2 only.
     pub(crate) fn stack_columns(&self, files: &dyn FileLayer) -> Result<StackColumns, StoreError> {
-        let table = self.manifest.open_table(files, &self.dir, STACK_IDS.file)?;
-        let mut columns = StackColumns::default();
-        for i in 0..table.row_group_count() {
-            let group = table.row_group(i)?;
-            columns.stacks.extend(group.u32s(1)?);
-            columns.rows.extend(group.u32s(2)?);
-            columns.series.extend(group.u32s(3)?);
-        }
-        if columns.stacks.len() != self.stack_count() {
-            return Err(self.corrupt("the manifest lists another number of stacks"));
-        }
-        Ok(columns)
+        let column = |at| self.stack_column(files, at);
+        Ok(StackColumns { stacks: column(1)?, rows: column(2)?, series: column(3)? })
     }
 
-    /// Its stack ids are below this.
-    pub(crate) fn stack_count(&self) -> usize {
-        self.manifest.tables.get(STACK_IDS.file).map_or(0, |table| table.rows as usize)
+    fn stack_column(&self, files: &dyn FileLayer, column: usize) -> Result<Vec<u32>, StoreError> {
+        let table = self.manifest.open_table(files, &self.dir, STACK_IDS.file)?;
+        let mut values = Vec::new();
+        for i in 0..table.row_group_count() {
+            values.extend(table.row_group(i)?.u32s(column)?);
+        }
+        if values.len() == self.manifest.stack_count() {
+            Ok(values)
+        } else {
+            Err(self.corrupt("the manifest lists another number of stacks"))
+        }
     }
 
     pub(crate) fn manifest(&self) -> &Manifest {
@@ -134,6 +130,15 @@ impl SegmentReader {
         StoreError::corrupt(&self.dir, what)
     }
 
+    fn row_tables(&self) -> impl Iterator<Item = &RowTable> {
+        self.rollups.iter().chain(&self.totals).chain([&self.samples])
+    }
+
+    /// How many files it holds open.
+    pub(crate) fn open_files(&self) -> usize {
+        self.row_tables().filter(|table| table.is_open()).count()
+    }
+
     /// Estimated memory.
     pub(crate) fn bytes(&self) -> usize {
         let own = |stacks: &StackIds| {
@@ -142,15 +147,18 @@ impl SegmentReader {
             dictionary + stacks.stacks.len() * size_of::<StackId>()
         };
         let stacks = lock(&self.stacks).as_deref().map_or(0, own);
-        // The Parquet metadata of a row group of four columns, and the fixed parts.
-        let sums = self.rollups.iter().chain(&self.totals);
-        let groups: usize = sums.map(TableReader::row_group_count).sum();
-        (self.samples.row_group_count() + groups) * 2048 + 8192 + stacks
+        // The fixed parts and the manifest, whose windows and checksums are some 60 bytes for a row group.
+        let groups: usize = self.manifest.tables.values().map(|table| table.row_groups.len()).sum();
+        8192 + groups * 64 + self.row_tables().map(RowTable::bytes).sum::<usize>() + stacks
     }
 
-    /// Calls `each` for the rows of the series within the window, a run of one series at a time. They come added up where
-    /// that makes no difference to the grid, and without stacks where nobody wants them and there are totals.
-    pub(crate) fn scan(&self, wanted: &Wanted<'_>, mut each: impl FnMut(Run<'_>)) -> Result<(), StoreError> {
+    /// The row groups to read for the rows of the series within the window. These come added up where that makes no difference
+    /// to the grid, and without stacks where nobody wants them and there are totals.
+    pub(crate) fn plan<'a>(
+        &'a self,
+        files: &dyn FileLayer,
+        wanted: Wanted<'a>,
+    ) -> Result<Vec<GroupScan<'a>>, StoreError> {
         let (shape, tables) = match wanted.shape {
             Shape::Totals if !self.totals.is_empty() => (Shape::Totals, &self.totals),
             _ => (Shape::Stacks, &self.rollups),
@@ -165,86 +173,29 @@ impl SegmentReader {
             Some(coarsest) => vec![Piece { from: Resolution::Rollup(coarsest), range: EVER }],
             None => cover(wanted.window, &bucket_ms),
         };
+        let mut groups = Vec::new();
         for Piece { from, range } in pieces {
             let (table, windows, shape) = match from {
                 Resolution::Rows => (&self.samples, &self.manifest.windows, Shape::Stacks),
                 Resolution::Rollup(level) => (&tables[level], &ladder[level].windows, shape),
             };
-            self.scan_table(table, windows, &Wanted { window: range, shape, ..*wanted }, &mut each)?;
+            let wanted = Wanted { window: range, shape, ..wanted };
+            groups.extend(table.plan(&self.place(files), windows, wanted)?);
         }
-        Ok(())
-    }
-
-    /// Likewise for one file, which is of the wanted shape.
-    fn scan_table(
-        &self,
-        table: &TableReader,
-        windows: &[(i64, i64)],
-        wanted: &Wanted<'_>,
-        each: &mut impl FnMut(Run<'_>),
-    ) -> Result<(), StoreError> {
-        for (i, &(first, last)) in windows.iter().enumerate() {
-            let held = TimeRange::new(UnixMs(first), UnixMs(last));
-            if held.overlaps(wanted.window) {
-                self.scan_row_group(&table.row_group(i)?, held, wanted, each)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn scan_row_group(
-        &self,
-        group: &RowGroup<'_>,
-        held: TimeRange,
-        wanted: &Wanted<'_>,
-        each: &mut impl FnMut(Run<'_>),
-    ) -> Result<(), StoreError> {
-        let mut runs = runs(&group.u32s(0)?, wanted.series);
-        if runs.is_empty() {
-            return Ok(());
-        }
-        let is_inside = wanted.window.start <= held.start && held.end <= wanted.window.end;
-        let mut times = Vec::new();
-        if !is_inside || wanted.grid != Grid::Window {
-            times = group.i64s_in(1, &joined(&runs))?;
-            if !is_inside {
-                times = clip(&mut runs, &times, wanted.window);
-            }
-        }
-        let rows = joined(&runs);
-        let (stacks, values) = match wanted.shape {
-            Shape::Stacks => (group.u32s_in(2, &rows)?, group.i64s_in(3, &rows)?),
-            Shape::Totals => (Vec::new(), group.i64s_in(2, &rows)?),
-        };
-        if stacks.iter().any(|&stack| stack as usize >= self.stack_count()) {
-            return Err(self.corrupt("a row refers past the end of its tables"));
-        }
-        let mut at = 0;
-        for (series, rows) in runs {
-            let part = at..at + rows.len();
-            at = part.end;
-            let times = times.get(part.clone()).unwrap_or_default();
-            let stacks = stacks.get(part.clone()).unwrap_or_default();
-            each(Run { series, times, stacks, values: &values[part] });
-        }
-        Ok(())
+        Ok(groups)
     }
 
     /// Calls `each` for every row, row group by row group.
     pub(crate) fn scan_all(
         &self,
-        mut each: impl FnMut(StoredRow) -> Result<(), StoreError>,
+        files: &dyn FileLayer,
+        each: impl FnMut(StoredRow) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        for i in 0..self.samples.row_group_count() {
-            let group = self.samples.row_group(i)?;
-            let (series, times) = (group.u32s(0)?, group.i64s(1)?);
-            let (stacks, values) = (group.u32s(2)?, group.i64s(3)?);
-            for at in 0..group.rows() {
-                let (series, time) = (series[at], UnixMs(times[at]));
-                each(StoredRow { series, time, stack: stacks[at], value: values[at] })?;
-            }
-        }
-        Ok(())
+        self.samples.scan_all(&self.place(files), each)
+    }
+
+    fn place<'a>(&'a self, files: &'a dyn FileLayer) -> Place<'a> {
+        Place { files, dir: &self.dir, manifest: &self.manifest }
     }
 }
 
@@ -276,66 +227,5 @@ impl Grid {
             Self::Window => true,
             Self::Steps { origin, step } => origin % bucket_ms == 0 && step % bucket_ms == 0,
         }
-    }
-}
-
-/// The runs of wanted series, as they follow each other in a column of series.
-fn runs(ids: &[u32], wanted: &IdSet) -> Vec<(u32, Range<usize>)> {
-    let mut at = 0;
-    let mut runs = Vec::new();
-    for run in ids.chunk_by(|a, b| a == b) {
-        if wanted.contains(run[0]) {
-            runs.push((run[0], at..at + run.len()));
-        }
-        at += run.len();
-    }
-    runs
-}
-
-/// Their rows as ranges that do not touch.
-fn joined(runs: &[(u32, Range<usize>)]) -> Vec<Range<usize>> {
-    let mut joined: Vec<Range<usize>> = Vec::new();
-    for (_, rows) in runs {
-        match joined.last_mut() {
-            Some(last) if last.end == rows.start => last.end = rows.end,
-            _ => joined.push(rows.clone()),
-        }
-    }
-    joined
-}
-
-/// Cuts each run, in which rows are in order of time, to the window. Takes the times of all runs and returns those that
-/// stay.
-fn clip(runs: &mut Vec<(u32, Range<usize>)>, times: &[i64], window: TimeRange) -> Vec<i64> {
-    let (mut at, mut kept) = (0, Vec::new());
-    for (_, rows) in runs.iter_mut() {
-        let of_run = &times[at..at + rows.len()];
-        at += rows.len();
-        let first = of_run.partition_point(|time| *time < window.start.0);
-        let end = of_run.partition_point(|time| *time <= window.end.0).max(first);
-        kept.extend_from_slice(&of_run[first..end]);
-        *rows = rows.start + first..rows.start + end;
-    }
-    runs.retain(|(_, rows)| !rows.is_empty());
-    kept
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn runs_are_found_joined_and_clipped() {
-        let mut wanted = IdSet::default();
-        for id in [1, 2, 4] {
-            wanted.insert(id);
-        }
-        let mut runs = runs(&[0, 0, 1, 1, 1, 2, 3, 4, 4], &wanted);
-        assert_eq!(runs, [(1, 2..5), (2, 5..6), (4, 7..9)]);
-        assert_eq!(joined(&runs), [2..6, 7..9]);
-        let times = vec![10, 20, 30, 5, 20, 40];
-        let window = TimeRange::new(UnixMs(20), UnixMs(30));
-        assert_eq!(clip(&mut runs, &times, window), [20, 30, 20]);
-        assert_eq!(runs, [(1, 3..5), (4, 7..8)]);
     }
 }

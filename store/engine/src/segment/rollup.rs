@@ -18,8 +18,9 @@ use crate::files::FileLayer;
 use crate::rows::StoredRow;
 use crate::table::TableIndexes;
 
-/// Lengths of the buckets: a minute, ten, an hour and a day. Totals are few enough without the ten minutes.
-const BUCKETS_MS: [i64; 4] = [60_000, 600_000, 3_600_000, 86_400_000];
+/// Lengths of the buckets: a minute, ten, an hour, six and a day. Six hours have few more stacks than one, and without them the
+/// ends of a window of days are most of what it reads. Totals are few enough with three.
+const BUCKETS_MS: [i64; 5] = [60_000, 600_000, 3_600_000, 21_600_000, 86_400_000];
 const TOTAL_BUCKETS_MS: [i64; 3] = [60_000, 3_600_000, 86_400_000];
 /// The bucket of a millisecond holds what is of just that time.
 const EXACT_MS: i64 = 1;

@@ -42,6 +42,10 @@ bench: build ## the overhead harness; see bench/README.md for the others
 bench-hot: deps-build page ## CPU time of each hot path, each result asserted (ARGS="push flame" chooses)
 	cargo bench --locked --package pyrite-bench --bench hot -- $(ARGS)
 
+.PHONY: bench-days
+bench-days: deps-build page ## a day of fifty containers in the store by itself: bytes at rest, cold and warm queries
+	cargo bench --locked --package pyrite-bench --bench days -- $(ARGS)
+
 .PHONY: bench-store
 bench-store: build ## an hour of fifty containers pushed and asked for over HTTP (ARGS="--url …" adds other servers)
 	cargo run --release --locked --package pyrite-bench --bin store-load -- --pyrite $(BINARY) $(ARGS)

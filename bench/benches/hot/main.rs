@@ -13,6 +13,8 @@ mod flame;
 mod harness;
 mod labels;
 mod push;
+#[path = "../sampled/mod.rs"]
+mod sampled;
 mod sampling;
 mod store;
 mod unwind;

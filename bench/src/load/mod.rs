@@ -32,7 +32,7 @@ use crate::recipe::{Container, Ledger, Recipe, Span, StackNo, TICK_MS, Window};
 pub use comparison::Comparison;
 pub use meter::Meter;
 pub use push::PushOrders;
-pub use server::{Server, Started};
+pub use server::{Server, Started, disk_bytes};
 pub use spool::Spool;
 
 /// A label of all that is pushed, so that a server may hold other data as well.
@@ -182,5 +182,5 @@ async fn take_in(
 }
 
 fn at_rest(data: Option<&Path>) -> Result<Option<u64>> {
-    data.map(server::disk_bytes).transpose()
+    data.map(disk_bytes).transpose()
 }

@@ -86,7 +86,10 @@ impl Started {
 }
 
 /// What the files below a directory take on the disk. Files that go meanwhile take nothing.
-pub(super) fn disk_bytes(directory: &Path) -> Result<u64> {
+///
+/// # Errors
+/// Where there is no such directory.
+pub fn disk_bytes(directory: &Path) -> Result<u64> {
     use std::os::unix::fs::MetadataExt as _;
 
     ensure!(directory.is_dir(), "{} is no directory", directory.display());

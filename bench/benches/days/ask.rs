@@ -13,7 +13,7 @@ use pyrite_model::{Matcher, ProfileType, Selector, Tenants, TimeRange, UnixMs};
 use pyrite_store::{SeriesQuery, StackQuery, Store};
 use rustix::fs::{Advice, fadvise};
 
-use crate::Shape;
+use crate::{Args, Shape};
 
 const MAX_NODES: usize = 8_192;
 const STEP_MS: i64 = 15_000;
@@ -50,10 +50,11 @@ const QUESTIONS: [Question; 7] = [
 ];
 
 /// Prints a line for each query.
-pub(crate) fn ask_all(load: &Load<'_>, dir: &Path, repeats: u32) -> Result<()> {
+pub(crate) fn ask_all(load: &Load<'_>, dir: &Path, args: &Args) -> Result<()> {
     let totals = Totals::new(load);
     println!("{:<40} {:>10} {:>10} {:>10} {:>10}", "query", "first", "cold", "warm", "CPU");
-    for question in QUESTIONS {
+    let asked = QUESTIONS.into_iter().filter(|question| question.text(load).contains(&args.query));
+    for question in asked {
         let ask = |repetition| -> Result<Duration> {
             let window = question.window(load.span, repetition);
             let begun = Instant::now();
@@ -67,12 +68,12 @@ pub(crate) fn ask_all(load: &Load<'_>, dir: &Path, repeats: u32) -> Result<()> {
         evict(dir)?;
         let cold = ask(1)?;
         let (mut warm, mut cpu) = (Vec::new(), Duration::ZERO);
-        for repetition in 2..2 + repeats {
+        for repetition in 2..2 + args.repeats {
             let before = cpu_time(std::process::id())?;
             warm.push(ask(repetition)?);
             cpu += cpu_time(std::process::id())?.saturating_sub(before);
         }
-        let figures = [first, cold, quantile(&mut warm, 0.5)?, cpu / repeats];
+        let figures = [first, cold, quantile(&mut warm, 0.5)?, cpu / args.repeats];
         let [first, cold, warm, cpu] = figures.map(|taken| format!("{:.1} ms", taken.as_secs_f64() * 1e3));
         println!("{:<40} {first:>10} {cold:>10} {warm:>10} {cpu:>10}", question.text(load));
     }

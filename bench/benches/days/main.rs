@@ -60,8 +60,11 @@ struct Args {
     #[arg(long, requires_all = ["data", "end"])]
     only_ask: bool,
     /// How often each query is repeated after the first time
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1_000))]
-    repeats: u32,
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) repeats: u32,
+    /// Only the queries that have this in their text
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    pub(crate) query: String,
     /// Cargo adds it
     #[arg(long, hide = true)]
     bench: bool,
@@ -89,7 +92,7 @@ fn main() -> Result<()> {
         at_rest as f64 / 1e6,
         at_rest as f64 / stats.rows as f64,
     );
-    ask::ask_all(&ask::Load { store: &store, recipe: &recipe, span, shape: args.shape }, dir, args.repeats)?;
+    ask::ask_all(&ask::Load { store: &store, recipe: &recipe, span, shape: args.shape }, dir, &args)?;
     println!("memory, most: {:.0} MB", Status::of(std::process::id())?.bytes("VmHWM") as f64 / 1e6);
     Ok(store.close()?)
 }

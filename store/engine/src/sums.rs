@@ -39,14 +39,33 @@ impl StackSums {
         }
     }
 
+    /// The list of a dictionary, long enough for the stacks that it has now.
     fn sums_of(&mut self, dictionary: &Arc<Dictionary>) -> &mut Vec<i64> {
         let known = self.sums.iter().position(|(known, _)| Arc::ptr_eq(known, dictionary));
         let at = known.unwrap_or_else(|| {
             self.sums.push((Arc::clone(dictionary), Vec::new()));
             self.sums.len() - 1
         });
-        &mut self.sums[at].1
+        let sums = &mut self.sums[at].1;
+        let stacks = dictionary.read().stack_nodes().len();
+        if sums.is_empty() {
+            *sums = zeros(stacks);
+        } else if sums.len() < stacks {
+            sums.resize(stacks, 0);
+        }
+        sums
     }
+}
+
+/// So many zeros.
+#[expect(
+    clippy::slow_vector_initialization,
+    reason = "fresh pages are faulted in twice, to be read and written"
+)]
+fn zeros(count: usize) -> Vec<i64> {
+    let mut zeros = Vec::with_capacity(count);
+    zeros.resize(count, 0);
+    zeros
 }
 
 fn present(values: &[i64]) -> impl Iterator<Item = (StackId, i64)> + '_ {
@@ -67,7 +86,7 @@ impl Fold for StackSums {
     }
 
     fn begin(&mut self, source: &Source<'_>) -> Self::Part {
-        vec![0; source.stacks.map_or(0, |stacks| stacks.count)]
+        zeros(source.stacks.map_or(0, |stacks| stacks.count))
     }
 
     fn add(part: &mut Self::Part, rows: Run<'_>) {
@@ -81,11 +100,8 @@ impl Fold for StackSums {
         let Some(stacks) = source.stacks else { return Ok(()) };
         let sums = self.sums_of(stacks.dictionary);
         for (id, value) in part.into_iter().enumerate().filter(|(_, value)| *value != 0) {
-            let at = stacks.of(id).index();
-            if at >= sums.len() {
-                sums.resize(at + 1, 0);
-            }
-            sums[at] = sums[at].saturating_add(value);
+            let sum = &mut sums[stacks.of(id).index()];
+            *sum = sum.saturating_add(value);
         }
         Ok(())
     }

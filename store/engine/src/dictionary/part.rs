@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::Dictionary;
 use super::entries::Entries;
 use crate::files::FileLayer;
-use crate::segment::schema::{self, FUNCTIONS, LOCATIONS, MAPPINGS, STACKS, Table};
+use crate::segment::schema::{self, FUNCTIONS, LOCATIONS, MAPPINGS, Packing, STACKS, Table};
 use crate::table::{Column, TableIndexes, TableWriter};
 use crate::{StoreError, sealed};
 
@@ -69,20 +69,21 @@ pub(super) fn write(
 ) -> Result<(), StoreError> {
     let mut tables = TableIndexes::new();
     // The dictionary is held for no longer than it takes to copy some entries: the writer waits for it.
-    let mut table =
-        |table: &Table, ids: Range<usize>, columns: fn(&SymbolTable, Range<usize>) -> Vec<Column>| {
-            if ids.is_empty() && first != Lens::default() {
-                return Ok(());
-            }
-            let path = dir.join(table.file);
-            let mut writer = TableWriter::create(files, path, table.schema, schema::properties())?;
-            for start in ids.clone().step_by(ROW_GROUP_ENTRIES) {
-                let columns = columns(&dictionary.read(), start..ids.end.min(start + ROW_GROUP_ENTRIES));
-                writer.write(&columns)?;
-            }
-            tables.insert(table.file.to_owned(), writer.finish()?);
-            Ok::<_, StoreError>(())
-        };
+    let mut table = |table: &Table,
+                     ids: Range<usize>,
+                     columns: fn(&SymbolTable, Range<usize>) -> Vec<Column>| {
+        if ids.is_empty() && first != Lens::default() {
+            return Ok(());
+        }
+        let path = dir.join(table.file);
+        let mut writer = TableWriter::create(files, path, table.schema, schema::properties(Packing::Zstd))?;
+        for start in ids.clone().step_by(ROW_GROUP_ENTRIES) {
+            let columns = columns(&dictionary.read(), start..ids.end.min(start + ROW_GROUP_ENTRIES));
+            writer.write(&columns)?;
+        }
+        tables.insert(table.file.to_owned(), writer.finish()?);
+        Ok::<_, StoreError>(())
+    };
     table(&STACKS, first.stacks..end.stacks, stack_columns)?;
     table(&LOCATIONS, first.locations..end.locations, location_columns)?;
     table(&FUNCTIONS, first.functions..end.functions, function_columns)?;

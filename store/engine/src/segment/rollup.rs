@@ -12,6 +12,7 @@ use pyrite_model::UnixMs;
 use serde::{Deserialize, Serialize};
 
 use super::cover::ceil;
+use super::schema::Packing;
 use super::write::RowGroups;
 use crate::StoreError;
 use crate::files::FileLayer;
@@ -22,6 +23,8 @@ use crate::table::TableIndexes;
 /// ends of a window of days are most of what it reads. Totals are few enough with three.
 const BUCKETS_MS: [i64; 5] = [60_000, 600_000, 3_600_000, 21_600_000, 86_400_000];
 const TOTAL_BUCKETS_MS: [i64; 3] = [60_000, 3_600_000, 86_400_000];
+/// Rollups of so long buckets are not compressed: they are a twentieth of all bytes, and most of what long windows read.
+const PLAIN_FROM_MS: i64 = 3_600_000;
 /// The bucket of a millisecond holds what is of just that time.
 const EXACT_MS: i64 = 1;
 /// Buckets of one resolution that are open at once, and the entries in all of them.
@@ -112,7 +115,7 @@ pub(super) struct Totals {
 impl Totals {
     pub(super) fn create(files: &dyn FileLayer, dir: &Path, span_ms: i64) -> Result<Self, StoreError> {
         let path = dir.join(Rollup::file(Shape::Totals, EXACT_MS));
-        let exact = RowGroups::create(files, path, Shape::Totals)?;
+        let exact = RowGroups::create(files, path, Shape::Totals, Packing::Zstd)?;
         Ok(Self { exact, rollups: Rollups::create(files, dir, Shape::Totals, span_ms)? })
     }
 
@@ -158,7 +161,8 @@ struct Level {
 impl Level {
     fn create(files: &dyn FileLayer, dir: &Path, shape: Shape, bucket_ms: i64) -> Result<Self, StoreError> {
         let path = dir.join(Rollup::file(shape, bucket_ms));
-        let groups = Some(RowGroups::create(files, path.clone(), shape)?);
+        let packing = if bucket_ms < PLAIN_FROM_MS { Packing::Zstd } else { Packing::Plain };
+        let groups = Some(RowGroups::create(files, path.clone(), shape, packing)?);
         let open = BTreeMap::new();
         Ok(Self { shape, bucket_ms, path, open, entries: 0, taken: 0, given: 0, groups })
     }

@@ -94,12 +94,24 @@ pub(crate) const MAPPINGS: Table = Table {
     }",
 };
 
-/// Zstandard level 3 throughout: 9 saves a twentieth for twice the time.
-pub(crate) fn properties() -> WriterPropertiesPtr {
-    let level = ZstdLevel::try_new(3).expect("3 is a level of Zstandard");
+/// How the columns of a file are packed once they are encoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Packing {
+    /// Zstandard level 3: 9 saves a twentieth for twice the time.
+    Zstd,
+    /// Not at all, where most of what long windows read is in little room.
+    Plain,
+}
+
+/// How a file is written.
+pub(crate) fn properties(packing: Packing) -> WriterPropertiesPtr {
+    let compression = match packing {
+        Packing::Zstd => Compression::ZSTD(ZstdLevel::try_new(3).expect("3 is a level of Zstandard")),
+        Packing::Plain => Compression::UNCOMPRESSED,
+    };
     let mut properties = WriterProperties::builder()
         .set_created_by(concat!("pyrite ", env!("CARGO_PKG_VERSION")).into())
-        .set_compression(Compression::ZSTD(level))
+        .set_compression(compression)
         .set_statistics_enabled(EnabledStatistics::Chunk)
         .set_offset_index_disabled(true);
     // Ids that count up and times that repeat are nothing but small steps; a dictionary only adds to them.

@@ -11,7 +11,7 @@ use pyrite_model::{SeriesKey, TimeRange};
 use super::SegmentInfo;
 use super::manifest::{DictionaryUse, FORMAT, Manifest};
 use super::rollup::{Rollup, Rollups, Shape, Totals};
-use super::schema::{self, SAMPLES, SERIES, STACK_IDS, TOTALS_SCHEMA, Table};
+use super::schema::{self, Packing, SAMPLES, SERIES, STACK_IDS, TOTALS_SCHEMA, Table};
 use super::series::{self, SegmentSeries};
 use crate::StoreError;
 use crate::dictionary::EpochId;
@@ -125,9 +125,14 @@ pub(super) struct RowGroups {
 }
 
 impl RowGroups {
-    pub(super) fn create(files: &dyn FileLayer, path: PathBuf, shape: Shape) -> Result<Self, StoreError> {
+    pub(super) fn create(
+        files: &dyn FileLayer,
+        path: PathBuf,
+        shape: Shape,
+        packing: Packing,
+    ) -> Result<Self, StoreError> {
         let schema = if shape == Shape::Stacks { SAMPLES.schema } else { TOTALS_SCHEMA };
-        let table = TableWriter::create(files, path, schema, schema::properties())?;
+        let table = TableWriter::create(files, path, schema, schema::properties(packing))?;
         Ok(Self { shape, table, buffer: Vec::new(), windows: Vec::new() })
     }
 
@@ -190,7 +195,7 @@ impl<'a> SegmentWriter<'a> {
         let series = content.series;
         let temporary = temporary_dir(segments_dir, name);
         files.create_dir(&temporary).map_err(StoreError::io("create", &temporary))?;
-        let samples = RowGroups::create(files, temporary.join(SAMPLES.file), Shape::Stacks)?;
+        let samples = RowGroups::create(files, temporary.join(SAMPLES.file), Shape::Stacks, Packing::Zstd)?;
         let rows: u64 = content.stacks.iter().map(|stack| u64::from(stack.rows)).sum();
         // With few rows a segment is read as fast as its sums.
         let sums = (rows >= content.sums_from_rows).then(|| {
@@ -309,7 +314,8 @@ fn write_table(
     columns: &[Column],
     tables: &mut TableIndexes,
 ) -> Result<(), StoreError> {
-    let mut writer = TableWriter::create(files, dir.join(table.file), table.schema, schema::properties())?;
+    let mut writer =
+        TableWriter::create(files, dir.join(table.file), table.schema, schema::properties(Packing::Zstd))?;
     writer.write(columns)?;
     tables.insert(table.file.to_owned(), writer.finish()?);
     Ok(())

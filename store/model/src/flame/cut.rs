@@ -1,5 +1,8 @@
 //! Cutting a tree down to its largest nodes while it is made: what nobody will see is never built.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
 use hashbrown::HashMap;
 
 use super::{FlameTree, Node, OTHER, ROOT};
@@ -10,12 +13,18 @@ pub(super) fn threshold<const SIDES: usize>(totals: &[[i64; SIDES]], max_nodes: 
     if max_nodes == 0 || counted.len() <= max_nodes {
         return 0;
     }
-    let mut largest: Vec<i64> = counted.iter().map(largest).filter(|total| *total != 0).collect();
-    if largest.len() <= max_nodes {
-        return 0;
+    // Of many nodes few are as large as those that are found first, so to look for one is mostly to compare two numbers.
+    let mut found: BinaryHeap<Reverse<i64>> = BinaryHeap::with_capacity(max_nodes);
+    for total in counted.iter().map(largest) {
+        if found.len() < max_nodes {
+            found.push(Reverse(total));
+        } else if let Some(mut smallest) = found.peek_mut()
+            && smallest.0 < total
+        {
+            *smallest = Reverse(total);
+        }
     }
-    let (_, nth, _) = largest.select_nth_unstable_by(max_nodes - 1, |a, b| b.cmp(a));
-    *nth
+    found.peek().map_or(0, |smallest| smallest.0)
 }
 
 pub(super) fn largest<const SIDES: usize>(total: &[i64; SIDES]) -> i64 {

@@ -78,7 +78,9 @@ impl Places {
 
     /// Counts them; returns them in order.
     fn number(&mut self) -> Vec<u32> {
-        let mut numbers = Vec::new();
+        let count = self.words.iter().map(|word| word.count_ones() as usize).sum();
+        let mut numbers = Vec::with_capacity(count);
+        self.before.reserve_exact(self.words.len());
         for (at, &word) in self.words.iter().enumerate() {
             self.before.push(numbers.len() as u32);
             let mut left = word;

@@ -122,7 +122,7 @@ impl Limits {
         Self {
             cache_bytes: 8 * MIB,
             dictionary_stacks: 500_000,
-            dictionary_turn_stacks: 200_000,
+            dictionary_turn_stacks: 100_000,
             old_dictionary_bytes: 16 * MIB,
             ..Self::default()
         }

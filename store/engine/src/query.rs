@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread::ScopedJoinHandle;
 
-use pyrite_model::{ProfileType, Selector, SeriesKey, StackId, Tenants, TimeRange, names};
+use pyrite_model::{CallTree, ProfileType, Selector, SeriesKey, StackId, Tenants, TimeRange, names};
 
 use crate::dictionary::Dictionary;
 use crate::head::Head;
@@ -37,6 +37,8 @@ pub struct StackQuery {
     pub range: TimeRange,
     /// Function names from the root on that a stack must begin with to count; none for every stack.
     pub call_site: Vec<String>,
+    /// A function that a stack must go through to count, wherever in it; none for every stack.
+    pub function: Option<String>,
 }
 
 impl StackQuery {
@@ -47,11 +49,36 @@ impl StackQuery {
         selector: Selector,
         range: TimeRange,
     ) -> Self {
-        Self { tenants: tenants.into(), profile_type, selector, range, call_site: Vec::new() }
+        let tenants = tenants.into();
+        Self { tenants, profile_type, selector, range, call_site: Vec::new(), function: None }
     }
 
     fn takes(&self, key: &SeriesKey) -> bool {
         self.tenants.contains(&key.tenant) && self.selector.matches(key)
+    }
+
+    /// Whether there are conditions on stacks.
+    pub(crate) fn chooses_stacks(&self) -> bool {
+        !self.call_site.is_empty() || self.function.is_some()
+    }
+
+    /// By node of a call tree, whether stacks that end in it count.
+    pub(crate) fn counted_nodes(&self, calls: &CallTree) -> Vec<bool> {
+        let mut counted = calls.below(&self.call_site);
+        if let Some(function) = &self.function {
+            let through = calls.through(function);
+            counted.iter_mut().zip(through).for_each(|(counted, through)| *counted &= through);
+        }
+        counted
+    }
+
+    /// By stack of a source, whether it counts.
+    pub(crate) fn counted_stacks(&self, stacks: SourceStacks<'_>) -> Vec<bool> {
+        let of_source: Vec<StackId> = (0..stacks.count).map(|id| stacks.of(id)).collect();
+        let known = of_source.iter().map(|stack| stack.index() + 1).max().unwrap_or(0);
+        let calls = stacks.dictionary.calls(known);
+        let counted = self.counted_nodes(&calls);
+        of_source.into_iter().map(|stack| counted[calls.node_of(stack)]).collect()
     }
 }
 

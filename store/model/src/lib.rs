@@ -29,7 +29,10 @@ pub use address::{Avma, FileKey, FileOffset};
 pub use batch::{Batch, Row, SeriesRows, StackProfile};
 pub use call_tree::CallTree;
 pub use exposition::{Exposition, MetricLabels};
-pub use flame::{CallValues, FlameTree, Flamebearer};
+pub use flame::{
+    CallValues, Comparison, FlameTree, Flamebearer, FunctionChange, FunctionValues, Measure, OtherFunctions,
+    RankBy, TopFunctions,
+};
 pub use frames::frame_names;
 pub use labels::{Label, LabelSet, names};
 pub use literals::Candidates;

@@ -13,7 +13,10 @@ use axum::routing::{get, post};
 use tokio::net::TcpListener;
 
 use crate::state::{ServerState, Shared};
-use crate::{ApiError, accept, connect, ingest, ops, page, profiles, push, querier, render, services};
+use crate::{
+    ApiError, accept, compare, connect, functions, ingest, ops, page, profiles, push, querier,
+    render, services,
+};
 
 /// Services of the Pyroscope API. A method of theirs that has no route is not implemented; it is never unknown.
 const KNOWN_SERVICES: [&str; 10] = [
@@ -40,6 +43,9 @@ pub fn app(state: Arc<ServerState>) -> Router {
         .route("/pyroscope/label-values", get(render::label_values))
         .route("/api/v1/services", get(services::list))
         .route("/api/v1/unwind", get(services::unwind))
+        .route("/api/v1/top", get(functions::top))
+        .route("/api/v1/series", get(functions::series))
+        .route("/api/v1/diff", get(compare::diff))
         .route("/api/v1/status/buildinfo", get(ops::build_info))
         .route("/ready", get(ops::ready))
         .route("/metrics", get(ops::metrics))

@@ -279,7 +279,7 @@ pub(crate) async fn select_series(
 }
 
 /// A step in seconds as whole milliseconds, at least one.
-fn step_ms(seconds: f64) -> Result<i64, ApiError> {
+pub(crate) fn step_ms(seconds: f64) -> Result<i64, ApiError> {
     let ms = (seconds * 1000.0).round();
     if (1.0..=1e15).contains(&ms) {
         return Ok(ms as i64);

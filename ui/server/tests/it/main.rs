@@ -5,6 +5,7 @@
 
 mod engine;
 mod memory;
+mod native;
 mod push;
 mod query;
 mod rest;

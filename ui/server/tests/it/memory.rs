@@ -10,6 +10,8 @@ use pyrite_model::{
 use pyrite_server::{ApiError, Appending, ProfileStore};
 use pyrite_store::{GroupSeries, SeriesQuery, StackQuery};
 
+const EVER: TimeRange = TimeRange { start: UnixMs(i64::MIN), end: UnixMs(i64::MAX) };
+
 #[derive(Default)]
 pub(crate) struct MemoryStore {
     data: Mutex<Data>,
@@ -24,10 +26,24 @@ struct Data {
 }
 
 impl Data {
-    /// Whether the row's stack begins with the call site of the query.
-    fn is_below(&self, row: &Row, query: &StackQuery) -> bool {
+    /// The rows of a query.
+    fn matching(&self, query: &StackQuery) -> Vec<(SeriesKey, Row)> {
+        let chosen = self.rows.iter().filter(|(key, _)| {
+            key.profile_type == query.profile_type
+                && query.tenants.contains(&key.tenant)
+                && query.selector.matches(key)
+        });
+        let mut rows: Vec<_> = chosen.cloned().collect();
+        rows.retain(|(_, row)| query.range.contains(row.time) && self.counts(row, query));
+        rows
+    }
+
+    /// Whether the row's stack begins with the call site of the query and goes through its function.
+    fn counts(&self, row: &Row, query: &StackQuery) -> bool {
         let names = frame_names(&self.symbols, row.stack);
-        names.len() >= query.call_site.len() && names.iter().zip(&query.call_site).all(|(a, b)| a == b)
+        names.len() >= query.call_site.len()
+            && names.iter().zip(&query.call_site).all(|(a, b)| a == b)
+            && query.function.as_ref().is_none_or(|function| names.iter().any(|name| name == function))
     }
 }
 
@@ -105,14 +121,8 @@ impl ProfileStore for MemoryStore {
     fn merge_stacks(&self, query: &StackQuery) -> Result<StackProfile, ApiError> {
         let data = self.data.lock().unwrap();
         let mut sums = BTreeMap::new();
-        for (key, row) in &data.rows {
-            let wanted = key.profile_type == query.profile_type
-                && query.tenants.contains(&key.tenant)
-                && query.selector.matches(key)
-                && data.is_below(row, query);
-            if wanted && query.range.contains(row.time) {
-                *sums.entry(row.stack).or_default() += row.value;
-            }
+        for (_, row) in data.matching(query) {
+            *sums.entry(row.stack).or_default() += row.value;
         }
         Ok(StackProfile { symbols: data.symbols.clone(), values: sums.into_iter().collect() })
     }
@@ -134,17 +144,13 @@ impl ProfileStore for MemoryStore {
 
     fn select_series(&self, query: &SeriesQuery) -> Result<Vec<GroupSeries>, ApiError> {
         let data = self.data.lock().unwrap();
-        let StackQuery { tenants, profile_type, selector, range, .. } = &query.stacks;
+        let range = query.stacks.range;
         let mut groups: BTreeMap<LabelSet, BTreeMap<i64, i64>> = BTreeMap::new();
-        for (key, row) in &data.rows {
+        for (key, row) in data.matching(&StackQuery { range: EVER, ..query.stacks.clone() }) {
             // Buckets are open at their start and closed at their end, which is their stamp.
             let step = (row.time.0 - range.start.0 + query.step_ms - 1).div_euclid(query.step_ms);
             let stamp = range.start.0 + step * query.step_ms;
-            let wanted = key.profile_type == *profile_type
-                && tenants.contains(&key.tenant)
-                && selector.matches(key)
-                && data.is_below(row, &query.stacks);
-            if !wanted || step < 0 || stamp > range.end.0 {
+            if step < 0 || stamp > range.end.0 {
                 continue;
             }
             let label = |name: &String| (name.clone(), key.label(name).unwrap_or_default().into_owned());

@@ -125,6 +125,12 @@ fn questions(time: i64) -> Vec<Ask> {
         ),
         Ask::Get(format!("/api/v1/services?from={start}&until={end}")),
         Ask::Get("/api/v1/unwind".to_owned()),
+        Ask::Get(format!("/api/v1/top?query={CPU}%7B%7D&from={start}&until={end}")),
+        Ask::Get(format!("/api/v1/series?query={CPU}%7B%7D&from={start}&until={end}&step=15&function=main")),
+        Ask::Get(format!(
+            "/api/v1/diff?leftQuery={CPU}%7B%7D&leftFrom={start}&leftUntil={end}\
+             &rightQuery={CPU}%7Bpod%3D%22p1%22%7D&rightFrom={start}&rightUntil={end}&by=share"
+        )),
         Ask::Get(format!(
             "/pyroscope/render?query={CPU}%7B%7D&from={start}&until={end}&groupBy=service_name"
         )),
@@ -171,7 +177,7 @@ fn named(mut answer: Value) -> Value {
             (&mut fields["flamebearer"], diff)
         }
         Value::Object(fields) if fields.contains_key("flamegraph") => {
-            let diff = fields["flamegraph"].get("leftTicks").is_some();
+            let diff = fields["flamegraph"].get("leftTicks").is_some() || fields.contains_key("by");
             (&mut fields["flamegraph"], diff)
         }
         _ => return answer,

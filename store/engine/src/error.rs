@@ -236,4 +236,10 @@ pub enum QueryError {
         /// The limit.
         limit: usize,
     },
+    /// There are more profiles than the store tells apart in one answer.
+    #[error("the window holds more than {limit} profiles; ask for a shorter one or for fewer series")]
+    TooManyProfiles {
+        /// The limit.
+        limit: usize,
+    },
 }

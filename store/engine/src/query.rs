@@ -8,10 +8,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread::ScopedJoinHandle;
 
-use pyrite_model::{CallTree, ProfileType, Selector, SeriesKey, StackId, Tenants, TimeRange, names};
+use pyrite_model::{
+    CallTree, ProfileId, ProfileType, Selector, SeriesKey, StackId, Tenants, TimeRange, names,
+};
 
 use crate::dictionary::Dictionary;
 use crate::head::Head;
+use crate::profiles;
 use crate::rows::{RowBlock, Run, StoredRow};
 use crate::segment::SegmentInfo;
 use crate::segment::read::{Grid, IdSet, StackIds, Wanted};
@@ -39,6 +42,8 @@ pub struct StackQuery {
     pub call_site: Vec<String>,
     /// A function that a stack must go through to count, wherever in it; none for every stack.
     pub function: Option<String>,
+    /// The profiles that rows must be of to count; none for every profile.
+    pub profiles: Option<Vec<ProfileId>>,
 }
 
 impl StackQuery {
@@ -50,7 +55,7 @@ impl StackQuery {
         range: TimeRange,
     ) -> Self {
         let tenants = tenants.into();
-        Self { tenants, profile_type, selector, range, call_site: Vec::new(), function: None }
+        Self { tenants, profile_type, selector, range, call_site: Vec::new(), function: None, profiles: None }
     }
 
     fn takes(&self, key: &SeriesKey) -> bool {
@@ -97,7 +102,13 @@ pub(crate) struct SourceStacks<'a> {
     ids: Option<&'a [StackId]>,
 }
 
-impl SourceStacks<'_> {
+impl<'a> SourceStacks<'a> {
+    /// All stacks that a dictionary has by now, under their own ids.
+    pub(crate) fn all_of(dictionary: &'a Arc<Dictionary>) -> Self {
+        let count = dictionary.read().stack_nodes().len();
+        Self { dictionary, count, ids: None }
+    }
+
     /// Which stack of the dictionary an id of the source means.
     pub(crate) fn of(&self, id: usize) -> StackId {
         self.ids.map_or(StackId(id as u32), |ids| ids[id])
@@ -128,6 +139,18 @@ pub(crate) trait Fold {
 
 /// Feeds every row of the query to the fold.
 pub(crate) fn run<F: Fold>(shared: &Shared, query: &StackQuery, fold: &mut F) -> Result<(), QueryError> {
+    match &query.profiles {
+        None => run_stored(shared, query, fold),
+        Some(ids) => profiles::run_only(shared, query, ids, fold),
+    }
+}
+
+/// Likewise, of all profiles.
+pub(crate) fn run_stored<F: Fold>(
+    shared: &Shared,
+    query: &StackQuery,
+    fold: &mut F,
+) -> Result<(), QueryError> {
     let view = shared.view();
     let mut selection = shared.series.choose(&query.tenants, &query.profile_type, &query.selector);
     for segment in view.segments.iter().filter(|segment| segment.range.overlaps(query.range)) {
@@ -239,11 +262,10 @@ fn read_head<F: Fold>(head: &Head, query: &StackQuery, fold: &mut F) -> Result<(
         let state = head.read();
         (state.blocks().to_vec(), state.series.keys().to_vec())
     };
-    // Rows are visible only when their stacks are known.
-    let count = head.dictionary().read().stack_nodes().len();
     let series = (0..).zip(keys).filter_map(|(id, key)| Some((id, as_asked(key)?)));
     let series: Vec<_> = series.filter(|(_, key)| query.takes(key)).collect();
-    let stacks = SourceStacks { dictionary: head.dictionary(), count, ids: None };
+    // Rows are visible only when their stacks are known.
+    let stacks = SourceStacks::all_of(head.dictionary());
     let source = Source { series: &series, stacks: Some(stacks) };
     let mut part = fold.begin(&source);
     scan_blocks(&blocks, &id_set(&series), query.range, |StoredRow { series, time, stack, value }| {

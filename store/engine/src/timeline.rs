@@ -79,7 +79,7 @@ impl Buckets {
 
 /// Sums of one group by bucket. A bucket may be there more than once in between.
 #[derive(Clone, Debug, Default)]
-struct Points {
+pub(crate) struct Points {
     sums: Vec<(i64, i64)>,
     /// So many of them are of different buckets, in order.
     settled: usize,
@@ -89,7 +89,7 @@ impl Points {
     /// What may be there unsettled beside twice what is settled.
     const SLACK: usize = 4096;
 
-    fn add(&mut self, bucket: i64, value: i64) {
+    pub(crate) fn add(&mut self, bucket: i64, value: i64) {
         match self.sums.last_mut() {
             Some((last, sum)) if *last == bucket => *sum = sum.saturating_add(value),
             _ => self.sums.push((bucket, value)),
@@ -112,9 +112,20 @@ impl Points {
     }
 
     /// How many buckets there are.
-    fn count(&mut self) -> usize {
+    pub(crate) fn count(&mut self) -> usize {
         self.settle();
         self.sums.len()
+    }
+
+    /// How many sums are held: at least as many as there are buckets.
+    pub(crate) fn held(&self) -> usize {
+        self.sums.len()
+    }
+
+    /// The sums in order of their buckets, each of which is there once.
+    pub(crate) fn into_sums(mut self) -> Vec<(i64, i64)> {
+        self.settle();
+        self.sums
     }
 }
 

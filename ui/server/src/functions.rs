@@ -113,6 +113,6 @@ pub(crate) async fn series(
     pack_json(&headers, &Trends { unit, series: series.collect() })
 }
 
-fn label_map(labels: &LabelSet) -> BTreeMap<String, String> {
+pub(crate) fn label_map(labels: &LabelSet) -> BTreeMap<String, String> {
     labels.iter().map(|label| (label.name.clone(), label.value.clone())).collect()
 }

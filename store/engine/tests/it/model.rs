@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
-use pyrite_model::{FunctionValues, LabelSet, RankBy, TimeRange, TopFunctions, UnixMs};
-use pyrite_store::{GroupSeries, SeriesQuery, StackQuery};
+use pyrite_model::{FunctionValues, LabelSet, ProfileId, RankBy, TimeRange, TopFunctions, UnixMs};
+use pyrite_store::{GroupSeries, SeriesProfiles, SeriesQuery, StackQuery};
 
 use super::{batch, by_path, open, query};
 
@@ -113,6 +113,52 @@ impl Model {
         functions.sort_by_key(|function| (-function.own[0], -function.total[0]));
         TopFunctions { totals: [paths.iter().map(|(_, value)| value).sum()], functions, rest: None }
     }
+
+    /// Sums by service and time.
+    fn profiles(
+        &self,
+        service: Option<usize>,
+        range: TimeRange,
+        counts: Counts<'_>,
+    ) -> Vec<(String, i64, i64)> {
+        let mut sums = BTreeMap::new();
+        for (of, time, _, value) in self.matching(service, range).filter(|row| counts(PATHS[row.2])) {
+            *sums.entry((SERVICES[*of].to_owned(), *time)).or_insert(0) += value;
+        }
+        sums.into_iter().map(|((service, time), total)| (service, time, total)).collect()
+    }
+}
+
+/// Lists profiles, and reads every other one by itself.
+fn check_profiles(
+    store: &pyrite_store::Store,
+    model: &Model,
+    query: &StackQuery,
+    (service, counts): (Option<usize>, Counts<'_>),
+) -> Result<(), TestCaseError> {
+    let listed = store.profiles(query).unwrap();
+    let mut found = Vec::new();
+    for SeriesProfiles { key, profiles } in &listed {
+        let service = key.labels.get("service_name").unwrap();
+        found.extend(profiles.iter().map(|(time, total)| (service.to_owned(), time.0, *total)));
+    }
+    prop_assert_eq!(&found, &model.profiles(service, query.range, counts));
+    let ids = listed
+        .iter()
+        .flat_map(|series| series.profiles.iter().map(|(time, _)| ProfileId::new(&series.key, *time)));
+    let ids: Vec<ProfileId> = ids.step_by(2).collect();
+    let some = store.profiles(&StackQuery { profiles: Some(ids.clone()), ..query.clone() }).unwrap();
+    let mut read = Vec::new();
+    for SeriesProfiles { key, profiles } in &some {
+        read.extend(profiles.iter().map(|(time, total)| (ProfileId::new(key, *time), *total)));
+    }
+    let totals = found.iter().step_by(2).map(|(_, _, total)| *total);
+    prop_assert_eq!(&read, &ids.iter().copied().zip(totals).collect::<Vec<_>>());
+    let of_some = StackQuery { profiles: Some(ids), ..query.clone() };
+    let sum: i64 = read.iter().map(|(_, total)| total).sum();
+    prop_assert_eq!(store.merge_stacks(&of_some).unwrap().total(), sum);
+    prop_assert_eq!(store.flame_tree([Some(&of_some)], 0).unwrap().totals(), [sum]);
+    Ok(())
 }
 
 fn check_query(store: &pyrite_store::Store, model: &Model, step: &Step) -> Result<(), TestCaseError> {
@@ -135,6 +181,7 @@ fn check_query(store: &pyrite_store::Store, model: &Model, step: &Step) -> Resul
         prop_assert_eq!(by_path(&store.merge_stacks(&stacks).unwrap()), model.merge(service, range, &counts));
         let tree = store.flame_tree([Some(&stacks)], 0).unwrap();
         prop_assert_eq!(tree.top_functions(9, RankBy::Own), model.functions(service, range, &counts));
+        check_profiles(store, model, &stacks, (service, &counts))?;
         let expected = model.timeline(service, range, step, &counts);
         let group_by = vec!["service_name".to_owned(), "absent".to_owned()];
         let series = SeriesQuery { stacks, step_ms: step, group_by };

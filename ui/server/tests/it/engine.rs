@@ -56,6 +56,8 @@ fn own_questions(start: i64, end: i64) -> Vec<String> {
         format!("top?{}&function=c", query("", r#"{pod="p1"}"#)),
         format!("series?{all}&step=7&groupBy=pod"),
         format!("series?{all}&step=0.5&function=b"),
+        format!("profiles?{all}"),
+        format!("profiles?{all}&order=total&limit=3&callSite=a"),
     ];
     questions.iter_mut().for_each(|question| question.insert_str(0, "/api/v1/"));
     questions
@@ -98,6 +100,7 @@ async fn the_embedded_store_agrees_with_the_naive_one() {
         "profileTypeID": CPU, "labelSelector": r#"{service_name=~"api|db"}"#,
         "start": start + 10_000, "end": start + 80_000, "step": 7, "groupBy": ["pod", "service_name"],
         "name": "pod", "matchers": [r#"{service_name="web"}"#], "labelNames": ["pod", "__name__"],
+        "queryType": 1, "exemplarType": 2,
     });
     let methods = [
         "ProfileTypes",
@@ -105,6 +108,7 @@ async fn the_embedded_store_agrees_with_the_naive_one() {
         "LabelValues",
         "Series",
         "SelectSeries",
+        "SelectHeatmap",
         "SelectMergeStacktraces",
         "Diff",
         "GetProfileStats",

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
 use pyrite_model::{
-    Batch, Exposition, FlameTree, LabelSet, ProfileType, Row, Selector, SeriesKey, SeriesRows, StackProfile,
-    SymbolTable, Tenants, TimeRange, UnixMs, frame_names,
+    Batch, Exposition, FlameTree, LabelSet, ProfileId, ProfileType, Row, Selector, SeriesKey, SeriesRows,
+    StackProfile, SymbolTable, Tenants, TimeRange, UnixMs, frame_names,
 };
 use pyrite_server::{ApiError, Appending, ProfileStore};
-use pyrite_store::{GroupSeries, SeriesQuery, StackQuery};
+use pyrite_store::{GroupSeries, SeriesProfiles, SeriesQuery, StackQuery};
 
 const EVER: TimeRange = TimeRange { start: UnixMs(i64::MIN), end: UnixMs(i64::MAX) };
 
@@ -34,7 +34,12 @@ impl Data {
                 && query.selector.matches(key)
         });
         let mut rows: Vec<_> = chosen.cloned().collect();
-        rows.retain(|(_, row)| query.range.contains(row.time) && self.counts(row, query));
+        rows.retain(|(key, row)| {
+            let is_chosen = |ids: &Vec<ProfileId>| ids.contains(&ProfileId::new(key, row.time));
+            query.range.contains(row.time)
+                && self.counts(row, query)
+                && query.profiles.as_ref().is_none_or(is_chosen)
+        });
         rows
     }
 
@@ -166,6 +171,17 @@ impl ProfileStore for MemoryStore {
             .collect();
         series.sort_by_key(|group| -group.points.iter().map(|(_, value)| value).sum::<i64>());
         Ok(series)
+    }
+
+    fn profiles(&self, query: &StackQuery) -> Result<Vec<SeriesProfiles>, ApiError> {
+        let mut series: BTreeMap<SeriesKey, BTreeMap<UnixMs, i64>> = BTreeMap::new();
+        for (key, row) in self.data.lock().unwrap().matching(query) {
+            *series.entry(key).or_default().entry(row.time).or_default() += row.value;
+        }
+        let listed = series
+            .into_iter()
+            .map(|(key, profiles)| SeriesProfiles { key, profiles: profiles.into_iter().collect() });
+        Ok(listed.collect())
     }
 
     fn extent(&self, tenants: &Tenants) -> Option<TimeRange> {

@@ -1,4 +1,4 @@
-//! Pyrite's own API: functions, trends and comparisons, and what is refused.
+//! Pyrite's own API: functions, trends, comparisons and single profiles, and what is refused.
 
 use serde_json::{Value, json};
 
@@ -163,6 +163,51 @@ async fn uniform_growth_shows_by_rate_and_vanishes_by_share() {
 }
 
 #[tokio::test]
+async fn single_profiles_are_listed_and_read_again() {
+    let server = Server::new();
+    let time = now_ms() - 60_000;
+    server.push(&[("pod", "a")], time, &[("main;f", 3)]).await;
+    server.push(&[("pod", "b")], time, &[("main;g", 5)]).await;
+    server.push(&[("pod", "a")], time + 1000, &[("main;f", 1), ("main;g", 1)]).await;
+    server.push(&[("pod", "a")], time + 2000, &[("main;f", 100)]).await;
+    let query = window("", "{}", time, time + 1999);
+    let listed = server.ask(&format!("/api/v1/profiles?{query}")).await;
+    let rows = |listed: &Value| -> Vec<(i64, i64, String)> {
+        let row = |profile: &Value| {
+            let number = |field: &str| profile[field].as_i64().unwrap();
+            (number("time") - time, number("total"), profile["labels"]["pod"].as_str().unwrap().to_owned())
+        };
+        listed["profiles"].as_array().unwrap().iter().map(row).collect()
+    };
+    assert_eq!((&listed["count"], &listed["unit"]), (&json!(3), &json!("nanoseconds")));
+    assert_eq!(rows(&listed), [(1000, 2, "a".into()), (0, 3, "a".into()), (0, 5, "b".into())]);
+    let largest = server.ask(&format!("/api/v1/profiles?{query}&order=total&limit=1")).await;
+    assert_eq!((&largest["count"], rows(&largest)), (&json!(3), vec![(0, 5, "b".into())]));
+    let through_g = server.ask(&format!("/api/v1/profiles?{query}&function=g")).await;
+    assert_eq!(rows(&through_g), [(1000, 1, "a".into()), (0, 5, "b".into())]);
+
+    let ids = [0, 2].map(|at: usize| listed["profiles"][at]["id"].clone());
+    let mut request = json!({
+        "profileTypeID": CPU, "labelSelector": "{}", "start": time - 1000, "end": time + 5000,
+        "profileIdSelector": ids,
+    });
+    let graph = &server.query("SelectMergeStacktraces", &request).await.json()["flamegraph"];
+    assert_eq!((&graph["total"], &graph["names"]), (&json!("7"), &json!(["total", "main", "g", "f"])));
+    let pprof = server.query("SelectMergeProfile", &request).await.json();
+    assert_eq!(pprof["sample"].as_array().unwrap().len(), 2);
+    request["labelSelector"] = json!(r#"{pod="b"}"#);
+    assert_eq!(server.query("SelectMergeStacktraces", &request).await.json()["flamegraph"]["total"], "5");
+    request["end"] = json!(time - 1);
+    let none = server.query("SelectMergeStacktraces", &request).await.json();
+    assert_eq!(none["flamegraph"]["names"], json!(["total"]));
+    request["profileIdSelector"] = json!(["7c9e6679"]);
+    for method in ["SelectMergeStacktraces", "SelectMergeProfile"] {
+        let refused = server.query(method, &request).await;
+        assert_eq!((refused.status.as_u16(), &refused.json()["code"]), (400, &json!("invalid_argument")));
+    }
+}
+
+#[tokio::test]
 async fn what_cannot_be_meant_is_refused() {
     let server = Server::new();
     let (query, left, right) =
@@ -192,8 +237,9 @@ async fn what_cannot_be_meant_is_refused() {
         with("diff", &format!("{left}&{right}&maxNodes=-1")),
         with("diff", &format!("{left}&{right}&maxNodes=1048577")),
         with("diff", &format!("{left}&{other_unit}")),
+        with("profiles", &format!("{query}&order=self")),
     ];
-    for endpoint in ["top", "series"] {
+    for endpoint in ["top", "series", "profiles"] {
         let step = if endpoint == "series" { "&step=15" } else { "" };
         let valid = with(endpoint, &format!("{query}{step}"));
         assert_eq!(server.get(&valid).await.status, 200, "{valid}");

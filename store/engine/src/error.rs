@@ -242,4 +242,12 @@ pub enum QueryError {
         /// The limit.
         limit: usize,
     },
+    /// More is to be compared with what was before it than the store holds at once.
+    #[error(
+        "more than {limit} values would have to be compared with those before them at once; ask for fewer series"
+    )]
+    TooManyToCompare {
+        /// The limit.
+        limit: usize,
+    },
 }

@@ -15,6 +15,7 @@
 mod cache;
 mod catalogue;
 mod config;
+mod deltas;
 mod dictionary;
 mod error;
 mod files;

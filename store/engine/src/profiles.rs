@@ -10,7 +10,8 @@ use hashbrown::HashMap;
 use pyrite_model::{ProfileId, SeriesKey, TimeRange, UnixMs};
 
 use crate::QueryError;
-use crate::query::{Fold, Source, StackQuery, run, run_stored};
+use crate::deltas;
+use crate::query::{Fold, Source, StackQuery, run};
 use crate::rows::Run;
 use crate::segment::read::Grid;
 use crate::shared::Shared;
@@ -147,7 +148,7 @@ pub(crate) fn run_only<F: Fold>(
     let first_and_last = inside().map(|id| id.time()).min().zip(inside().map(|id| id.time()).max());
     let Some((first, last)) = first_and_last else { return Ok(()) };
     let query = StackQuery { range: TimeRange::new(first, last), ..query.clone() };
-    run_stored(shared, &query, &mut Only { fold, times })
+    deltas::run(shared, &query, &mut Only { fold, times })
 }
 
 /// A fold that sees some profiles alone.

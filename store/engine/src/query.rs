@@ -12,6 +12,7 @@ use pyrite_model::{
     CallTree, ProfileId, ProfileType, Selector, SeriesKey, StackId, Tenants, TimeRange, names,
 };
 
+use crate::deltas;
 use crate::dictionary::Dictionary;
 use crate::head::Head;
 use crate::profiles;
@@ -137,15 +138,15 @@ pub(crate) trait Fold {
     fn end(&mut self, part: Self::Part, source: &Source<'_>) -> Result<(), QueryError>;
 }
 
-/// Feeds every row of the query to the fold.
+/// Feeds every row of the query to the fold; of values that are counted since a program's start, what is new in each.
 pub(crate) fn run<F: Fold>(shared: &Shared, query: &StackQuery, fold: &mut F) -> Result<(), QueryError> {
     match &query.profiles {
-        None => run_stored(shared, query, fold),
+        None => deltas::run(shared, query, fold),
         Some(ids) => profiles::run_only(shared, query, ids, fold),
     }
 }
 
-/// Likewise, of all profiles.
+/// Feeds every row of the query to the fold as it is stored.
 pub(crate) fn run_stored<F: Fold>(
     shared: &Shared,
     query: &StackQuery,

@@ -158,7 +158,8 @@ impl From<QueryError> for ApiError {
             QueryError::Store(_) => Self::Unavailable { reason },
             QueryError::BadStep { .. }
             | QueryError::TooManyPoints { .. }
-            | QueryError::TooManyProfiles { .. } => Self::Unanswerable { reason },
+            | QueryError::TooManyProfiles { .. }
+            | QueryError::TooManyToCompare { .. } => Self::Unanswerable { reason },
         }
     }
 }

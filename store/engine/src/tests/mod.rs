@@ -2,6 +2,7 @@
 
 mod answers;
 mod crash;
+mod deltas;
 mod dictionary;
 mod disk;
 mod durability;

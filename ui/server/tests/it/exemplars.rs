@@ -1,4 +1,4 @@
-//! Heat maps, and exemplars beside series.
+//! Heat maps, exemplars beside series, and profiles whose values are counted since a program's start.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use pyrite_server::{ServerLimits, ServerState, Tenancy, app};
 use pyrite_store::{Limits, Store, StoreConfig};
 use serde_json::{Value, json};
 
-use crate::support::{CPU, Server, now_ms};
+use crate::support::{CPU, PUSH, Server, base64, cpu_profile, now_ms};
 
 async fn example() -> (Server, i64) {
     let server = Server::new();
@@ -152,4 +152,76 @@ async fn among_too_many_profiles_none_is_shown() {
         let point = &series["series"][0]["points"][0];
         assert_eq!((&point["value"], point.get("exemplars").is_none()), (&json!(total), is_too_many));
     }
+}
+
+/// Pushes what Go says it allocated, and what is in use.
+async fn push_heap(server: &Server, labels: &[(&str, &str)], time: i64, stacks: &[(&str, i64)]) {
+    let mut profile = cpu_profile(time, stacks);
+    let texts: Vec<i64> = ["alloc_space", "bytes", "inuse_space", "space"]
+        .map(|text| {
+            profile.string_table.push(text.to_owned());
+            profile.string_table.len() as i64 - 1
+        })
+        .to_vec();
+    let of = |kind: usize| pyrite_model::pprof::proto::ValueType { r#type: texts[kind], unit: texts[1] };
+    profile.sample_type = vec![of(0), of(2)];
+    profile.period_type = Some(of(3));
+    for sample in &mut profile.sample {
+        sample.value.push(1);
+    }
+    let raw = base64(&prost::Message::encode_to_vec(&profile));
+    let pair = |(name, value): &(&str, &str)| json!({ "name": name, "value": value });
+    let labels: Vec<Value> = labels.iter().map(pair).collect();
+    let push = json!({ "series": [{ "labels": labels, "samples": [{ "rawProfile": raw }] }] });
+    let answer = server.post(PUSH, "application/json", push.to_string()).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
+#[tokio::test]
+async fn values_since_the_start_are_told_as_what_is_new() {
+    let server = Server::new();
+    let start = (now_ms() - 600_000) / 1000 * 1000;
+    let raw = [("__name__", "memory"), ("service_name", "raw")];
+    for (minute, stacks) in [
+        (0, &[("main;a", 1000)][..]),
+        (1, &[("main;a", 1500), ("main;b", 10)]),
+        (1, &[("main;a", 1500), ("main;b", 10)]), // sent again
+        (2, &[("main;a", 1500), ("main;b", 10)]), // nothing happened
+        (3, &[("main;a", 200)]),                  // restarted
+        (4, &[("main;a", 250), ("main;b", 7)]),
+    ] {
+        push_heap(&server, &raw, start + minute * 60_000, stacks).await;
+    }
+    let delta = [("__name__", "memory"), ("service_name", "delta"), ("__delta__", "false")];
+    let profiler = [("__name__", "godeltaprof_memory"), ("service_name", "profiler")];
+    for labels in [delta, [profiler[0], profiler[1], ("pod", "a")]] {
+        push_heap(&server, &labels, start, &[("main;a", 3)]).await;
+        push_heap(&server, &labels, start + 60_000, &[("main;a", 2)]).await;
+    }
+    let ingested = server
+        .post(&format!("/ingest?name=ingested.alloc_space&from={}", start / 1000), "", "main;a 4\n")
+        .await;
+    assert_eq!(ingested.status, 200, "{}", ingested.text());
+    let request = |profile_type: &str, service: &str| {
+        json!({
+            "profileTypeID": profile_type, "labelSelector": format!("{{service_name=\"{service}\"}}"),
+            "start": start, "end": start + 300_000, "step": 60, "groupBy": ["service_name"],
+        })
+    };
+    let allocated = "memory:alloc_space:bytes:space:bytes";
+    for (profile_type, service, total) in [
+        (allocated, "raw", 510 + 200 + 57),
+        ("memory:alloc_space:bytes:space:bytes:delta", "raw", 510 + 200 + 57),
+        ("memory:inuse_space:bytes:space:bytes", "raw", 10),
+        (allocated, "delta", 5),
+        (allocated, "profiler", 5),
+        ("memory:alloc_space:bytes::", "ingested", 4),
+    ] {
+        let graph = server.query("SelectMergeStacktraces", &request(profile_type, service)).await.json();
+        assert_eq!(graph["flamegraph"]["total"], total.to_string(), "{profile_type} {service}");
+    }
+    let series = server.query("SelectSeries", &request(allocated, "raw")).await.json();
+    let points = series["series"][0]["points"].as_array().unwrap();
+    let points: Vec<f64> = points.iter().map(|point| point["value"].as_f64().unwrap()).collect();
+    assert_eq!(points, [510.0, 200.0, 57.0]);
 }

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use pyrite_model::{
     Batch, Exposition, FlameTree, LabelSet, ProfileId, ProfileType, Row, Selector, SeriesKey, SeriesRows,
-    StackProfile, SymbolTable, Tenants, TimeRange, UnixMs, frame_names,
+    StackId, StackProfile, SymbolTable, Tenants, TimeRange, UnixMs, frame_names,
 };
 use pyrite_server::{ApiError, Appending, ProfileStore};
 use pyrite_store::{GroupSeries, SeriesProfiles, SeriesQuery, StackQuery};
@@ -26,14 +26,16 @@ struct Data {
 }
 
 impl Data {
-    /// The rows of a query.
+    /// The rows of a query; of values that are counted since a program's start, what is new in each profile.
     fn matching(&self, query: &StackQuery) -> Vec<(SeriesKey, Row)> {
         let chosen = self.rows.iter().filter(|(key, _)| {
             key.profile_type == query.profile_type
                 && query.tenants.contains(&key.tenant)
                 && query.selector.matches(key)
         });
-        let mut rows: Vec<_> = chosen.cloned().collect();
+        let (cumulative, mut rows): (Vec<_>, Vec<_>) =
+            chosen.cloned().partition(|(key, _)| key.is_cumulative());
+        rows.extend(news(&cumulative));
         rows.retain(|(key, row)| {
             let is_chosen = |ids: &Vec<ProfileId>| ids.contains(&ProfileId::new(key, row.time));
             query.range.contains(row.time)
@@ -50,6 +52,30 @@ impl Data {
             && names.iter().zip(&query.call_site).all(|(a, b)| a == b)
             && query.function.as_ref().is_none_or(|function| names.iter().any(|name| name == function))
     }
+}
+
+/// What each profile has more than the one within an hour before it, or all of it where something has become less.
+fn news(rows: &[(SeriesKey, Row)]) -> Vec<(SeriesKey, Row)> {
+    let mut series: BTreeMap<&SeriesKey, BTreeMap<UnixMs, BTreeMap<StackId, i64>>> = BTreeMap::new();
+    for (key, Row { time, stack, value }) in rows {
+        let of_stack = series.entry(key).or_default().entry(*time).or_default().entry(*stack).or_insert(0);
+        *of_stack = (*of_stack).max(*value);
+    }
+    let mut news = Vec::new();
+    for (key, profiles) in series {
+        let profiles: Vec<_> = profiles.into_iter().collect();
+        for pair in profiles.windows(2) {
+            let ((before_at, before), (time, now)) = (&pair[0], &pair[1]);
+            let is_anew = now.iter().any(|(stack, value)| before.get(stack).is_some_and(|old| value < old));
+            for (stack, value) in now.iter().filter(|_| time.0 - before_at.0 <= 3_600_000) {
+                let old = before.get(stack).filter(|_| !is_anew).unwrap_or(&0);
+                if value > old {
+                    news.push((key.clone(), Row { time: *time, stack: *stack, value: value - old }));
+                }
+            }
+        }
+    }
+    news
 }
 
 impl MemoryStore {

@@ -17,7 +17,7 @@ use pyrite_sampling::{
     parse_stat,
 };
 use pyrite_server::{ApiError, Appending, ProfileStore, ServerLimits, ServerState, Tenancy, app};
-use pyrite_store::{GroupSeries, SeriesQuery, StackQuery, fuzzing};
+use pyrite_store::{GroupSeries, SeriesProfiles, SeriesQuery, StackQuery, fuzzing};
 use pyrite_unwind::{
     Arch, CHUNK_BYTES, Chunk, Machine, MappedCode, NoTable, PlacedTable, RawTable, Registers, Rule, RuleBook,
     RuleId, StackCopy, Start, Tables, Walker, build, decode, encode, extract, lookup,
@@ -340,6 +340,10 @@ impl ProfileStore for Nowhere {
     }
 
     fn select_series(&self, _: &SeriesQuery) -> Result<Vec<GroupSeries>, ApiError> {
+        Ok(Vec::new())
+    }
+
+    fn profiles(&self, _: &StackQuery) -> Result<Vec<SeriesProfiles>, ApiError> {
         Ok(Vec::new())
     }
 

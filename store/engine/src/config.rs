@@ -101,6 +101,8 @@ pub struct Limits {
     pub query_threads: usize,
     /// Points that one series query may return.
     pub query_points: usize,
+    /// Values that one query may hold to compare others with them, 32 bytes each; see what is said of cumulative profiles.
+    pub compared_values: usize,
     /// Distinct series, all of which are in memory; an append that would make one more is refused.
     pub series: usize,
     /// Tenants with rows; a batch of one more is refused.
@@ -139,6 +141,7 @@ impl Default for Limits {
             cache_bytes: 32 * MIB,
             query_threads: std::thread::available_parallelism().map_or(1, Into::into).min(4),
             query_points: 2_000_000,
+            compared_values: 500_000,
             series: 1_000_000,
             tenants: 1_000,
             dictionary_stacks: 1_000_000,

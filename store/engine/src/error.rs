@@ -236,4 +236,18 @@ pub enum QueryError {
         /// The limit.
         limit: usize,
     },
+    /// There are more profiles than the store tells apart in one answer.
+    #[error("the window holds more than {limit} profiles; ask for a shorter one or for fewer series")]
+    TooManyProfiles {
+        /// The limit.
+        limit: usize,
+    },
+    /// More is to be compared with what was before it than the store holds at once.
+    #[error(
+        "more than {limit} values would have to be compared with those before them at once; ask for fewer series"
+    )]
+    TooManyToCompare {
+        /// The limit.
+        limit: usize,
+    },
 }

@@ -8,10 +8,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread::ScopedJoinHandle;
 
-use pyrite_model::{ProfileType, Selector, SeriesKey, StackId, Tenants, TimeRange, names};
+use pyrite_model::{
+    CallTree, ProfileId, ProfileType, Selector, SeriesKey, StackId, Tenants, TimeRange, names,
+};
 
+use crate::deltas;
 use crate::dictionary::Dictionary;
 use crate::head::Head;
+use crate::profiles;
 use crate::rows::{RowBlock, Run, StoredRow};
 use crate::segment::SegmentInfo;
 use crate::segment::read::{Grid, IdSet, StackIds, Wanted};
@@ -37,6 +41,10 @@ pub struct StackQuery {
     pub range: TimeRange,
     /// Function names from the root on that a stack must begin with to count; none for every stack.
     pub call_site: Vec<String>,
+    /// A function that a stack must go through to count, wherever in it; none for every stack.
+    pub function: Option<String>,
+    /// The profiles that rows must be of to count; none for every profile.
+    pub profiles: Option<Vec<ProfileId>>,
 }
 
 impl StackQuery {
@@ -47,11 +55,36 @@ impl StackQuery {
         selector: Selector,
         range: TimeRange,
     ) -> Self {
-        Self { tenants: tenants.into(), profile_type, selector, range, call_site: Vec::new() }
+        let tenants = tenants.into();
+        Self { tenants, profile_type, selector, range, call_site: Vec::new(), function: None, profiles: None }
     }
 
     fn takes(&self, key: &SeriesKey) -> bool {
         self.tenants.contains(&key.tenant) && self.selector.matches(key)
+    }
+
+    /// Whether there are conditions on stacks.
+    pub(crate) fn chooses_stacks(&self) -> bool {
+        !self.call_site.is_empty() || self.function.is_some()
+    }
+
+    /// By node of a call tree, whether stacks that end in it count.
+    pub(crate) fn counted_nodes(&self, calls: &CallTree) -> Vec<bool> {
+        let mut counted = calls.below(&self.call_site);
+        if let Some(function) = &self.function {
+            let through = calls.through(function);
+            counted.iter_mut().zip(through).for_each(|(counted, through)| *counted &= through);
+        }
+        counted
+    }
+
+    /// By stack of a source, whether it counts.
+    pub(crate) fn counted_stacks(&self, stacks: SourceStacks<'_>) -> Vec<bool> {
+        let of_source: Vec<StackId> = (0..stacks.count).map(|id| stacks.of(id)).collect();
+        let known = of_source.iter().map(|stack| stack.index() + 1).max().unwrap_or(0);
+        let calls = stacks.dictionary.calls(known);
+        let counted = self.counted_nodes(&calls);
+        of_source.into_iter().map(|stack| counted[calls.node_of(stack)]).collect()
     }
 }
 
@@ -70,7 +103,13 @@ pub(crate) struct SourceStacks<'a> {
     ids: Option<&'a [StackId]>,
 }
 
-impl SourceStacks<'_> {
+impl<'a> SourceStacks<'a> {
+    /// All stacks that a dictionary has by now, under their own ids.
+    pub(crate) fn all_of(dictionary: &'a Arc<Dictionary>) -> Self {
+        let count = dictionary.read().stack_nodes().len();
+        Self { dictionary, count, ids: None }
+    }
+
     /// Which stack of the dictionary an id of the source means.
     pub(crate) fn of(&self, id: usize) -> StackId {
         self.ids.map_or(StackId(id as u32), |ids| ids[id])
@@ -99,8 +138,20 @@ pub(crate) trait Fold {
     fn end(&mut self, part: Self::Part, source: &Source<'_>) -> Result<(), QueryError>;
 }
 
-/// Feeds every row of the query to the fold.
+/// Feeds every row of the query to the fold; of values that are counted since a program's start, what is new in each.
 pub(crate) fn run<F: Fold>(shared: &Shared, query: &StackQuery, fold: &mut F) -> Result<(), QueryError> {
+    match &query.profiles {
+        None => deltas::run(shared, query, fold),
+        Some(ids) => profiles::run_only(shared, query, ids, fold),
+    }
+}
+
+/// Feeds every row of the query to the fold as it is stored.
+pub(crate) fn run_stored<F: Fold>(
+    shared: &Shared,
+    query: &StackQuery,
+    fold: &mut F,
+) -> Result<(), QueryError> {
     let view = shared.view();
     let mut selection = shared.series.choose(&query.tenants, &query.profile_type, &query.selector);
     for segment in view.segments.iter().filter(|segment| segment.range.overlaps(query.range)) {
@@ -212,11 +263,10 @@ fn read_head<F: Fold>(head: &Head, query: &StackQuery, fold: &mut F) -> Result<(
         let state = head.read();
         (state.blocks().to_vec(), state.series.keys().to_vec())
     };
-    // Rows are visible only when their stacks are known.
-    let count = head.dictionary().read().stack_nodes().len();
     let series = (0..).zip(keys).filter_map(|(id, key)| Some((id, as_asked(key)?)));
     let series: Vec<_> = series.filter(|(_, key)| query.takes(key)).collect();
-    let stacks = SourceStacks { dictionary: head.dictionary(), count, ids: None };
+    // Rows are visible only when their stacks are known.
+    let stacks = SourceStacks::all_of(head.dictionary());
     let source = Source { series: &series, stacks: Some(stacks) };
     let mut part = fold.begin(&source);
     scan_blocks(&blocks, &id_set(&series), query.range, |StoredRow { series, time, stack, value }| {

@@ -22,8 +22,8 @@ use crate::sync::lock;
 use crate::timeline::select_series;
 use crate::writer::{Acknowledge, Message, Request, Writer};
 use crate::{
-    AppendError, GroupSeries, OpenReport, QueryError, SeriesQuery, StackQuery, StoreConfig, StoreError,
-    metrics, sums,
+    AppendError, GroupSeries, OpenReport, QueryError, SeriesProfiles, SeriesQuery, StackQuery, StoreConfig,
+    StoreError, metrics, profiles, sums,
 };
 
 /// An open data directory. Clones are handles to the same one; when the last goes, the threads end, and what was
@@ -194,6 +194,11 @@ impl Store {
     /// Values over time by group; the group with the largest sum comes first.
     pub fn select_series(&self, query: &SeriesQuery) -> Result<Vec<GroupSeries>, QueryError> {
         select_series(&self.0.shared, query)
+    }
+
+    /// The profiles of each series, sorted by labels. A profile is all that a series has of one instant.
+    pub fn profiles(&self, query: &StackQuery) -> Result<Vec<SeriesProfiles>, QueryError> {
+        profiles::list(&self.0.shared, query)
     }
 
     /// First and last time of the tenants' rows; `None` where they have none.

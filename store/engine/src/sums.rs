@@ -21,18 +21,18 @@ impl StackSums {
     fn of(shared: &Shared, query: &StackQuery) -> Result<Self, QueryError> {
         let mut sums = Self::default();
         run(shared, query, &mut sums)?;
-        if !query.call_site.is_empty() {
-            sums.keep_below(&query.call_site);
+        if query.chooses_stacks() {
+            sums.keep_counted(query);
         }
         Ok(sums)
     }
 
-    fn keep_below(&mut self, call_site: &[String]) {
+    fn keep_counted(&mut self, query: &StackQuery) {
         for (dictionary, values) in &mut self.sums {
             let calls = dictionary.calls(values.len());
-            let below = calls.below(call_site);
+            let counted = query.counted_nodes(&calls);
             for (id, value) in values.iter_mut().enumerate().filter(|(_, value)| **value != 0) {
-                if !below[calls.node_of(StackId(id as u32))] {
+                if !counted[calls.node_of(StackId(id as u32))] {
                     *value = 0;
                 }
             }

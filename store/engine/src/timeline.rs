@@ -1,5 +1,5 @@
 //! Series over time: rows summed into steps, by group of labels, optionally only where the stack begins with given
-//! functions.
+//! functions or goes through one.
 //!
 //! Buckets are closed on the right, as the Pyroscope API has them: bucket k holds start + (k−1)·step < time ≤
 //! start + k·step and is stamped with its right end; the last one is the last whose stamp is not after the end.
@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use hashbrown::HashMap;
-use pyrite_model::{LabelSet, SeriesKey, StackId, TimeRange, UnixMs};
+use pyrite_model::{LabelSet, SeriesKey, TimeRange, UnixMs};
 
 use crate::QueryError;
 use crate::query::{Fold, Source, StackQuery, run};
@@ -79,7 +79,7 @@ impl Buckets {
 
 /// Sums of one group by bucket. A bucket may be there more than once in between.
 #[derive(Clone, Debug, Default)]
-struct Points {
+pub(crate) struct Points {
     sums: Vec<(i64, i64)>,
     /// So many of them are of different buckets, in order.
     settled: usize,
@@ -89,7 +89,7 @@ impl Points {
     /// What may be there unsettled beside twice what is settled.
     const SLACK: usize = 4096;
 
-    fn add(&mut self, bucket: i64, value: i64) {
+    pub(crate) fn add(&mut self, bucket: i64, value: i64) {
         match self.sums.last_mut() {
             Some((last, sum)) if *last == bucket => *sum = sum.saturating_add(value),
             _ => self.sums.push((bucket, value)),
@@ -112,9 +112,20 @@ impl Points {
     }
 
     /// How many buckets there are.
-    fn count(&mut self) -> usize {
+    pub(crate) fn count(&mut self) -> usize {
         self.settle();
         self.sums.len()
+    }
+
+    /// How many sums are held: at least as many as there are buckets.
+    pub(crate) fn held(&self) -> usize {
+        self.sums.len()
+    }
+
+    /// The sums in order of their buckets, each of which is there once.
+    pub(crate) fn into_sums(mut self) -> Vec<(i64, i64)> {
+        self.settle();
+        self.sums
     }
 }
 
@@ -177,7 +188,7 @@ impl Fold for Timeline<'_> {
     type Part = Part;
 
     fn needs_stacks(&self) -> bool {
-        !self.query.stacks.call_site.is_empty()
+        self.query.stacks.chooses_stacks()
     }
 
     fn grid(&self) -> Grid {
@@ -185,13 +196,8 @@ impl Fold for Timeline<'_> {
     }
 
     fn begin(&mut self, source: &Source<'_>) -> Part {
-        let counts = source.stacks.filter(|_| self.needs_stacks()).map(|stacks| {
-            let of_source: Vec<StackId> = (0..stacks.count).map(|id| stacks.of(id)).collect();
-            let calls =
-                stacks.dictionary.calls(of_source.iter().map(|stack| stack.index() + 1).max().unwrap_or(0));
-            let below = calls.below(&self.query.stacks.call_site);
-            of_source.into_iter().map(|stack| below[calls.node_of(stack)]).collect()
-        });
+        let chosen = source.stacks.filter(|_| self.needs_stacks());
+        let counts = chosen.map(|stacks| self.query.stacks.counted_stacks(stacks));
         let group_of = source.series.iter().map(|(id, key)| (*id, self.group_of(key))).collect();
         Part { buckets: self.buckets, counts, group_of, points: vec![Points::default(); self.points.len()] }
     }

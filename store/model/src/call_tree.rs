@@ -127,6 +127,16 @@ impl CallTree {
         below
     }
 
+    /// By node, whether its path goes through a function of this name.
+    pub fn through(&self, function: &str) -> Vec<bool> {
+        let mut through = vec![false; self.node_count()];
+        let Some(&name) = self.names.ids.get(function) else { return through };
+        for (node, (found, parent)) in self.node_names.iter().zip(&self.parents).enumerate().skip(1) {
+            through[node] = *found == name || through[*parent as usize];
+        }
+        through
+    }
+
     /// Estimated memory.
     pub fn bytes(&self) -> usize {
         let per_node = 3 * size_of::<u32>() + size_of::<u32>();
@@ -280,5 +290,23 @@ mod tests {
         assert_eq!(below(&["a", "b"]), [true, false, false, true]);
         assert_eq!(below(&["b", "a", "x"]), [false; 4]);
         assert_eq!(below(&["nowhere"]), [false; 4]);
+    }
+
+    #[test]
+    fn a_function_is_on_a_path_wherever_it_is() {
+        let mut table = SymbolTable::new();
+        let paths = [&["a", "b"][..], &["b"], &["a", "c"], &["c", "b", "a", "b"]];
+        let stacks = paths.map(|names| stack(&mut table, names));
+        let tree = CallTree::of(&table);
+        let through = |name: &str| {
+            let through = tree.through(name);
+            stacks.map(|stack| through[tree.node_of(stack)])
+        };
+        assert_eq!(through("a"), [true, false, true, true]);
+        assert_eq!(through("b"), [true, true, false, true]);
+        assert_eq!(through("c"), [false, false, true, true]);
+        for unknown in ["nowhere", ""] {
+            assert_eq!(through(unknown), [false; 4], "{unknown}");
+        }
     }
 }

@@ -30,6 +30,10 @@ pub mod names {
     pub const PROFILE_NAME: &str = "__name__";
     /// The whole profile type id.
     pub const PROFILE_TYPE: &str = "__profile_type__";
+    /// `false` where values that others count since a program's start are counted since the profile before.
+    pub const DELTA: &str = "__delta__";
+    /// The name that a profile was pushed under, where another was given to it.
+    pub const NAME_REPLACED: &str = "__name_replaced__";
 }
 
 /// One name/value pair.

@@ -14,10 +14,12 @@ mod call_tree;
 mod exposition;
 mod flame;
 mod frames;
+mod heatmap;
 mod interner;
 mod labels;
 mod literals;
 pub mod pprof;
+mod profile_id;
 mod profile_type;
 mod selector;
 mod selector_scan;
@@ -29,10 +31,15 @@ pub use address::{Avma, FileKey, FileOffset};
 pub use batch::{Batch, Row, SeriesRows, StackProfile};
 pub use call_tree::CallTree;
 pub use exposition::{Exposition, MetricLabels};
-pub use flame::{CallValues, FlameTree, Flamebearer};
+pub use flame::{
+    CallValues, Comparison, FlameTree, Flamebearer, FunctionChange, FunctionValues, Measure, OtherFunctions,
+    RankBy, TopFunctions,
+};
 pub use frames::frame_names;
+pub use heatmap::{Heatmap, HeatmapCell, HeatmapGroup, HeatmapSlot, SIZE_BUCKETS, SizedProfile, Steps};
 pub use labels::{Label, LabelSet, names};
 pub use literals::Candidates;
+pub use profile_id::{ProfileId, ProfileIdError};
 pub use profile_type::{ProfileType, ProfileTypeError};
 pub use selector::{MatchOp, Matcher, SYNTHETIC_LABELS, Selector, SelectorError, SeriesKey};
 pub use symbols::{

@@ -53,6 +53,12 @@ impl ProfileType {
         if *self == Self::wall() { vec![Self::cpu_time(), Self::off_cpu()] } else { Vec::new() }
     }
 
+    /// Whether a program that is asked for such values counts them since its start, as Go does what it allocated. A series
+    /// may have others all the same, see [`SeriesKey::is_cumulative`](crate::SeriesKey::is_cumulative).
+    pub fn may_be_cumulative(&self) -> bool {
+        is_cumulative(&self.name, &self.sample_type)
+    }
+
     fn time(name: &str) -> Self {
         Self {
             name: name.into(),
@@ -72,6 +78,11 @@ impl ProfileType {
             period_unit: "nanoseconds".into(),
         }
     }
+}
+
+/// See [`ProfileType::may_be_cumulative`].
+pub(crate) fn is_cumulative(name: &str, sample_type: &str) -> bool {
+    name == "memory" && matches!(sample_type, "alloc_objects" | "alloc_space")
 }
 
 impl fmt::Display for ProfileType {

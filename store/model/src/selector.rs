@@ -24,6 +24,9 @@ use crate::{LabelSet, ProfileType, Tenant, names};
 /// Compiled size of one regular expression, so that `(a{1000}){1000}` is an error and not a gigabyte.
 const MAX_REGEX_BYTES: usize = 1 << 20;
 
+/// What the names of profiles begin with that Go's delta profiler made.
+pub(crate) const DELTA_PROFILER: &str = "godeltaprof_";
+
 /// Names that every series has without storing them, in byte order.
 pub const SYNTHETIC_LABELS: [&str; 7] = [
     names::PROFILE_NAME,
@@ -47,6 +50,15 @@ pub struct SeriesKey {
 }
 
 impl SeriesKey {
+    /// Whether values are counted since the start of a program, so that only the difference between two profiles says what
+    /// happened. Whoever pushes says otherwise by the label `__delta__="false"` or by a profile of Go's delta profiler.
+    pub fn is_cumulative(&self) -> bool {
+        let pushed_as = self.labels.get(names::NAME_REPLACED).unwrap_or_default();
+        self.profile_type.may_be_cumulative()
+            && self.labels.get(names::DELTA) != Some("false")
+            && !pushed_as.starts_with(DELTA_PROFILER)
+    }
+
     /// The value of a stored or synthetic label; `None` where there is none or it is empty.
     pub fn label(&self, name: &str) -> Option<Cow<'_, str>> {
         let kind = &self.profile_type;
@@ -354,6 +366,23 @@ mod tests {
             labels: LabelSet::from_pairs([("service_name", "api"), ("k8s.pod", "api-1"), ("zone", "a\nb")]),
             profile_type: ProfileType::cpu_time(),
             tenant: Tenant::default(),
+        }
+    }
+
+    #[test]
+    fn values_accumulate_unless_the_series_says_otherwise() {
+        let id = |name: &str, sample_type: &str| format!("{name}:{sample_type}:bytes:space:bytes");
+        for (id, labels, expected) in [
+            (id("memory", "alloc_space"), &[][..], true),
+            (id("memory", "alloc_objects"), &[("__delta__", "true")], true),
+            (id("memory", "alloc_space"), &[("__delta__", "false")], false),
+            (id("memory", "alloc_space"), &[("__name_replaced__", "godeltaprof_memory")], false),
+            (id("memory", "inuse_space"), &[], false),
+            (id("process_cpu", "alloc_space"), &[], false),
+        ] {
+            let labels = LabelSet::from_pairs(labels.iter().copied());
+            let key = SeriesKey { labels, profile_type: id.parse().unwrap(), tenant: Tenant::default() };
+            assert_eq!(key.is_cumulative(), expected, "{id} {}", key.labels);
         }
     }
 

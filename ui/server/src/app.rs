@@ -13,7 +13,10 @@ use axum::routing::{get, post};
 use tokio::net::TcpListener;
 
 use crate::state::{ServerState, Shared};
-use crate::{ApiError, accept, connect, ingest, ops, page, profiles, push, querier, render, services};
+use crate::{
+    ApiError, accept, compare, connect, exemplars, functions, ingest, ops, page, profiles, push, querier,
+    render, services,
+};
 
 /// Services of the Pyroscope API. A method of theirs that has no route is not implemented; it is never unknown.
 const KNOWN_SERVICES: [&str; 10] = [
@@ -40,6 +43,10 @@ pub fn app(state: Arc<ServerState>) -> Router {
         .route("/pyroscope/label-values", get(render::label_values))
         .route("/api/v1/services", get(services::list))
         .route("/api/v1/unwind", get(services::unwind))
+        .route("/api/v1/top", get(functions::top))
+        .route("/api/v1/series", get(functions::series))
+        .route("/api/v1/diff", get(compare::diff))
+        .route("/api/v1/profiles", get(exemplars::list))
         .route("/api/v1/status/buildinfo", get(ops::build_info))
         .route("/ready", get(ops::ready))
         .route("/metrics", get(ops::metrics))
@@ -66,6 +73,7 @@ fn querier_routes() -> Router<Shared> {
         .route(&path("GetProfileStats"), connect::query(querier::profile_stats))
         .route(&path("AnalyzeQuery"), connect::query(querier::analyze_query))
         .route(&path("SelectSeries"), connect::query(profiles::select_series))
+        .route(&path("SelectHeatmap"), connect::query(exemplars::select_heatmap))
         .route(&path("SelectMergeStacktraces"), connect::query(profiles::select_merge_stacktraces))
         .route(&path("SelectMergeSpanProfile"), connect::query(profiles::select_merge_span_profile))
         .route(&path("SelectMergeProfile"), connect::query(profiles::select_merge_profile))

@@ -123,6 +123,13 @@ pub(crate) fn pack(request: &HeaderMap, media_type: &'static str, body: Vec<u8>)
     }
 }
 
+/// An answer in JSON, packed likewise.
+pub(crate) fn pack_json(request: &HeaderMap, answer: &impl Serialize) -> Result<Response, ApiError> {
+    let body =
+        serde_json::to_vec(answer).map_err(|error| ApiError::Internal { reason: error.to_string() })?;
+    Ok(pack(request, "application/json", body))
+}
+
 /// Whether gzip is among the accepted encodings, and not with weight 0.
 pub(crate) fn accepts_gzip(headers: &HeaderMap) -> bool {
     let values = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());

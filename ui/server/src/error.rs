@@ -5,7 +5,7 @@
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use pyrite_model::pprof::PprofError;
-use pyrite_model::{ProfileTypeError, SelectorError, TenantError};
+use pyrite_model::{ProfileIdError, ProfileTypeError, SelectorError, TenantError};
 use serde::Serialize;
 
 /// Why a request has no answer.
@@ -17,6 +17,9 @@ pub enum ApiError {
     /// A profile type id that does not parse.
     #[error(transparent)]
     ProfileType(#[from] ProfileTypeError),
+    /// A profile id that does not parse.
+    #[error(transparent)]
+    ProfileId(#[from] ProfileIdError),
     /// A request that does not say whose data it is about, where tenants are told apart.
     #[error("this server tells tenants apart: the header X-Scope-OrgID must name one")]
     NoTenant,
@@ -170,6 +173,7 @@ impl ApiError {
         match self {
             Self::Selector(_)
             | Self::ProfileType(_)
+            | Self::ProfileId(_)
             | Self::Tenant(_)
             | Self::ManyTenants { .. }
             | Self::Missing { .. }

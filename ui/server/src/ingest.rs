@@ -10,8 +10,8 @@ use axum::body::Bytes;
 use axum::extract::{Query, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use pyrite_model::Batch;
 use pyrite_model::pprof::{Appended, DisplayNames};
+use pyrite_model::{Batch, names};
 use serde::Deserialize;
 
 use crate::ApiError;
@@ -74,6 +74,17 @@ struct Content {
 
 impl Content {
     fn decode(&self, state: &ServerState) -> Result<(Batch, Appended), ApiError> {
+        let (mut batch, appended) = self.rows(state)?;
+        // Clients of this API send what is new in each profile, unless they say otherwise.
+        if self.app.labels.get(names::DELTA).is_none() {
+            for series in batch.series.iter_mut().filter(|series| series.profile_type.may_be_cumulative()) {
+                series.labels.set(names::DELTA, "false");
+            }
+        }
+        Ok((batch, appended))
+    }
+
+    fn rows(&self, state: &ServerState) -> Result<(Batch, Appended), ApiError> {
         let media_type = self.media_type.split(';').next().unwrap_or_default().trim();
         match (self.query.format.as_str(), media_type) {
             (format @ ("trie" | "tree" | "jfr" | "speedscope"), _)

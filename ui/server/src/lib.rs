@@ -1,9 +1,9 @@
 //! HTTP on one port: the Pyroscope-compatible API, the native API, operations and the embedded page.
 //!
 //! ```text
-//! connect ─▶ querier, profiles, push      Connect RPC: Protobuf or JSON in, the same out
-//!            ingest, render               the REST API that came before it
-//!            services                     what only Pyrite has
+//! connect ─▶ querier, profiles, exemplars, push      Connect RPC: Protobuf or JSON in, the same out
+//!            ingest, render                          the REST API that came before it
+//! params ──▶ functions, compare, services            what only Pyrite has
 //!            ops, page
 //! ```
 //!
@@ -16,15 +16,19 @@ mod accept;
 mod app;
 mod app_name;
 mod attime;
+mod compare;
 mod connect;
 mod counters;
 mod error;
+mod exemplars;
 mod folded;
+mod functions;
 mod ingest;
 mod multipart;
 mod node;
 mod ops;
 mod page;
+mod params;
 mod profiles;
 mod proto;
 mod push;

@@ -1,14 +1,15 @@
 //! `querier.v1.QuerierService`: profiles merged, compared, exported and over time.
 //!
-//! Pyrite keeps no span, trace or profile ids with its samples, so a selector of such ids finds nothing: the answer
-//! is the empty one, not all data.
+//! Pyrite keeps no span or trace ids with its samples, so a selector of such ids finds nothing: the answer is the empty
+//! one, not all data. Profiles have ids that are made of their labels and time.
 
 use pyrite_model::pprof::{ExportMeta, encode, proto};
-use pyrite_model::{FlameTree, Flamebearer, ProfileType, StackProfile, Tenants};
+use pyrite_model::{FlameTree, Flamebearer, ProfileId, ProfileType, StackProfile, Tenants, UnixMs};
 use pyrite_store::{SeriesQuery, StackQuery};
 
 use crate::ApiError;
 use crate::connect::Call;
+use crate::exemplars::PointExemplars;
 use crate::proto::{querier, types};
 use crate::querier::label_pairs;
 use crate::state::ServerState;
@@ -54,14 +55,17 @@ impl Merge {
             });
         }
         merge.stacks.call_site = call_site(request.stack_trace_selector.as_ref());
-        merge.by_id = !(request.profile_id_selector.is_empty()
-            && request.trace_id_selector.is_empty()
-            && request.span_selector.is_empty());
+        merge.stacks.profiles = profile_ids(&request.profile_id_selector)?;
+        merge.by_id = !(request.trace_id_selector.is_empty() && request.span_selector.is_empty());
         Ok(merge)
     }
 
     pub(crate) fn profile_type(&self) -> &ProfileType {
         &self.stacks.profile_type
+    }
+
+    pub(crate) fn stacks(&self) -> &StackQuery {
+        &self.stacks
     }
 
     /// Runs the query and `then`, which shapes the answer, on the thread of the query.
@@ -92,6 +96,12 @@ impl Merge {
         };
         state.query(query).await
     }
+}
+
+/// The profiles that a request names; `None` where it names none, and so means all.
+fn profile_ids(selector: &[String]) -> Result<Option<Vec<ProfileId>>, ApiError> {
+    let ids = selector.iter().map(|id| Ok(id.parse()?)).collect::<Result<Vec<ProfileId>, ApiError>>()?;
+    Ok((!ids.is_empty()).then_some(ids))
 }
 
 fn call_site(selector: Option<&types::StackTraceSelector>) -> Vec<String> {
@@ -213,7 +223,8 @@ pub(crate) async fn select_merge_profile(
         request.end,
     )?;
     merge.stacks.call_site = call_site(request.stack_trace_selector.as_ref());
-    merge.by_id = !(request.profile_id_selector.is_empty() && request.trace_id_selector.is_empty());
+    merge.stacks.profiles = profile_ids(&request.profile_id_selector)?;
+    merge.by_id = !request.trace_id_selector.is_empty();
     merge_pprof(&call.state, merge, request.end).await
 }
 
@@ -253,33 +264,47 @@ pub(crate) async fn select_series(
     )?
     .stacks;
     stacks.call_site = call_site(request.stack_trace_selector.as_ref());
+    // There are no spans that could be examples.
+    let with_exemplars = request.exemplar_type() == types::ExemplarType::Individual;
+    let limit = row_limit(request.limit)?;
     let query = SeriesQuery { stacks, step_ms: step_ms(request.step)?, group_by: request.group_by };
-    let limit = request.limit.unwrap_or(0);
-    let limit = usize::try_from(limit).ok().ok_or_else(|| ApiError::BadValue {
+    let read = move |store: &dyn ProfileStore| {
+        let mut found = store.select_series(&query)?;
+        found.truncate(limit);
+        let SeriesQuery { stacks, step_ms, group_by } = &query;
+        let look = || PointExemplars::read(store, stacks, *step_ms, group_by);
+        let exemplars = match with_exemplars.then(look).transpose() {
+            // The points are what was asked for; among too many profiles none is an example.
+            Err(ApiError::Unanswerable { .. }) => None,
+            exemplars => exemplars?,
+        };
+        Ok((found, exemplars))
+    };
+    let (found, mut exemplars) = call.state.query(read).await?;
+    let series = found.iter().map(|group| {
+        let point = |(time, value): &(UnixMs, i64)| types::Point {
+            value: *value as f64,
+            timestamp: time.0,
+            exemplars: exemplars.as_mut().map_or_else(Vec::new, |exemplars| exemplars.of(group, *time)),
+        };
+        types::Series { labels: label_pairs(&group.labels), points: group.points.iter().map(point).collect() }
+    });
+    Ok(querier::SelectSeriesResponse { series: series.collect() })
+}
+
+/// How many series an answer may have: none or 0 is as many as there are.
+pub(crate) fn row_limit(asked: Option<i64>) -> Result<usize, ApiError> {
+    let asked = asked.unwrap_or(0);
+    let limit = usize::try_from(asked).ok().ok_or_else(|| ApiError::BadValue {
         what: "limit",
         expected: "0 or more",
-        found: limit.to_string(),
+        found: asked.to_string(),
     })?;
-    let mut found = call.state.query(move |store| store.select_series(&query)).await?;
-    if limit > 0 {
-        found.truncate(limit);
-    }
-    let series = found
-        .into_iter()
-        .map(|group| types::Series {
-            labels: label_pairs(&group.labels),
-            points: group
-                .points
-                .iter()
-                .map(|(time, value)| types::Point { value: *value as f64, timestamp: time.0 })
-                .collect(),
-        })
-        .collect();
-    Ok(querier::SelectSeriesResponse { series })
+    Ok(if limit == 0 { usize::MAX } else { limit })
 }
 
 /// A step in seconds as whole milliseconds, at least one.
-fn step_ms(seconds: f64) -> Result<i64, ApiError> {
+pub(crate) fn step_ms(seconds: f64) -> Result<i64, ApiError> {
     let ms = (seconds * 1000.0).round();
     if (1.0..=1e15).contains(&ms) {
         return Ok(ms as i64);

@@ -83,7 +83,7 @@ pub(crate) async fn series(call: Call<querier::SeriesRequest>) -> Result<querier
 }
 
 /// The series' labels by the names given; all of them if none is.
-fn project(series: &SeriesKey, names: &[String]) -> LabelSet {
+pub(crate) fn project(series: &SeriesKey, names: &[String]) -> LabelSet {
     let value = |name: &str| series.label(name).unwrap_or_default().into_owned();
     if names.is_empty() {
         LabelSet::from_pairs(series.label_names().map(|name| (name, value(name))))

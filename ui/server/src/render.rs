@@ -6,14 +6,15 @@ use std::collections::BTreeMap;
 use axum::Json;
 use axum::extract::{Query, State};
 use axum::http::HeaderMap;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use pyrite_model::{Flamebearer, ProfileType, Selector, Tenants, TimeRange, UnixMs};
 use pyrite_store::{GroupSeries, SeriesQuery, StackQuery};
 use serde::Serialize;
 
 use crate::ApiError;
 use crate::attime;
-use crate::connect::pack;
+use crate::connect::pack_json;
+use crate::params::typed;
 use crate::profiles::{double, single};
 use crate::state::{Shared, now};
 use crate::tenancy::Readers;
@@ -92,13 +93,6 @@ impl FlamebearerProfile {
             },
         }
     }
-
-    fn into_response(self, request: &HeaderMap) -> Response {
-        match serde_json::to_vec(&self) {
-            Ok(body) => pack(request, "application/json", body),
-            Err(error) => ApiError::Internal { reason: error.to_string() }.into_response(),
-        }
-    }
 }
 
 /// One side of a rendering: what the parameters `query`, `from` and `until` say.
@@ -112,13 +106,7 @@ struct Side {
 impl Side {
     fn of(tenants: &Tenants, params: &Params, fields: [&'static str; 3]) -> Result<Self, ApiError> {
         let [query, from, until] = fields;
-        let text = param(params, query);
-        if text.is_empty() {
-            return Err(ApiError::Missing { what: query });
-        }
-        let mut selector: Selector = text.parse()?;
-        let untyped = ApiError::Missing { what: "a profile type id before the selector of the query" };
-        let profile_type = selector.take_name().ok_or(untyped)?.parse()?;
+        let (profile_type, selector) = typed(query, param(params, query))?;
         let now = now();
         let time = |field| attime::parse(param(params, field), now);
         let range = window(time(from).0, time(until).0)?;
@@ -168,7 +156,7 @@ pub(crate) async fn render(
         let line = |group: &GroupSeries| (name(group), timeline(&group.points, range, step_s));
         profile.groups = Some(series.iter().map(line).collect());
     }
-    Ok(profile.into_response(&headers))
+    pack_json(&headers, &profile)
 }
 
 pub(crate) async fn render_diff(
@@ -187,7 +175,7 @@ pub(crate) async fn render_diff(
         });
     }
     let bearer = double(&state, [left.stacks().into(), right.stacks().into()], nodes(&params)?).await?;
-    Ok(FlamebearerProfile::new(bearer, &left.profile_type).into_response(&headers))
+    pack_json(&headers, &FlamebearerProfile::new(bearer, &left.profile_type))
 }
 
 pub(crate) async fn label_values(

@@ -8,7 +8,7 @@ use std::slice;
 use pyrite_model::{
     Batch, Exposition, FlameTree, ProfileType, Selector, SeriesKey, StackProfile, Tenants, TimeRange,
 };
-use pyrite_store::{AppendError, GroupSeries, QueryError, SeriesQuery, StackQuery, Store};
+use pyrite_store::{AppendError, GroupSeries, QueryError, SeriesProfiles, SeriesQuery, StackQuery, Store};
 
 use crate::ApiError;
 use crate::error::chain;
@@ -53,6 +53,8 @@ pub trait ProfileStore: Send + Sync + 'static {
     -> Result<FlameTree<2>, ApiError>;
     /// One value per group and bucket, largest group first.
     fn select_series(&self, query: &SeriesQuery) -> Result<Vec<GroupSeries>, ApiError>;
+    /// The profiles of each series, sorted by labels.
+    fn profiles(&self, query: &StackQuery) -> Result<Vec<SeriesProfiles>, ApiError>;
     /// First and last time of any row of theirs; `None` while there is none.
     fn extent(&self, tenants: &Tenants) -> Option<TimeRange>;
     /// Adds the store's own metrics.
@@ -117,6 +119,10 @@ impl ProfileStore for Store {
         Ok(Self::select_series(self, query)?)
     }
 
+    fn profiles(&self, query: &StackQuery) -> Result<Vec<SeriesProfiles>, ApiError> {
+        Ok(Self::profiles(self, query)?)
+    }
+
     fn extent(&self, tenants: &Tenants) -> Option<TimeRange> {
         Self::extent(self, tenants)
     }
@@ -150,7 +156,10 @@ impl From<QueryError> for ApiError {
         let reason = chain(&error);
         match error {
             QueryError::Store(_) => Self::Unavailable { reason },
-            QueryError::BadStep { .. } | QueryError::TooManyPoints { .. } => Self::Unanswerable { reason },
+            QueryError::BadStep { .. }
+            | QueryError::TooManyPoints { .. }
+            | QueryError::TooManyProfiles { .. }
+            | QueryError::TooManyToCompare { .. } => Self::Unanswerable { reason },
         }
     }
 }

@@ -2,12 +2,14 @@
 
 mod answers;
 mod crash;
+mod deltas;
 mod dictionary;
 mod disk;
 mod durability;
 mod faults;
 mod golden;
 mod labels;
+mod profiles;
 mod quarantine;
 mod retention;
 mod schedules;

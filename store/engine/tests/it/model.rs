@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
-use pyrite_model::{LabelSet, TimeRange, UnixMs};
-use pyrite_store::{GroupSeries, SeriesQuery, StackQuery};
+use pyrite_model::{FunctionValues, LabelSet, ProfileId, RankBy, TimeRange, TopFunctions, UnixMs};
+use pyrite_store::{GroupSeries, SeriesProfiles, SeriesQuery, StackQuery};
 
 use super::{batch, by_path, open, query};
 
@@ -33,6 +33,9 @@ fn any_step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// Whether the rows of a path count.
+type Counts<'a> = &'a dyn Fn(&str) -> bool;
+
 #[derive(Default)]
 struct Model {
     rows: Vec<(usize, i64, usize, i64)>,
@@ -49,9 +52,10 @@ impl Model {
         })
     }
 
-    fn merge(&self, service: Option<usize>, range: TimeRange) -> Vec<(String, i64)> {
+    fn merge(&self, service: Option<usize>, range: TimeRange, counts: Counts<'_>) -> Vec<(String, i64)> {
         let mut sums = BTreeMap::new();
-        for (_, _, path, value) in self.matching(service, range) {
+        let rows = self.matching(service, range).filter(|row| counts(PATHS[row.2]));
+        for (_, _, path, value) in rows {
             *sums.entry(PATHS[*path].to_owned()).or_insert(0) += value;
         }
         sums.into_iter().collect()
@@ -63,7 +67,7 @@ impl Model {
         service: Option<usize>,
         range: TimeRange,
         step: i64,
-        site: &[String],
+        counts: Counts<'_>,
     ) -> Vec<GroupSeries> {
         let mut groups: Vec<GroupSeries> = Vec::new();
         for (id, name) in SERVICES.iter().enumerate() {
@@ -72,10 +76,7 @@ impl Model {
             while stamp <= range.end.0 {
                 let bucket = TimeRange::new(UnixMs(stamp - step + 1), UnixMs(stamp));
                 let rows = self.matching(Some(id), bucket).filter(|(of, _, path, _)| {
-                    let names: Vec<&str> = PATHS[*path].split(';').collect();
-                    service.is_none_or(|service| service == *of)
-                        && names.len() >= site.len()
-                        && names.iter().zip(site).all(|(a, b)| a == b)
+                    service.is_none_or(|service| service == *of) && counts(PATHS[*path])
                 });
                 let values: Vec<i64> = rows.map(|row| row.3).collect();
                 if !values.is_empty() {
@@ -91,6 +92,73 @@ impl Model {
         groups.sort_by(|a, b| sum(b).cmp(&sum(a)).then_with(|| a.labels.cmp(&b.labels)));
         groups
     }
+
+    /// Own and total values by function, the largest own values first.
+    fn functions(&self, service: Option<usize>, range: TimeRange, counts: Counts<'_>) -> TopFunctions {
+        let paths = self.merge(service, range, counts);
+        let mut sums: BTreeMap<&str, [i64; 2]> = BTreeMap::new();
+        for (path, value) in &paths {
+            let names: Vec<&str> = path.split(';').collect();
+            sums.entry(names[names.len() - 1]).or_default()[0] += value;
+            for name in BTreeSet::from_iter(names) {
+                sums.entry(name).or_default()[1] += value;
+            }
+        }
+        let values = |(name, [own, total]): (&str, [i64; 2])| FunctionValues {
+            name: name.to_owned(),
+            own: [own],
+            total: [total],
+        };
+        let mut functions: Vec<FunctionValues> = sums.into_iter().map(values).collect();
+        functions.sort_by_key(|function| (-function.own[0], -function.total[0]));
+        TopFunctions { totals: [paths.iter().map(|(_, value)| value).sum()], functions, rest: None }
+    }
+
+    /// Sums by service and time.
+    fn profiles(
+        &self,
+        service: Option<usize>,
+        range: TimeRange,
+        counts: Counts<'_>,
+    ) -> Vec<(String, i64, i64)> {
+        let mut sums = BTreeMap::new();
+        for (of, time, _, value) in self.matching(service, range).filter(|row| counts(PATHS[row.2])) {
+            *sums.entry((SERVICES[*of].to_owned(), *time)).or_insert(0) += value;
+        }
+        sums.into_iter().map(|((service, time), total)| (service, time, total)).collect()
+    }
+}
+
+/// Lists profiles, and reads every other one by itself.
+fn check_profiles(
+    store: &pyrite_store::Store,
+    model: &Model,
+    query: &StackQuery,
+    (service, counts): (Option<usize>, Counts<'_>),
+) -> Result<(), TestCaseError> {
+    let listed = store.profiles(query).unwrap();
+    let mut found = Vec::new();
+    for SeriesProfiles { key, profiles } in &listed {
+        let service = key.labels.get("service_name").unwrap();
+        found.extend(profiles.iter().map(|(time, total)| (service.to_owned(), time.0, *total)));
+    }
+    prop_assert_eq!(&found, &model.profiles(service, query.range, counts));
+    let ids = listed
+        .iter()
+        .flat_map(|series| series.profiles.iter().map(|(time, _)| ProfileId::new(&series.key, *time)));
+    let ids: Vec<ProfileId> = ids.step_by(2).collect();
+    let some = store.profiles(&StackQuery { profiles: Some(ids.clone()), ..query.clone() }).unwrap();
+    let mut read = Vec::new();
+    for SeriesProfiles { key, profiles } in &some {
+        read.extend(profiles.iter().map(|(time, total)| (ProfileId::new(key, *time), *total)));
+    }
+    let totals = found.iter().step_by(2).map(|(_, _, total)| *total);
+    prop_assert_eq!(&read, &ids.iter().copied().zip(totals).collect::<Vec<_>>());
+    let of_some = StackQuery { profiles: Some(ids), ..query.clone() };
+    let sum: i64 = read.iter().map(|(_, total)| total).sum();
+    prop_assert_eq!(store.merge_stacks(&of_some).unwrap().total(), sum);
+    prop_assert_eq!(store.flame_tree([Some(&of_some)], 0).unwrap().totals(), [sum]);
+    Ok(())
 }
 
 fn check_query(store: &pyrite_store::Store, model: &Model, step: &Step) -> Result<(), TestCaseError> {
@@ -99,12 +167,23 @@ fn check_query(store: &pyrite_store::Store, model: &Model, step: &Step) -> Resul
     let selector =
         service.map_or("{}".into(), |service| format!("{{service_name=\"{}\"}}", SERVICES[service]));
     let stacks = query(&selector, range);
-    prop_assert_eq!(by_path(&store.merge_stacks(&stacks).unwrap()), model.merge(service, range));
     let call_site: Vec<String> = PATHS[path].split(';').map(str::to_owned).collect();
-    for call_site in [Vec::new(), call_site] {
-        let expected = model.timeline(service, range, step, &call_site);
+    let function = call_site.last().cloned();
+    for (call_site, function) in [(Vec::new(), None), (call_site.clone(), None), (Vec::new(), function)] {
+        let counts = |path: &str| {
+            let names: Vec<&str> = path.split(';').collect();
+            names.len() >= call_site.len()
+                && names.iter().zip(&call_site).all(|(a, b)| a == b)
+                && function.as_ref().is_none_or(|function| names.contains(&function.as_str()))
+        };
+        let stacks =
+            StackQuery { call_site: call_site.clone(), function: function.clone(), ..stacks.clone() };
+        prop_assert_eq!(by_path(&store.merge_stacks(&stacks).unwrap()), model.merge(service, range, &counts));
+        let tree = store.flame_tree([Some(&stacks)], 0).unwrap();
+        prop_assert_eq!(tree.top_functions(9, RankBy::Own), model.functions(service, range, &counts));
+        check_profiles(store, model, &stacks, (service, &counts))?;
+        let expected = model.timeline(service, range, step, &counts);
         let group_by = vec!["service_name".to_owned(), "absent".to_owned()];
-        let stacks = StackQuery { call_site, ..stacks.clone() };
         let series = SeriesQuery { stacks, step_ms: step, group_by };
         prop_assert_eq!(store.select_series(&series).unwrap(), expected);
     }

@@ -10,21 +10,26 @@ use super::{FlameTree, Node, OTHER, ROOT};
 /// The smallest total that stays: the `max_nodes`-th largest, or 0 where there is room for all.
 pub(super) fn threshold<const SIDES: usize>(totals: &[[i64; SIDES]], max_nodes: usize) -> i64 {
     let counted = if SIDES == 1 { &totals[1..] } else { totals };
-    if max_nodes == 0 || counted.len() <= max_nodes {
-        return 0;
+    nth_largest(counted.iter().map(largest), max_nodes).unwrap_or(0)
+}
+
+/// The `nth` largest of several; `None` where there are not more than so many.
+pub(super) fn nth_largest<T: Copy + Ord>(values: impl ExactSizeIterator<Item = T>, nth: usize) -> Option<T> {
+    if nth == 0 || values.len() <= nth {
+        return None;
     }
-    // Of many nodes few are as large as those that are found first, so to look for one is mostly to compare two numbers.
-    let mut found: BinaryHeap<Reverse<i64>> = BinaryHeap::with_capacity(max_nodes);
-    for total in counted.iter().map(largest) {
-        if found.len() < max_nodes {
-            found.push(Reverse(total));
+    // Of many few are as large as those that are found first, so to look for one is mostly to compare two numbers.
+    let mut found: BinaryHeap<Reverse<T>> = BinaryHeap::with_capacity(nth);
+    for value in values {
+        if found.len() < nth {
+            found.push(Reverse(value));
         } else if let Some(mut smallest) = found.peek_mut()
-            && smallest.0 < total
+            && smallest.0 < value
         {
-            *smallest = Reverse(total);
+            *smallest = Reverse(value);
         }
     }
-    found.peek().map_or(0, |smallest| smallest.0)
+    found.peek().map(|smallest| smallest.0)
 }
 
 pub(super) fn largest<const SIDES: usize>(total: &[i64; SIDES]) -> i64 {

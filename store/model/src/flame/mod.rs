@@ -4,6 +4,7 @@
 //! values by stack ──CallTree──▶ values by node ──cut──▶ FlameTree<1> ──▶ Flamebearer<1>   4 numbers per node: xΔ total self name
 //!                                               │            └───▶ wire bytes
 //!                                               └─────▶ FlameTree<2> ──▶ Flamebearer<2>   7: xΔ total self, per side, then name
+//! FlameTree ──▶ TopFunctions            FlameTree<2> by a measure ──▶ Comparison
 //! ```
 //!
 //! A node is a path of function names from the root; file and line play no part. A side is one profile of a
@@ -11,11 +12,15 @@
 //! side only if that side never had it (I6).
 
 mod bearer;
+mod compare;
 mod cut;
+mod functions;
 mod union;
 mod values;
 
 pub use self::bearer::Flamebearer;
+pub use self::compare::{Comparison, FunctionChange, Measure};
+pub use self::functions::{FunctionValues, OtherFunctions, RankBy, TopFunctions};
 pub use self::values::CallValues;
 use crate::{CallTree, StackProfile};
 
@@ -25,6 +30,7 @@ const OTHER: &str = "other";
 /// A tree of function names with one value per side, cut to about as many nodes as somebody wants to see: those with the
 /// largest totals. The rest is, under each parent, one leaf `other`, into which a function of that very name is folded
 /// too. Nodes that tie with the smallest kept one stay. A comparison counts its root as a node; both rules are Pyroscope's.
+/// In a whole tree a function called `other` is one like others.
 #[derive(Clone, Debug)]
 pub struct FlameTree<const SIDES: usize = 1> {
     /// Each once; the first is empty.
@@ -50,7 +56,7 @@ impl<const SIDES: usize> Default for FlameTree<SIDES> {
 }
 
 impl<const SIDES: usize> FlameTree<SIDES> {
-    /// The tree of profiles, each of which is a side. With `max_nodes` 0 nothing is too small for it.
+    /// The tree of profiles, each of which is a side. With `max_nodes` 0 it is whole.
     pub fn of_profiles(profiles: [&StackProfile; SIDES], max_nodes: usize) -> Self {
         let trees = profiles.map(|profile| CallTree::of(&profile.symbols));
         let parts = profiles.iter().zip(&trees).enumerate().map(|(of, (profile, tree))| {
@@ -87,7 +93,7 @@ impl<const SIDES: usize> FlameTree<SIDES> {
 }
 
 impl FlameTree {
-    /// The tree of one profile. With `max_nodes` 0 nothing is too small for it.
+    /// The tree of one profile. With `max_nodes` 0 it is whole.
     pub fn from_profile(profile: &StackProfile, max_nodes: usize) -> Self {
         Self::of_profiles([profile], max_nodes)
     }

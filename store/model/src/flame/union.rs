@@ -6,8 +6,7 @@ use super::cut::{Kept, largest, threshold};
 use super::{CallValues, FlameTree, Node, OTHER, ROOT};
 
 impl<const SIDES: usize> FlameTree<SIDES> {
-    /// The tree of all that the parts hold; paths that parts share become one. With `max_nodes` 0 nothing is too small for
-    /// it.
+    /// The tree of all that the parts hold; paths that parts share become one. With `max_nodes` 0 it is whole.
     pub fn of(mut parts: Vec<CallValues<'_, SIDES>>, max_nodes: usize) -> Self {
         // The largest as it is, for the others cost a look for every node.
         let largest = parts.iter().enumerate().max_by_key(|(_, part)| part.nodes.len());
@@ -102,7 +101,7 @@ impl<'a, const SIDES: usize> Union<'a, SIDES> {
             let Some(parent) = kept.target(parents[node]) else { continue };
             let name = if node < known { base.name_id(node) } else { extra.nodes[node - known] } as usize;
             let text = texts.get(name).unwrap_or_else(|| &extra.names[name - texts.len()]);
-            if largest(&total) < threshold || &**text == OTHER {
+            if max_nodes > 0 && (largest(&total) < threshold || &**text == OTHER) {
                 kept.fold(parent, total);
             } else {
                 let name = *names[name].get_or_insert_with(|| kept.name(text));

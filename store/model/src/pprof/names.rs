@@ -2,29 +2,32 @@
 
 use std::collections::BTreeMap;
 
-use crate::labels::names::PROFILE_NAME;
+use crate::labels::names::{DELTA, NAME_REPLACED, PROFILE_NAME};
+use crate::profile_type::is_cumulative;
+use crate::selector::DELTA_PROFILER;
 use crate::{LabelSet, SYNTHETIC_LABELS};
 
 /// What a client calls its sample types, by the types' own names.
 pub type DisplayNames = BTreeMap<String, String>;
 
-/// Says which name a profile had before it was renamed.
-const NAME_REPLACED: &str = "__name_replaced__";
-
 /// Labels by which clients steer a Pyroscope server; they do not describe what was profiled.
-const CONTROL_LABELS: [&str; 4] = ["__delta__", "__order__", "__otel__", "__session_id__"];
+const CONTROL_LABELS: [&str; 3] = ["__order__", "__otel__", "__session_id__"];
 
 /// Name and stored labels of the series that one sample type of a profile belongs to: profiles of Go's delta
-/// profiler lose their prefix, and CPU time found in a wall-clock profile counts as CPU profile.
+/// profiler lose their prefix, and CPU time found in a wall-clock profile counts as CPU profile. `__delta__` stays where it
+/// says that values which others accumulate are none such, and says nothing anywhere else.
 pub(crate) fn series_identity(pushed: &LabelSet, sample_type: &str) -> (String, LabelSet) {
     let pushed_name = pushed.get(PROFILE_NAME).unwrap_or_default();
-    let name = match pushed_name.strip_prefix("godeltaprof_").unwrap_or(pushed_name) {
+    let name = match pushed_name.strip_prefix(DELTA_PROFILER).unwrap_or(pushed_name) {
         "wall" if sample_type == "cpu" => "process_cpu",
         name => name,
     };
     let mut labels = pushed.clone();
     for dropped in SYNTHETIC_LABELS.iter().chain(&CONTROL_LABELS) {
         labels.remove(dropped);
+    }
+    if labels.get(DELTA) != Some("false") || !is_cumulative(name, sample_type) {
+        labels.remove(DELTA);
     }
     if name != pushed_name {
         labels.set(NAME_REPLACED, pushed_name);
@@ -74,6 +77,20 @@ mod tests {
             assert_eq!(found, name);
             assert_eq!(labels.get(NAME_REPLACED), replaced);
             assert_eq!(labels.len(), 1 + usize::from(replaced.is_some()), "{labels}");
+        }
+    }
+
+    #[test]
+    fn values_since_the_profile_before_are_told_from_those_since_the_start() {
+        for (pushed, sample_type, delta, kept) in [
+            ("memory", "alloc_space", "false", Some("false")),
+            ("memory", "alloc_objects", "true", None),
+            ("memory", "inuse_space", "false", None),
+            ("process_cpu", "cpu", "false", None),
+            ("godeltaprof_memory", "alloc_space", "false", Some("false")),
+        ] {
+            let set = LabelSet::from_pairs([(PROFILE_NAME, pushed), (DELTA, delta)]);
+            assert_eq!(series_identity(&set, sample_type).1.get(DELTA), kept, "{pushed} {sample_type}");
         }
     }
 

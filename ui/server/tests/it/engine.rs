@@ -11,20 +11,56 @@ use crate::support::{CPU, Server, cpu_profile, now_ms, push_request};
 async fn ask(app: &axum::Router, path: &str, body: &Value) -> (u16, Value) {
     let server = Server { store: Arc::default(), app: app.clone() };
     let answer = server.post(path, "application/json", body.to_string()).await;
-    let mut json = answer.json();
-    // Names are numbered by the order of stack ids, which is each store's own; levels hold the numbers.
+    (answer.status.as_u16(), named(answer.json()))
+}
+
+/// Names are numbered by the order of stack ids, which is each store's own; levels hold the numbers.
+fn named(mut json: Value) -> Value {
+    let is_native_diff = json.get("by").is_some();
     if let Some(graph) = json.get_mut("flamegraph") {
-        let names = graph["names"].clone();
-        let step = if graph.get("leftTicks").is_some() { 7 } else { 4 };
+        let names = graph["names"].take();
+        let step = if is_native_diff || graph.get("leftTicks").is_some() { 7 } else { 4 };
         for level in graph["levels"].as_array_mut().unwrap() {
-            for (i, value) in level["values"].as_array_mut().unwrap().iter_mut().enumerate() {
+            let level = if level.is_object() { &mut level["values"] } else { level };
+            for (i, value) in level.as_array_mut().unwrap().iter_mut().enumerate() {
                 if i % step == step - 1 {
-                    *value = names[value.as_str().unwrap().parse::<usize>().unwrap()].clone();
+                    let number = value.as_u64().or_else(|| value.as_str()?.parse().ok()).unwrap();
+                    *value = names[number as usize].clone();
                 }
             }
         }
     }
-    (answer.status.as_u16(), json)
+    json
+}
+
+/// Answers of Pyrite's own API in the window, which the two stores must agree on.
+fn own_questions(start: i64, end: i64) -> Vec<String> {
+    let query = |prefix: &str, selector: &str| {
+        let names = ["Query", "From", "Until"].map(|name| match prefix {
+            "" => name.to_lowercase(),
+            prefix => format!("{prefix}{name}"),
+        });
+        let selector =
+            selector.replace('{', "%7B").replace('}', "%7D").replace('"', "%22").replace('=', "%3D");
+        format!("{}={CPU}{selector}&{}={start}&{}={end}", names[0], names[1], names[2])
+    };
+    let all = query("", "{}");
+    let sides = format!("{}&{}", query("left", r#"{service_name="api"}"#), query("right", "{}"));
+    let mut questions = vec![
+        format!("diff?{sides}"),
+        format!("diff?{sides}&by=rate&order=total"),
+        format!("diff?{sides}&by=share&function=b&maxNodes=3"),
+        format!("diff?{sides}&by=request&leftRequests=3&rightRequests=4&limit=2"),
+        format!("top?{all}"),
+        format!("top?{all}&limit=2&order=total"),
+        format!("top?{}&function=c", query("", r#"{pod="p1"}"#)),
+        format!("series?{all}&step=7&groupBy=pod"),
+        format!("series?{all}&step=0.5&function=b"),
+        format!("profiles?{all}"),
+        format!("profiles?{all}&order=total&limit=3&callSite=a"),
+    ];
+    questions.iter_mut().for_each(|question| question.insert_str(0, "/api/v1/"));
+    questions
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -64,6 +100,7 @@ async fn the_embedded_store_agrees_with_the_naive_one() {
         "profileTypeID": CPU, "labelSelector": r#"{service_name=~"api|db"}"#,
         "start": start + 10_000, "end": start + 80_000, "step": 7, "groupBy": ["pod", "service_name"],
         "name": "pod", "matchers": [r#"{service_name="web"}"#], "labelNames": ["pod", "__name__"],
+        "queryType": 1, "exemplarType": 2,
     });
     let methods = [
         "ProfileTypes",
@@ -71,6 +108,7 @@ async fn the_embedded_store_agrees_with_the_naive_one() {
         "LabelValues",
         "Series",
         "SelectSeries",
+        "SelectHeatmap",
         "SelectMergeStacktraces",
         "Diff",
         "GetProfileStats",
@@ -91,6 +129,11 @@ async fn the_embedded_store_agrees_with_the_naive_one() {
     }
     let services = format!("/api/v1/services?from={start}&until={}", start + 100_000);
     let answers = apps.map(|app| Server { store: Arc::default(), app });
+    for question in own_questions(start + 10_000, start + 80_000) {
+        let (naive, embedded) = (answers[0].get(&question).await, answers[1].get(&question).await);
+        assert_eq!(naive.status, 200, "{question}: {}", naive.text());
+        assert_eq!(named(naive.json()), named(embedded.json()), "{question}");
+    }
     let (naive, embedded) = (answers[0].get(&services).await.json(), answers[1].get(&services).await.json());
     assert_eq!(naive["services"].as_array().unwrap().len(), 3);
     assert_eq!(naive, embedded);

@@ -4,7 +4,9 @@
 #![allow(clippy::too_many_lines, reason = "a table of cases is one function however many cases it has")]
 
 mod engine;
+mod exemplars;
 mod memory;
+mod native;
 mod push;
 mod query;
 mod rest;

@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
 use pyrite_model::{
-    Batch, Exposition, FlameTree, LabelSet, ProfileType, Row, Selector, SeriesKey, SeriesRows, StackProfile,
-    SymbolTable, Tenants, TimeRange, UnixMs, frame_names,
+    Batch, Exposition, FlameTree, LabelSet, ProfileId, ProfileType, Row, Selector, SeriesKey, SeriesRows,
+    StackId, StackProfile, SymbolTable, Tenants, TimeRange, UnixMs, frame_names,
 };
 use pyrite_server::{ApiError, Appending, ProfileStore};
-use pyrite_store::{GroupSeries, SeriesQuery, StackQuery};
+use pyrite_store::{GroupSeries, SeriesProfiles, SeriesQuery, StackQuery};
+
+const EVER: TimeRange = TimeRange { start: UnixMs(i64::MIN), end: UnixMs(i64::MAX) };
 
 #[derive(Default)]
 pub(crate) struct MemoryStore {
@@ -24,11 +26,56 @@ struct Data {
 }
 
 impl Data {
-    /// Whether the row's stack begins with the call site of the query.
-    fn is_below(&self, row: &Row, query: &StackQuery) -> bool {
-        let names = frame_names(&self.symbols, row.stack);
-        names.len() >= query.call_site.len() && names.iter().zip(&query.call_site).all(|(a, b)| a == b)
+    /// The rows of a query; of values that are counted since a program's start, what is new in each profile.
+    fn matching(&self, query: &StackQuery) -> Vec<(SeriesKey, Row)> {
+        let chosen = self.rows.iter().filter(|(key, _)| {
+            key.profile_type == query.profile_type
+                && query.tenants.contains(&key.tenant)
+                && query.selector.matches(key)
+        });
+        let (cumulative, mut rows): (Vec<_>, Vec<_>) =
+            chosen.cloned().partition(|(key, _)| key.is_cumulative());
+        rows.extend(news(&cumulative));
+        rows.retain(|(key, row)| {
+            let is_chosen = |ids: &Vec<ProfileId>| ids.contains(&ProfileId::new(key, row.time));
+            query.range.contains(row.time)
+                && self.counts(row, query)
+                && query.profiles.as_ref().is_none_or(is_chosen)
+        });
+        rows
     }
+
+    /// Whether the row's stack begins with the call site of the query and goes through its function.
+    fn counts(&self, row: &Row, query: &StackQuery) -> bool {
+        let names = frame_names(&self.symbols, row.stack);
+        names.len() >= query.call_site.len()
+            && names.iter().zip(&query.call_site).all(|(a, b)| a == b)
+            && query.function.as_ref().is_none_or(|function| names.iter().any(|name| name == function))
+    }
+}
+
+/// What each profile has more than the one within an hour before it, or all of it where something has become less.
+fn news(rows: &[(SeriesKey, Row)]) -> Vec<(SeriesKey, Row)> {
+    let mut series: BTreeMap<&SeriesKey, BTreeMap<UnixMs, BTreeMap<StackId, i64>>> = BTreeMap::new();
+    for (key, Row { time, stack, value }) in rows {
+        let of_stack = series.entry(key).or_default().entry(*time).or_default().entry(*stack).or_insert(0);
+        *of_stack = (*of_stack).max(*value);
+    }
+    let mut news = Vec::new();
+    for (key, profiles) in series {
+        let profiles: Vec<_> = profiles.into_iter().collect();
+        for pair in profiles.windows(2) {
+            let ((before_at, before), (time, now)) = (&pair[0], &pair[1]);
+            let is_anew = now.iter().any(|(stack, value)| before.get(stack).is_some_and(|old| value < old));
+            for (stack, value) in now.iter().filter(|_| time.0 - before_at.0 <= 3_600_000) {
+                let old = before.get(stack).filter(|_| !is_anew).unwrap_or(&0);
+                if value > old {
+                    news.push((key.clone(), Row { time: *time, stack: *stack, value: value - old }));
+                }
+            }
+        }
+    }
+    news
 }
 
 impl MemoryStore {
@@ -105,14 +152,8 @@ impl ProfileStore for MemoryStore {
     fn merge_stacks(&self, query: &StackQuery) -> Result<StackProfile, ApiError> {
         let data = self.data.lock().unwrap();
         let mut sums = BTreeMap::new();
-        for (key, row) in &data.rows {
-            let wanted = key.profile_type == query.profile_type
-                && query.tenants.contains(&key.tenant)
-                && query.selector.matches(key)
-                && data.is_below(row, query);
-            if wanted && query.range.contains(row.time) {
-                *sums.entry(row.stack).or_default() += row.value;
-            }
+        for (_, row) in data.matching(query) {
+            *sums.entry(row.stack).or_default() += row.value;
         }
         Ok(StackProfile { symbols: data.symbols.clone(), values: sums.into_iter().collect() })
     }
@@ -134,17 +175,13 @@ impl ProfileStore for MemoryStore {
 
     fn select_series(&self, query: &SeriesQuery) -> Result<Vec<GroupSeries>, ApiError> {
         let data = self.data.lock().unwrap();
-        let StackQuery { tenants, profile_type, selector, range, .. } = &query.stacks;
+        let range = query.stacks.range;
         let mut groups: BTreeMap<LabelSet, BTreeMap<i64, i64>> = BTreeMap::new();
-        for (key, row) in &data.rows {
+        for (key, row) in data.matching(&StackQuery { range: EVER, ..query.stacks.clone() }) {
             // Buckets are open at their start and closed at their end, which is their stamp.
             let step = (row.time.0 - range.start.0 + query.step_ms - 1).div_euclid(query.step_ms);
             let stamp = range.start.0 + step * query.step_ms;
-            let wanted = key.profile_type == *profile_type
-                && tenants.contains(&key.tenant)
-                && selector.matches(key)
-                && data.is_below(row, &query.stacks);
-            if !wanted || step < 0 || stamp > range.end.0 {
+            if step < 0 || stamp > range.end.0 {
                 continue;
             }
             let label = |name: &String| (name.clone(), key.label(name).unwrap_or_default().into_owned());
@@ -160,6 +197,17 @@ impl ProfileStore for MemoryStore {
             .collect();
         series.sort_by_key(|group| -group.points.iter().map(|(_, value)| value).sum::<i64>());
         Ok(series)
+    }
+
+    fn profiles(&self, query: &StackQuery) -> Result<Vec<SeriesProfiles>, ApiError> {
+        let mut series: BTreeMap<SeriesKey, BTreeMap<UnixMs, i64>> = BTreeMap::new();
+        for (key, row) in self.data.lock().unwrap().matching(query) {
+            *series.entry(key).or_default().entry(row.time).or_default() += row.value;
+        }
+        let listed = series
+            .into_iter()
+            .map(|(key, profiles)| SeriesProfiles { key, profiles: profiles.into_iter().collect() });
+        Ok(listed.collect())
     }
 
     fn extent(&self, tenants: &Tenants) -> Option<TimeRange> {

@@ -36,6 +36,7 @@ fn valid_requests() -> Vec<(&'static str, Value)> {
         ("LabelValues", with(&range, "name", json!("service_name"))),
         ("Series", range.clone()),
         ("SelectSeries", with(&select, "step", json!(15))),
+        ("SelectHeatmap", with(&with(&select, "step", json!(15)), "queryType", json!(1))),
         ("SelectMergeStacktraces", select.clone()),
         ("SelectMergeSpanProfile", with(&select, "spanSelector", json!(["9a517183f26a089d"]))),
         ("SelectMergeProfile", select.clone()),
@@ -113,7 +114,14 @@ async fn windows_are_checked() {
 async fn selectors_types_and_limits_are_checked() {
     let server = Server::new();
     let (start, end) = (now_ms() - HOUR, now_ms());
-    for method in ["SelectMergeStacktraces", "SelectMergeProfile", "SelectSeries", "SelectMergeSpanProfile"] {
+    let methods = [
+        "SelectMergeStacktraces",
+        "SelectMergeProfile",
+        "SelectSeries",
+        "SelectHeatmap",
+        "SelectMergeSpanProfile",
+    ];
+    for method in methods {
         for (profile_type, selector, status) in [
             (CPU, r#"{service_name="x"}"#, 200),
             ("process_cpu:cpu:nanoseconds:cpu:nanoseconds:delta", "{}", 200),
@@ -126,6 +134,7 @@ async fn selectors_types_and_limits_are_checked() {
         ] {
             let request = json!({
                 "profile_typeID": profile_type, "label_selector": selector, "start": start, "end": end, "step": 15,
+                "query_type": 1,
             });
             expect(
                 &format!("{method} {profile_type} {selector}"),
@@ -182,7 +191,7 @@ async fn selectors_types_and_limits_are_checked() {
 async fn methods_that_are_missing_are_not_unknown() {
     let server = Server::new();
     for path in [
-        "/querier.v1.QuerierService/SelectHeatmap",
+        "/querier.v1.QuerierService/SelectNothing",
         "/push.v1.PusherService/Pull",
         "/settings.v1.SettingsService/Get",
         "/vcs.v1.VCSService/GetFile",

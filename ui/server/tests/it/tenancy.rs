@@ -125,6 +125,12 @@ fn questions(time: i64) -> Vec<Ask> {
         ),
         Ask::Get(format!("/api/v1/services?from={start}&until={end}")),
         Ask::Get("/api/v1/unwind".to_owned()),
+        Ask::Get(format!("/api/v1/top?query={CPU}%7B%7D&from={start}&until={end}")),
+        Ask::Get(format!("/api/v1/series?query={CPU}%7B%7D&from={start}&until={end}&step=15&function=main")),
+        Ask::Get(format!(
+            "/api/v1/diff?leftQuery={CPU}%7B%7D&leftFrom={start}&leftUntil={end}\
+             &rightQuery={CPU}%7Bpod%3D%22p1%22%7D&rightFrom={start}&rightUntil={end}&by=share"
+        )),
         Ask::Get(format!(
             "/pyroscope/render?query={CPU}%7B%7D&from={start}&until={end}&groupBy=service_name"
         )),
@@ -140,6 +146,25 @@ fn questions(time: i64) -> Vec<Ask> {
         all.push(Ask::Get(format!("/pyroscope/label-values?label={name}")));
     }
     all
+}
+
+/// Questions about single profiles: those of two tenants are two, even where labels and times are the same.
+fn single_profiles(time: i64) -> [Ask; 2] {
+    let (start, end) = (time - 60_000, time + 60_000);
+    let heatmap = json!({
+        "profileTypeID": CPU, "labelSelector": "{}", "start": start, "end": end, "step": 15, "queryType": 1,
+        "groupBy": ["service_name"],
+    });
+    let list = format!("/api/v1/profiles?query={CPU}%7B%7D&from={start}&until={end}");
+    [Ask::Rpc("SelectHeatmap", heatmap), Ask::Get(list)]
+}
+
+/// An answer without the ids of profiles, which are made of the tenant's name too.
+fn without_ids(mut answer: Value) -> Value {
+    for profile in answer.get_mut("profiles").and_then(Value::as_array_mut).into_iter().flatten() {
+        assert!(profile.as_object_mut().unwrap().remove("id").is_some(), "{profile}");
+    }
+    answer
 }
 
 /// Two exports, which number things as each store came to know them.
@@ -171,7 +196,7 @@ fn named(mut answer: Value) -> Value {
             (&mut fields["flamebearer"], diff)
         }
         Value::Object(fields) if fields.contains_key("flamegraph") => {
-            let diff = fields["flamegraph"].get("leftTicks").is_some();
+            let diff = fields["flamegraph"].get("leftTicks").is_some() || fields.contains_key("by");
             (&mut fields["flamegraph"], diff)
         }
         _ => return answer,
@@ -220,6 +245,15 @@ async fn no_endpoint_shows_a_tenant_what_is_anothers() {
                 assert_eq!(named(answer.json()), named(expected), "{tenants} {ask:?}");
             }
         }
+        for ask in single_profiles(time) {
+            for (tenants, alone, hidden) in cases.into_iter().filter(|case| !case.0.contains('|')) {
+                let answer = both.ask(tenants, &ask).await;
+                let shown = hidden.is_some_and(|hidden| answer.text().contains(hidden));
+                assert!(!shown, "{tenants} {ask:?}: {}", answer.text());
+                let expected = alone.ask("", &ask).await.json();
+                assert_eq!(without_ids(answer.json()), without_ids(expected), "{tenants} {ask:?}");
+            }
+        }
         for ask in exports(time) {
             for (tenants, alone, hidden) in cases {
                 let answer = both.ask(tenants, &ask).await;
@@ -263,7 +297,8 @@ async fn every_endpoint_for_data_must_be_told_whose() {
     ];
     let codes = |status: u16| if status == 401 { "unauthenticated" } else { "invalid_argument" };
     for (tenants, read, written) in cases {
-        let reads = questions(time).into_iter().chain(exports(time)).map(|ask| (request(&ask), read));
+        let asks = questions(time).into_iter().chain(exports(time)).chain(single_profiles(time));
+        let reads = asks.map(|ask| (request(&ask), read));
         let writes =
             [push(), ingest("/ingest"), ingest("/pyroscope/ingest")].map(|request| (request, written));
         for (request, expected) in reads.chain(writes) {

@@ -1,0 +1,203 @@
+//! Single profiles: all that one series has of one instant, listed, or read by themselves.
+//!
+//! Which rows were pushed together is not stored, so what a series has of an instant is one profile, whoever it came from; see
+//! [`ProfileId`] for what names it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use pyrite_model::{ProfileId, SeriesKey, TimeRange, UnixMs};
+
+use crate::QueryError;
+use crate::deltas;
+use crate::query::{Fold, Source, StackQuery, run};
+use crate::rows::Run;
+use crate::segment::read::Grid;
+use crate::shared::Shared;
+use crate::timeline::Points;
+
+/// The profiles of one series.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SeriesProfiles {
+    /// Which series.
+    pub key: SeriesKey,
+    /// Time and sum of all values that count, in order of time.
+    pub profiles: Vec<(UnixMs, i64)>,
+}
+
+/// The profiles of the query's series, sorted by labels.
+pub(crate) fn list(shared: &Shared, query: &StackQuery) -> Result<Vec<SeriesProfiles>, QueryError> {
+    let limit = shared.config.limits.query_points;
+    let mut listing = Listing { query, limit, places: HashMap::new(), series: Vec::new() };
+    run(shared, query, &mut listing)?;
+    let profiles_of = |(key, points): (Arc<SeriesKey>, Points)| {
+        let profiles = points.into_sums().into_iter().map(|(time, total)| (UnixMs(time), total)).collect();
+        SeriesProfiles { key: SeriesKey::clone(&key), profiles }
+    };
+    let mut found: Vec<SeriesProfiles> = listing.series.into_iter().map(profiles_of).collect();
+    found.retain(|series| !series.profiles.is_empty());
+    found.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+    Ok(found)
+}
+
+/// Sums by series and instant.
+struct Listing<'a> {
+    query: &'a StackQuery,
+    /// How many there may be.
+    limit: usize,
+    /// Of a series in the list.
+    places: HashMap<Arc<SeriesKey>, usize>,
+    series: Vec<(Arc<SeriesKey>, Points)>,
+}
+
+/// The same of one source, whose series are in the order in which it names them.
+struct ListingPart {
+    limit: usize,
+    /// By stack of the source, whether it counts; `None` where every one does.
+    counted: Option<Vec<bool>>,
+    places: HashMap<u32, usize>,
+    points: Vec<Points>,
+    held: usize,
+    is_full: bool,
+}
+
+impl ListingPart {
+    /// Notes how many sums there are; when they may be too many, looks how many they are without repetitions.
+    fn grow(&mut self, by: usize) {
+        self.held += by;
+        if self.held > 2 * self.limit {
+            self.held = self.points.iter_mut().map(Points::count).sum();
+            self.is_full = self.held > self.limit;
+        }
+    }
+}
+
+impl Fold for Listing<'_> {
+    type Part = ListingPart;
+
+    fn needs_stacks(&self) -> bool {
+        self.query.chooses_stacks()
+    }
+
+    fn grid(&self) -> Grid {
+        EACH_INSTANT
+    }
+
+    fn begin(&mut self, source: &Source<'_>) -> ListingPart {
+        let chosen = source.stacks.filter(|_| self.needs_stacks());
+        ListingPart {
+            limit: self.limit,
+            counted: chosen.map(|stacks| self.query.counted_stacks(stacks)),
+            places: source.series.iter().enumerate().map(|(place, (id, _))| (*id, place)).collect(),
+            points: vec![Points::default(); source.series.len()],
+            held: 0,
+            is_full: false,
+        }
+    }
+
+    fn add(part: &mut ListingPart, rows: Run<'_>) {
+        if part.is_full {
+            return;
+        }
+        let points = &mut part.points[part.places[&rows.series]];
+        let before = points.held();
+        for (at, (time, value)) in rows.times.iter().zip(rows.values).enumerate() {
+            if part.counted.as_ref().is_none_or(|counted| counted[rows.stacks[at] as usize]) {
+                points.add(*time, *value);
+            }
+        }
+        let grown = points.held().saturating_sub(before);
+        part.grow(grown);
+    }
+
+    fn end(&mut self, part: ListingPart, source: &Source<'_>) -> Result<(), QueryError> {
+        for ((_, key), new) in source.series.iter().zip(part.points) {
+            let next = self.series.len();
+            let place = *self.places.entry(Arc::clone(key)).or_insert(next);
+            if place == next {
+                self.series.push((Arc::clone(key), Points::default()));
+            }
+            let points = &mut self.series[place].1;
+            new.into_sums().into_iter().for_each(|(time, value)| points.add(time, value));
+        }
+        let limit = self.limit;
+        let held: usize = self.series.iter().map(|(_, points)| points.held()).sum();
+        let is_full =
+            held > limit && self.series.iter_mut().map(|(_, points)| points.count()).sum::<usize>() > limit;
+        if part.is_full || is_full { Err(QueryError::TooManyProfiles { limit }) } else { Ok(()) }
+    }
+}
+
+/// A grid on which no two instants are the same.
+pub(crate) const EACH_INSTANT: Grid = Grid::Steps { origin: 0, step: 1 };
+
+/// Feeds the rows of some profiles alone to the fold.
+pub(crate) fn run_only<F: Fold>(
+    shared: &Shared,
+    query: &StackQuery,
+    ids: &[ProfileId],
+    fold: &mut F,
+) -> Result<(), QueryError> {
+    let mut times: BTreeMap<u64, Vec<i64>> = BTreeMap::new();
+    let inside = || ids.iter().filter(|id| query.range.contains(id.time()));
+    for id in inside() {
+        times.entry(id.series()).or_default().push(id.time().0);
+    }
+    times.values_mut().for_each(|times| times.sort_unstable());
+    let first_and_last = inside().map(|id| id.time()).min().zip(inside().map(|id| id.time()).max());
+    let Some((first, last)) = first_and_last else { return Ok(()) };
+    let query = StackQuery { range: TimeRange::new(first, last), ..query.clone() };
+    deltas::run(shared, &query, &mut Only { fold, times })
+}
+
+/// A fold that sees some profiles alone.
+struct Only<'a, F> {
+    fold: &'a mut F,
+    /// Their times in order, by the hash of their series.
+    times: BTreeMap<u64, Vec<i64>>,
+}
+
+/// The sums of one source, and the times in it that count, by series.
+struct OnlyPart<P> {
+    part: P,
+    times: HashMap<u32, Vec<i64>>,
+}
+
+impl<F: Fold> Fold for Only<'_, F> {
+    type Part = OnlyPart<F::Part>;
+
+    fn needs_stacks(&self) -> bool {
+        self.fold.needs_stacks()
+    }
+
+    fn grid(&self) -> Grid {
+        EACH_INSTANT
+    }
+
+    fn begin(&mut self, source: &Source<'_>) -> Self::Part {
+        let times_of = |(id, key): &(u32, Arc<SeriesKey>)| {
+            Some((*id, self.times.get(&ProfileId::series_of(key))?.clone()))
+        };
+        let times = source.series.iter().filter_map(times_of).collect();
+        OnlyPart { part: self.fold.begin(source), times }
+    }
+
+    fn add(part: &mut Self::Part, rows: Run<'_>) {
+        let Some(wanted) = part.times.get(&rows.series) else { return };
+        let mut at = 0;
+        for same in rows.times.chunk_by(|a, b| a == b) {
+            let range = at..at + same.len();
+            at = range.end;
+            if wanted.binary_search(&same[0]).is_ok() {
+                let stacks = rows.stacks.get(range.clone()).unwrap_or_default();
+                let values = &rows.values[range];
+                F::add(&mut part.part, Run { times: same, stacks, values, ..rows });
+            }
+        }
+    }
+
+    fn end(&mut self, part: Self::Part, source: &Source<'_>) -> Result<(), QueryError> {
+        self.fold.end(part.part, source)
+    }
+}

@@ -8,6 +8,7 @@ mod durability;
 mod faults;
 mod golden;
 mod labels;
+mod offline;
 mod quarantine;
 mod retention;
 mod schedules;

@@ -21,7 +21,8 @@ struct Target {
     seeds: fn() -> Vec<Vec<u8>>,
 }
 
-const TARGETS: [Target; 18] = [
+const TARGETS: [Target; 19] = [
+    Target { name: "archive", run: targets::archive, seeds: seeds::archive },
     Target { name: "elf", run: targets::elf, seeds: seeds::elf },
     Target { name: "ingest", run: targets::ingest, seeds: seeds::ingest },
     Target { name: "maps", run: targets::maps, seeds: seeds::maps },

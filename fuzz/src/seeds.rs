@@ -12,7 +12,7 @@ use pyrite_bpf::abi::{
     PYRITE_RECORD_OFF_CPU_TAIL, PYRITE_RECORD_SAMPLE, pyrite_sample_header as Header,
 };
 use pyrite_model::pprof::{gzip, proto};
-use pyrite_model::{Batch, LabelSet, ProfileType, Row, SeriesRows, SymbolTable, UnixMs};
+use pyrite_model::{Batch, LabelSet, ProfileType, Row, SeriesRows, SymbolTable, TimeRange, UnixMs};
 use pyrite_store::{Store, StoreConfig, fuzzing};
 use pyrite_unwind::{Arch, CHUNK_BYTES, encode, extract};
 use tempfile::TempDir;
@@ -322,6 +322,16 @@ pub(crate) fn segment() -> Vec<Vec<u8>> {
     let whole = std::fs::read(segment_directory().join("segment.json")).expect("it has one");
     // The line behind it is the checksum, which the target makes anew.
     vec![whole.split(|byte| *byte == b'\n').next().unwrap_or_default().to_vec()]
+}
+
+pub(crate) fn archive() -> Vec<Vec<u8>> {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (store, _) = Store::open(StoreConfig::new(dir.path())).expect("a new store opens");
+    (1..4).for_each(|n| store.append_blocking(batch(n)).expect("a small batch is taken"));
+    let mut archive = Vec::new();
+    let ever = TimeRange::new(UnixMs(i64::MIN), UnixMs(i64::MAX));
+    store.export_archive(ever, &mut archive, &mut |_| {}).expect("what was just written is sound");
+    vec![archive]
 }
 
 /// A segment as a store makes it.

@@ -17,11 +17,12 @@ use pyrite_sampling::{
     parse_stat,
 };
 use pyrite_server::{ApiError, Appending, ProfileStore, ServerLimits, ServerState, Tenancy, app};
-use pyrite_store::{GroupSeries, SeriesProfiles, SeriesQuery, StackQuery, fuzzing};
+use pyrite_store::{GroupSeries, SeriesProfiles, SeriesQuery, StackQuery, Store, StoreConfig, fuzzing};
 use pyrite_unwind::{
     Arch, CHUNK_BYTES, Chunk, Machine, MappedCode, NoTable, PlacedTable, RawTable, Registers, Rule, RuleBook,
     RuleId, StackCopy, Start, Tables, Walker, build, decode, encode, extract, lookup,
 };
+use tempfile::TempDir;
 use tower::ServiceExt;
 
 use crate::{elf_file, seeds};
@@ -256,6 +257,17 @@ pub(crate) fn wal_record(data: &[u8]) {
 /// A segment's manifest, its checksum right, before the tables of a real segment.
 pub(crate) fn segment(data: &[u8]) {
     fuzzing::read_segment(seeds::segment_directory(), data);
+}
+
+/// An archive of segments, taken in by a store.
+pub(crate) fn archive(data: &[u8]) {
+    static STORE: LazyLock<(TempDir, Store)> = LazyLock::new(|| {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (store, _) = Store::open(StoreConfig::new(dir.path())).expect("a new store opens");
+        (dir, store)
+    });
+    // It is refused with its reason, or its rows are taken.
+    let _ = STORE.1.import_archive(data, &mut |_| {});
 }
 
 /// The body of a push; its first byte chooses between Protobuf and JSON, and whether it is packed.

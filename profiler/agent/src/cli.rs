@@ -1,5 +1,7 @@
 //! The command line: every flag with its help, and nothing else. [`crate::config`] turns flags into a `Config`.
 
+mod store;
+
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -8,6 +10,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Deserialize;
 
+pub use self::store::{DataArgs, ExportArgs, ExportFormat, ImportArgs, RepairArgs, StatsArgs, StoreCommand};
 use crate::config::parse_duration;
 
 /// Shows where this node's CPU goes, per container and service, with nothing changed in any application.
@@ -39,6 +42,9 @@ pub enum Command {
     Record(RecordArgs),
     /// Check this machine and say what to do about each line that is not ok
     Doctor(DoctorArgs),
+    /// Look at, check, mend and move the data that is kept
+    #[command(subcommand)]
+    Store(StoreCommand),
 }
 
 /// Flags of `run` and `server`. A flag that is absent falls back to the configuration file, then to its default.

@@ -7,6 +7,7 @@ pub mod commands;
 pub mod config;
 pub mod freeze;
 pub mod identity;
+pub mod instant;
 mod mapped_file;
 pub mod privilege;
 pub mod rows;

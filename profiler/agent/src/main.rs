@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         Command::Server(args) => commands::server(args),
         Command::Record(args) => commands::record(args),
         Command::Doctor(args) => commands::doctor(args),
+        Command::Store(command) => commands::store(command),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("pyrite: {error:#}");

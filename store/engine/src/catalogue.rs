@@ -4,6 +4,8 @@
 //! series there are without opening every segment, and so that adding a segment in the place of others is one
 //! transaction. Queries do not come here: the series index is in memory.
 
+mod look;
+
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 

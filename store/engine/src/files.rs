@@ -132,3 +132,10 @@ pub(crate) fn read_all(files: &dyn FileLayer, path: &Path) -> io::Result<Vec<u8>
     let len = usize::try_from(file.len()?).map_err(io::Error::other)?;
     file.read_at(0, len)
 }
+
+/// What the files of a directory take, those of its subdirectories not counted.
+pub(crate) fn dir_bytes(files: &dyn FileLayer, dir: &Path) -> u64 {
+    let names = files.list(dir).unwrap_or_default();
+    let length = |name: &String| files.open_read(&dir.join(name)).and_then(|file| file.len());
+    names.iter().map(length).filter_map(Result::ok).sum()
+}

@@ -12,6 +12,7 @@
 
 #![forbid(unsafe_code)]
 
+mod assemble;
 mod cache;
 mod catalogue;
 mod config;
@@ -26,6 +27,7 @@ mod lock;
 mod maintain;
 mod merge;
 mod metrics;
+pub mod offline;
 mod open;
 mod profiles;
 mod quarantine;

@@ -34,6 +34,33 @@ impl DirLock {
         written.map_err(StoreError::io("write", path))?;
         Ok(Self { file })
     }
+
+    /// Who holds the lock now, without taking it or changing anything.
+    pub(crate) fn holder(path: &Path) -> Result<Option<Holder>, StoreError> {
+        let mut file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(StoreError::Io { action: "open", path: path.to_owned(), source }),
+        };
+        match file.try_lock_shared() {
+            Ok(()) => Ok(None),
+            Err(TryLockError::WouldBlock) => {
+                let mut text = String::new();
+                let _ = file.read_to_string(&mut text);
+                Ok(Some(Holder { pid: text.trim().parse().ok() }))
+            }
+            Err(TryLockError::Error(source)) => {
+                Err(StoreError::Io { action: "lock", path: path.to_owned(), source })
+            }
+        }
+    }
+}
+
+/// The process that works on a data directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// The pid that it wrote into its lock file, where that is legible.
+    pub pid: Option<u32>,
 }
 
 impl Drop for DirLock {

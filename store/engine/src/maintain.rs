@@ -99,14 +99,19 @@ impl Maintenance {
 
     /// Merges what is ready to be merged.
     pub(crate) fn merge(&self) -> Result<(), StoreError> {
-        loop {
-            let _tending = lock(&self.tending);
-            self.shared.remove_disowned()?;
-            let Some(group) = merge::choose(&self.shared.view().segments, (self.shared.clock)()) else {
-                return Ok(());
-            };
-            merge::merge(&self.shared, &group)?;
-        }
+        while self.merge_next()? {}
+        Ok(())
+    }
+
+    /// Merges the next group of segments; false where there is none.
+    pub(crate) fn merge_next(&self) -> Result<bool, StoreError> {
+        let _tending = lock(&self.tending);
+        self.shared.remove_disowned()?;
+        let Some(group) = merge::choose(&self.shared.view().segments, (self.shared.clock)()) else {
+            return Ok(false);
+        };
+        merge::merge(&self.shared, &group)?;
+        Ok(true)
     }
 
     /// Removes segments that are too old or too many.

@@ -3,7 +3,6 @@
 //! Whatever is odd is reported in words and nothing is thrown away: a torn log tail and a broken catalogue are kept
 //! under other names, a damaged segment goes to quarantine.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,10 +14,10 @@ use crate::dictionary::{EpochLimits, Epochs, LostPart};
 use crate::files::{FileLayer, read_all};
 use crate::head::{Head, HeadState};
 use crate::quarantine::{Quarantine, window_text};
-use crate::segment::SegmentInfo;
-use crate::segment::manifest::{DictionaryUse, Manifest};
+use crate::segment::manifest::Manifest;
 use crate::segment::series::read_series;
 use crate::segment::write::is_temporary;
+use crate::segment::{SegmentInfo, stacks_in_use};
 use crate::series_index::{Filling, SeriesIndex};
 use crate::shared::{Layout, View};
 use crate::wal::{self, WalWriter};
@@ -26,7 +25,7 @@ use crate::writer::OpenGeneration;
 use crate::{Limits, StoreError};
 
 /// The newest layout of a data directory.
-const FORMAT: u64 = 2;
+pub(crate) const FORMAT: u64 = 2;
 
 /// What opening a store found and did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -226,11 +225,7 @@ pub(crate) fn open(
     quarantine: &Quarantine,
     age: Age,
 ) -> Result<Opened, StoreError> {
-    let epoch_limits = EpochLimits {
-        turn_at: limits.dictionary_turn_stacks,
-        max_stacks: limits.dictionary_stacks,
-        kept_bytes: limits.old_dictionary_bytes,
-    };
+    let epoch_limits = EpochLimits::from(limits);
     let mut recovery =
         Recovery { files, layout, quarantine, epoch_limits, age, report: OpenReport::default() };
     let (catalogue, filling) = recovery.open_catalogue()?;
@@ -387,11 +382,7 @@ impl Recovery<'_> {
     }
 
     fn open_dictionaries(&mut self, segments: &[Arc<SegmentInfo>]) -> Result<Epochs, StoreError> {
-        let mut needed = BTreeMap::new();
-        for DictionaryUse { epoch, stacks } in segments.iter().filter_map(|segment| segment.dictionary) {
-            let known = needed.entry(epoch).or_insert(0);
-            *known = stacks.max(*known);
-        }
+        let needed = stacks_in_use(segments.iter().filter_map(|segment| segment.dictionary));
         let (epochs, lost) = Epochs::open(self.files, &self.layout.dictionaries, self.epoch_limits, &needed)?;
         if let Some(LostPart { dir, stacks, why }) = lost {
             self.report.findings.push(Finding::DictionaryDamaged { dir, stacks, why });

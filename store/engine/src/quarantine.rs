@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex};
 use pyrite_model::{Exposition, TimeRange, UnixMs};
 use serde::{Deserialize, Serialize};
 
-use crate::files::{FileLayer, read_all};
+use crate::files::{FileLayer, dir_bytes, read_all};
 use crate::metrics::Counter;
 use crate::segment::manifest::Manifest;
 use crate::segment::{self, SegmentInfo};
@@ -45,6 +45,9 @@ pub(crate) struct Note {
     pub(crate) rows: Option<u64>,
     pub(crate) min_time_ms: Option<i64>,
     pub(crate) max_time_ms: Option<i64>,
+    /// Its other rows are in a segment that was made of them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) is_copy: bool,
 }
 
 impl Note {
@@ -56,6 +59,7 @@ impl Note {
             rows: known.map(|known| known.rows),
             min_time_ms: known.map(|known| known.range.start.0),
             max_time_ms: known.map(|known| known.range.end.0),
+            is_copy: false,
         }
     }
 
@@ -145,6 +149,49 @@ impl Quarantine {
         // Stable, and needed only after the clock has been set back.
         held.sort_by_key(|held| held.note.since_ms);
         Ok(())
+    }
+
+    /// Keeps a copy of a segment as it is, before one is made of its sound rows; `lost` says which the others are.
+    pub(crate) fn copy(&self, why: &str, lost: &SegmentInfo) -> Result<(), StoreError> {
+        let mut held = lock(&self.held);
+        let Layout { root, quarantine: dir, segments, .. } = &self.layout;
+        let from = segments.join(&lost.name);
+        let name = self.free_name(&lost.name);
+        // Under a name that is no segment's until all of it is there.
+        let temporary = dir.join(format!("tmp-{name}"));
+        self.files.create_dir(&temporary).map_err(StoreError::io("create", &temporary))?;
+        self.sync_dir(root)?;
+        let mut bytes = 0;
+        for file in self.files.list(&from).map_err(StoreError::io("list", &from))? {
+            let (source, target) = (from.join(&file), temporary.join(&file));
+            let content = read_all(self.files.as_ref(), &source).map_err(StoreError::io("read", &source))?;
+            let mut copy = self.files.create(&target).map_err(StoreError::io("create", &target))?;
+            let written = copy.append(&content).and_then(|()| copy.sync());
+            written.map_err(StoreError::io("write", &target))?;
+            bytes += content.len() as u64;
+        }
+        self.sync_dir(&temporary)?;
+        let note = Note { is_copy: true, ..Note::new(&lost.name, why, (self.clock)(), Some(lost)) };
+        self.write_note(&name, &note)?;
+        self.files.rename(&temporary, &dir.join(&name)).map_err(StoreError::io("rename", &temporary))?;
+        self.sync_dir(dir)?;
+        self.taken.add(1);
+        held.push(Held { name, bytes, note });
+        Ok(())
+    }
+
+    /// Moves a segment back to where it was; `name` is the one that it has here. Returns the one that it has there.
+    pub(crate) fn give_back(&self, name: &str) -> Result<Option<String>, StoreError> {
+        let mut held = lock(&self.held);
+        let Some(at) = held.iter().position(|held| held.name == name) else { return Ok(None) };
+        let Layout { quarantine: dir, segments, .. } = &self.layout;
+        let (from, to) = (dir.join(name), segments.join(&held[at].note.segment));
+        self.files.rename(&from, &to).map_err(StoreError::io("move", &from))?;
+        self.sync_dir(segments)?;
+        self.sync_dir(dir)?;
+        let Held { note, .. } = held.remove(at);
+        self.discard_note(name)?;
+        Ok(Some(note.segment))
     }
 
     /// Removes what is too old, then the oldest until the rest is within its bounds.
@@ -270,6 +317,38 @@ impl Quarantine {
     fn sync_dir(&self, dir: &Path) -> Result<(), StoreError> {
         self.files.sync_dir(dir).map_err(StoreError::io("sync", dir))
     }
+}
+
+/// What is known of a segment in quarantine.
+pub(crate) struct Surveyed {
+    /// Its name there.
+    pub(crate) name: String,
+    /// The one that it had while it was in use.
+    pub(crate) segment: String,
+    /// See [`Note::is_copy`].
+    pub(crate) is_copy: bool,
+    pub(crate) bytes: u64,
+    pub(crate) rows: Option<u64>,
+    pub(crate) range: Option<TimeRange>,
+}
+
+/// The segments in a quarantine that no store has open.
+pub(crate) fn survey(files: &dyn FileLayer, dir: &Path) -> Vec<Surveyed> {
+    let names = files.list(dir).unwrap_or_default();
+    let of_segment = |name: &String| {
+        segment::generations(name)?;
+        files.list(&dir.join(name)).ok()?;
+        let note = read_all(files, &dir.join(format!("{name}{NOTE}"))).ok();
+        let note: Option<Note> = note.and_then(|text| serde_json::from_slice(&text).ok());
+        // A start makes one where there is none; a name is no path.
+        let note = note
+            .filter(|note| !note.segment.contains('/'))
+            .unwrap_or_else(|| Note::new(name, "", UnixMs(0), None));
+        let (range, bytes) = (note.range(), dir_bytes(files, &dir.join(name)));
+        let Note { segment, rows, is_copy, .. } = note;
+        Some(Surveyed { name: name.clone(), segment, is_copy, bytes, rows, range })
+    };
+    names.iter().filter_map(of_segment).collect()
 }
 
 /// Both ends as dates, for people and for labels.

@@ -10,14 +10,13 @@ use pyrite_model::{
     Batch, Exposition, FlameTree, ProfileType, Selector, SeriesKey, StackProfile, Tenants, TimeRange, UnixMs,
 };
 
+use crate::assemble::{Assembled, assemble};
 use crate::files::{FileLayer, RealFiles};
 use crate::head::validate;
 use crate::lock::DirLock;
 use crate::maintain::{Maintenance, Work};
-use crate::open::{self, Age, Opened};
-use crate::quarantine::Quarantine;
 use crate::series_index::Answers;
-use crate::shared::{Clock, Layout, Parts, Shared};
+use crate::shared::{Clock, Shared};
 use crate::sync::lock;
 use crate::timeline::select_series;
 use crate::writer::{Acknowledge, Message, Request, Writer};
@@ -95,20 +94,7 @@ impl Store {
         clock: Clock,
         work: [Work; 2],
     ) -> Result<(Self, OpenReport), StoreError> {
-        let layout = Layout::new(config.dir.clone());
-        files.create_dir(&layout.root).map_err(StoreError::io("create", &layout.root))?;
-        let lock = DirLock::take(&layout.root, &layout.lock)?;
-        let age = open::prepare(files.as_ref(), &layout)?;
-        let quarantine = Quarantine::open(&files, &layout, &clock, config.quarantine)?;
-        let Opened { view, catalogue, series, epochs, generation, report } =
-            open::open(&files, &layout, &config.limits, &quarantine, age)?;
-        if age == Age::New {
-            open::sync_above(files.as_ref(), &layout.root)?;
-            open::write_format(files.as_ref(), &layout)?;
-        }
-        let parts = Parts { config, layout, files, clock, catalogue, quarantine, series, epochs, view };
-        let shared = Arc::new(Shared::new(parts));
-
+        let Assembled { lock, shared, generation, report } = assemble(config, files, clock)?;
         let queued_bytes = Arc::new(AtomicUsize::new(0));
         let (queue, waiting) = sync_channel(shared.config.limits.queued_appends);
         let maintenance = Arc::new(Maintenance::new(Arc::clone(&shared)));
@@ -259,6 +245,10 @@ impl Store {
         shared.series.find(|| shared.view(), tenants, selectors, range)
     }
 
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.0.shared
+    }
+
     #[cfg(test)]
     pub(crate) fn maintenance(&self) -> &Maintenance {
         &self.0.maintenance
@@ -363,7 +353,7 @@ fn estimated_bytes(batch: &Batch) -> usize {
     text + entries * 32 + batch.row_count() * 25 + labels
 }
 
-fn now() -> UnixMs {
+pub(crate) fn now() -> UnixMs {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     UnixMs(since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX)))
 }

@@ -24,6 +24,9 @@ use serde::{Deserialize, Serialize};
 use crate::StoreError;
 use crate::files::{FileLayer, ReadFile, WriteFile};
 
+/// Room is made beforehand for so many rows of a row group; larger ones are none of ours.
+const MAX_ROWS_EXPECTED: usize = 1 << 20;
+
 /// A range of bytes of a file and what they must hash to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Span {
@@ -340,8 +343,9 @@ impl RowGroup<'_> {
 
     fn read<T: DataType>(&self, column: usize, ranges: &[Range<usize>]) -> Result<Vec<T::T>, StoreError> {
         let mut reader = self.reader::<T>(column)?;
-        let wanted = ranges.iter().map(Range::len).sum();
-        let mut values = Vec::with_capacity(wanted);
+        let wanted: usize = ranges.iter().map(Range::len).sum();
+        // What the footer says is not a reason to ask for terabytes.
+        let mut values = Vec::with_capacity(wanted.min(MAX_ROWS_EXPECTED));
         let mut at = 0;
         for range in ranges {
             reader.skip_records(range.start - at).map_err(self.error())?;

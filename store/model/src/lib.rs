@@ -47,4 +47,4 @@ pub use symbols::{
     StringId, SymbolTable, TableLens,
 };
 pub use tenant::{Tenant, TenantError, Tenants};
-pub use time::{TimeRange, UnixMs};
+pub use time::{TimeError, TimeRange, UnixMs};

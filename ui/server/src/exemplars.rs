@@ -130,8 +130,7 @@ pub(crate) async fn select_heatmap(
         let mut map = Heatmap::new(groups, steps, MAX_SLOTS).ok_or_else(too_fine)?;
         map.groups.truncate(limit);
         let exemplar = |profile: &Placed| exemplar(&profiles, profile, &group_by);
-        let exemplar =
-            with_exemplars.then_some(&exemplar as &dyn Fn(&Placed) -> types::Exemplar);
+        let exemplar = with_exemplars.then_some(&exemplar as &dyn Fn(&Placed) -> types::Exemplar);
         let series = map.groups.iter().map(|group| types::HeatmapSeries {
             labels: label_pairs(&group.labels),
             slots: group.slots.iter().map(|found| slot(found, &map.edges, exemplar)).collect(),
@@ -172,11 +171,7 @@ fn steps(range: TimeRange, step_ms: i64) -> Result<Steps, ApiError> {
 }
 
 /// What leads from a point to a profile: its id, and the labels that are not those of its group.
-fn exemplar(
-    profiles: &[SeriesProfiles],
-    profile: &Placed,
-    group_by: &[String],
-) -> types::Exemplar {
+fn exemplar(profiles: &[SeriesProfiles], profile: &Placed, group_by: &[String]) -> types::Exemplar {
     let key = &profiles[profile.of].key;
     let mut labels = key.labels.clone();
     for name in group_by {

@@ -65,7 +65,7 @@ pub fn record(args: &RecordArgs) -> Result<ExitCode> {
 }
 
 /// Refuses a file that could not be written before time is spent on recording.
-fn ensure_directory(path: &Path) -> Result<()> {
+pub(super) fn ensure_directory(path: &Path) -> Result<()> {
     let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
     let is_there = directory.is_none_or(Path::is_dir);
     ensure!(is_there, "failed to write {}: its directory does not exist", path.display());
@@ -73,7 +73,7 @@ fn ensure_directory(path: &Path) -> Result<()> {
 }
 
 /// Writes beside the target and renames: a recording that fails to be written leaves the old file as it was.
-fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".partial");
     fs::write(&beside, bytes)

@@ -26,5 +26,6 @@ mod profiles;
 mod pushes;
 mod pyrite;
 mod recordings;
+mod store;
 mod support;
 mod tenants;

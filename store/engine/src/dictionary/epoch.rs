@@ -18,7 +18,9 @@ use crate::sync::lock;
 
 /// A part is written anew together with the next one where it is at most so many times as large.
 const MERGE_FACTOR: usize = 4;
-const TEMPORARY: &str = "tmp-";
+pub(super) const TEMPORARY: &str = "tmp-";
+/// More stacks than an epoch can have. What a file says of more is not true, and not a reason to make them up.
+pub(crate) const MAX_STACKS: usize = 1 << 23;
 /// What a stack is called whose entry is damaged.
 const LOST: &str = "[lost: damaged dictionary]";
 
@@ -87,7 +89,15 @@ impl Epoch {
         {
             match read {
                 Ok(part) => parts.push(part),
-                Err(lost) => damage = Some(lost),
+                Err(lost) => {
+                    if Lens::of(&symbols) == Lens::default() {
+                        // It was taken in by half, and with it what those before it had brought.
+                        parts.retain(|part: &Part| {
+                            part::read(files, &dir.join(&part.name), &mut symbols).is_ok()
+                        });
+                    }
+                    damage = Some(lost);
+                }
             }
         }
         if damage.is_none() && symbols.stack_nodes().len() < end {
@@ -120,6 +130,11 @@ impl Epoch {
 
     pub(crate) fn id(&self) -> EpochId {
         self.id
+    }
+
+    /// The directories of its parts, in order.
+    pub(super) fn part_names(&self) -> Vec<String> {
+        lock(&self.parts).iter().map(|part| part.name.clone()).collect()
     }
 
     pub(crate) fn dictionary(&self) -> &Arc<Dictionary> {
@@ -222,14 +237,15 @@ pub(super) fn epoch_dir(root: &Path, EpochId(id): EpochId) -> PathBuf {
     root.join(format!("{id:08}"))
 }
 
-fn part_name(first: Lens, end: Lens) -> String {
+pub(super) fn part_name(first: Lens, end: Lens) -> String {
     format!("{:010}-{:010}", first.stacks, end.stacks)
 }
 
 /// The first stack of a part and the one behind its last.
-fn stacks_of(name: &str) -> Option<(usize, usize)> {
+pub(super) fn stacks_of(name: &str) -> Option<(usize, usize)> {
     let (first, end) = name.split_once('-')?;
-    Some((first.parse().ok()?, end.parse().ok()?))
+    let (first, end): (usize, usize) = (first.parse().ok()?, end.parse().ok()?);
+    (end <= MAX_STACKS).then_some((first, end))
 }
 
 /// A part, or which one is damaged and how.

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, RwLock};
 
 use super::Dictionary;
 use super::epoch::{Epoch, EpochId, LostPart, epoch_dir};
-use crate::StoreError;
 use crate::files::FileLayer;
 use crate::sync::{lock, read, write};
+use crate::{Limits, StoreError};
 
 /// How large epochs become, and how much of them is in memory.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +19,16 @@ pub(crate) struct EpochLimits {
     pub(crate) max_stacks: usize,
     /// Estimated memory of older ones that are kept for the next query.
     pub(crate) kept_bytes: usize,
+}
+
+impl From<&Limits> for EpochLimits {
+    fn from(limits: &Limits) -> Self {
+        Self {
+            turn_at: limits.dictionary_turn_stacks,
+            max_stacks: limits.dictionary_stacks,
+            kept_bytes: limits.old_dictionary_bytes,
+        }
+    }
 }
 
 /// All dictionaries that heads and segments share.
@@ -39,16 +49,27 @@ impl Epochs {
         limits: EpochLimits,
         needed: &BTreeMap<EpochId, usize>,
     ) -> Result<(Self, Option<LostPart>), StoreError> {
+        let (epochs, lost) = Self::look(files, dir, limits, needed)?;
+        if lost.is_none() {
+            epochs.current().tidy(files.as_ref(), dir)?;
+        }
+        // One that no segment uses may have been on its way out.
+        let is_used = needed.get(&epochs.current().id()).is_some_and(|stacks| *stacks > 0);
+        Ok((epochs, lost.filter(|_| is_used)))
+    }
+
+    /// The same without a change to what is on the disk.
+    pub(crate) fn look(
+        files: &Arc<dyn FileLayer>,
+        dir: &Path,
+        limits: EpochLimits,
+        needed: &BTreeMap<EpochId, usize>,
+    ) -> Result<(Self, Option<LostPart>), StoreError> {
         let stored = epoch_ids(files.as_ref(), dir)?;
         // One that is gone must not be begun anew: its numbers would mean other stacks then.
         let newest = stored.into_iter().chain(needed.keys().copied()).max().unwrap_or(EpochId(1));
         let stacks = needed.get(&newest).copied().unwrap_or(0);
         let (epoch, lost) = Epoch::load(files.as_ref(), dir, newest, stacks)?;
-        if lost.is_none() {
-            epoch.tidy(files.as_ref(), dir)?;
-        }
-        // One that no segment uses may have been on its way out.
-        let lost = lost.filter(|_| stacks > 0);
         let current = RwLock::new(Arc::new(epoch));
         let (files, dir) = (Arc::clone(files), dir.to_owned());
         Ok((Self { files, dir, limits, current, old: Mutex::default() }, lost))
@@ -180,7 +201,11 @@ fn stacks_of(epoch: &Epoch) -> usize {
     epoch.dictionary().read().stack_nodes().len()
 }
 
-fn epoch_ids(files: &dyn FileLayer, dir: &Path) -> Result<Vec<EpochId>, StoreError> {
-    let names = files.list(dir).map_err(StoreError::io("list", dir))?;
+pub(super) fn epoch_ids(files: &dyn FileLayer, dir: &Path) -> Result<Vec<EpochId>, StoreError> {
+    let names = match files.list(dir).map_err(StoreError::io("list", dir)) {
+        // As in a directory of format 1 that is only looked at.
+        Err(error) if error.is_missing() => Vec::new(),
+        names => names?,
+    };
     Ok(names.iter().filter_map(|name| name.parse().ok().map(EpochId)).collect())
 }

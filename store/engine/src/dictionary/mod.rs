@@ -15,6 +15,7 @@ mod copy;
 mod entries;
 mod epoch;
 mod epochs;
+mod inspect;
 mod part;
 
 use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -24,8 +25,9 @@ use pyrite_model::{CallTree, SymbolTable, TableLens};
 pub(crate) use self::additions::Additions;
 pub(crate) use self::copy::Copier;
 pub(crate) use self::entries::Entries;
-pub(crate) use self::epoch::{Epoch, EpochId, LostPart};
+pub(crate) use self::epoch::{Epoch, EpochId, LostPart, MAX_STACKS};
 pub(crate) use self::epochs::{EpochLimits, Epochs};
+pub(crate) use self::inspect::{EpochState, disk_use, inspect, rewrite};
 pub(crate) use self::part::Lens;
 use crate::sync::{read, write};
 

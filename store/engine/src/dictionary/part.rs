@@ -149,6 +149,11 @@ fn mapping_columns(symbols: &SymbolTable, ids: Range<usize>) -> Vec<Column> {
     ]
 }
 
+/// The files of a part.
+pub(super) fn tables(files: &dyn FileLayer, dir: &Path) -> Result<TableIndexes, StoreError> {
+    sealed::read::<Manifest>(files, &dir.join(MANIFEST), FORMAT).map(|manifest| manifest.tables)
+}
+
 /// Adds the entries of a part to a table that ends where the part begins. Where that fails the table may be of no use any
 /// more.
 pub(super) fn read(files: &dyn FileLayer, dir: &Path, symbols: &mut SymbolTable) -> Result<(), StoreError> {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::SegmentInfo;
 use super::rollup::{Rollup, Shape};
 use super::schema::{SAMPLES, STACK_IDS};
-use crate::dictionary::EpochId;
+use crate::dictionary::{EpochId, MAX_STACKS};
 use crate::files::FileLayer;
 use crate::table::{TableIndexes, TableReader};
 use crate::{StoreError, sealed};
@@ -122,6 +122,9 @@ impl Manifest {
         }
         if (manifest.format == 1) != manifest.dictionary.is_none() {
             return Err(StoreError::corrupt(&path, "its format and its dictionary contradict each other"));
+        }
+        if manifest.dictionary.is_some_and(|used| used.stacks > MAX_STACKS) {
+            return Err(StoreError::corrupt(&path, "its dictionary is larger than any"));
         }
         Ok(manifest)
     }

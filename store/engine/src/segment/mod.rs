@@ -21,9 +21,14 @@ pub(crate) mod series;
 mod v1;
 pub(crate) mod write;
 
+use std::collections::BTreeMap;
+
 use pyrite_model::TimeRange;
 
+pub(crate) use self::cover::ceil;
 use self::manifest::DictionaryUse;
+pub(crate) use self::v1::read_stacks as own_stacks;
+use crate::dictionary::EpochId;
 
 /// What the store keeps in memory of every segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +44,16 @@ pub(crate) struct SegmentInfo {
     pub(crate) bytes: u64,
     /// `None` where it has one of its own, as in format 1.
     pub(crate) dictionary: Option<DictionaryUse>,
+}
+
+/// How many stacks of each epoch segments refer to.
+pub(crate) fn stacks_in_use(used: impl Iterator<Item = DictionaryUse>) -> BTreeMap<EpochId, usize> {
+    let mut in_use = BTreeMap::new();
+    for DictionaryUse { epoch, stacks } in used {
+        let known = in_use.entry(epoch).or_insert(0);
+        *known = stacks.max(*known);
+    }
+    in_use
 }
 
 /// The name of the segment that holds the rows of these WAL generations.

@@ -11,7 +11,7 @@ use crate::dictionary::{Dictionary, Entries, Lens};
 use crate::files::FileLayer;
 
 /// What the stack ids of such a segment mean.
-pub(super) fn read_stacks(
+pub(crate) fn read_stacks(
     files: &dyn FileLayer,
     dir: &Path,
     manifest: &Manifest,

@@ -9,6 +9,7 @@ mod durability;
 mod faults;
 mod golden;
 mod labels;
+mod offline;
 mod profiles;
 mod quarantine;
 mod retention;

@@ -21,7 +21,7 @@ use crate::files::{FileLayer, WriteFile};
 use crate::head::{HeadState, Mark};
 use crate::rows::RowBlock;
 
-pub(crate) use replay::{Cut, replay};
+pub(crate) use replay::{Cut, Replayed, replay};
 
 const MAGIC: &[u8; 8] = b"PYRITWAL";
 const VERSION: u32 = 2;

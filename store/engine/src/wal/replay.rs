@@ -17,6 +17,8 @@ const V1_HEADER_LEN: usize = 24;
 pub(crate) struct Replayed {
     /// The rows of all whole records.
     pub(crate) head: HeadState,
+    /// Of the file's format; `None` where the header is bad.
+    pub(crate) version: Option<u32>,
     /// What the whole records log of dictionary and series; `None` where none may be added to the file.
     pub(crate) mark: Option<Mark>,
     /// Number of whole records.
@@ -54,7 +56,12 @@ pub(crate) fn replay(
         _ => epochs.for_generation(),
     };
     let head = HeadState::new(epoch);
-    let mut replayed = Replayed { head, mark: None, records: 0, nameless: 0, len: 0, cut: None };
+    let version = match header {
+        Header::Good(_) => Some(VERSION),
+        Header::Version1 => Some(1),
+        Header::Newer(_) | Header::Bad(_) => None,
+    };
+    let mut replayed = Replayed { head, version, mark: None, records: 0, nameless: 0, len: 0, cut: None };
     let why = match header {
         Header::Good(_) => read_records(&bytes, &mut replayed),
         Header::Version1 => read_version_1(&bytes, &mut replayed),

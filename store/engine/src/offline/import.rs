@@ -1,0 +1,194 @@
+//! Taking in the rows of an archive: as if they were pushed, so that they get the ids of the store that they come to, are
+//! in its log, and survive whatever happens then.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pyrite_model::{Batch, Row, SeriesKey, SeriesRows, SymbolTable, TimeRange};
+
+use super::archive::{ArchiveError, unpack};
+use super::check::{check_locked, samples::for_each_group};
+use super::{Progress, Step, keeping_all};
+use crate::assemble::assemble;
+use crate::dictionary::Copier;
+use crate::files::FileLayer;
+use crate::rows::{StoredRow, widen};
+use crate::segment::SegmentInfo;
+use crate::segment::read::{SegmentReader, StackIds};
+use crate::segment::series::read_series;
+use crate::shared::Shared;
+use crate::store::now;
+use crate::{AppendError, Store, StoreError};
+
+/// Where an archive is unpacked, in the data directory that its rows come to; removed when they have.
+const UNPACKED: &str = "import.tmp";
+/// Rows stored together.
+const BATCH_ROWS: usize = 50_000;
+/// How long to wait where the store has no room at the moment.
+const RETRY: Duration = Duration::from_millis(50);
+
+/// What was taken in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Imported {
+    /// Rows.
+    pub rows: u64,
+    /// When they were; `None` where there are none.
+    pub range: Option<TimeRange>,
+}
+
+impl Store {
+    /// Adds all rows of an archive. Those that are there already are then there twice.
+    ///
+    /// # Errors
+    /// Where it is no archive, is damaged or of a newer release: then nothing is added. Where the store refuses rows, those
+    /// before are added.
+    pub fn import_archive(
+        &self,
+        archive: impl Read,
+        progress: Progress<'_>,
+    ) -> Result<Imported, ArchiveError> {
+        let files = self.shared().files.as_ref();
+        let dir = self.shared().layout.root.join(UNPACKED);
+        clear(files, &dir)?;
+        files.create_dir(&dir).map_err(StoreError::io("create", &dir))?;
+        let imported = unpack(files, archive, &dir).and_then(|()| self.import_dir(&dir, progress));
+        clear(files, &dir)?;
+        imported
+    }
+
+    fn import_dir(&self, dir: &Path, progress: Progress<'_>) -> Result<Imported, ArchiveError> {
+        let report = check_locked(&self.shared().files, dir, progress)?;
+        // It has neither catalogue nor log, which is no damage.
+        let damaged = report.findings.iter().find(|damage| {
+            damage.file.starts_with(dir.join("segments"))
+                || damage.file.starts_with(dir.join("dictionaries"))
+                || damage.file == dir.join("format")
+        });
+        if let Some(damage) = damaged {
+            return Err(ArchiveError::Damaged { what: damage.to_string() });
+        }
+        let source = assemble(keeping_all(dir), Arc::clone(&self.shared().files), Arc::new(now))?;
+        let view = source.shared.view();
+        let mut importer = Importer { store: self, imported: Imported::default() };
+        let of = view.segments.iter().map(|segment| segment.rows).sum();
+        for segment in view.segments.iter() {
+            importer.segment(&source.shared, segment, &mut |done| {
+                progress(Step { what: &segment.name, done, of });
+            })?;
+        }
+        Ok(importer.imported)
+    }
+
+    /// Stores a batch, however long it takes until there is room for it.
+    ///
+    /// # Errors
+    /// Where waiting does not help.
+    pub fn append_patiently(&self, batch: &Batch) -> Result<(), AppendError> {
+        loop {
+            match self.append_blocking(batch.clone()) {
+                Err(AppendError::Overloaded { .. }) => std::thread::sleep(RETRY),
+                done => return done,
+            }
+        }
+    }
+}
+
+fn clear(files: &dyn FileLayer, dir: &Path) -> Result<(), StoreError> {
+    match files.remove_dir(dir).map_err(StoreError::io("remove", dir)) {
+        Err(error) if !error.is_missing() => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// The series of a segment, by id.
+type Keys = BTreeMap<u32, Arc<SeriesKey>>;
+
+struct Importer<'a> {
+    store: &'a Store,
+    imported: Imported,
+}
+
+impl Importer<'_> {
+    fn segment(
+        &mut self,
+        source: &Shared,
+        segment: &SegmentInfo,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<(), ArchiveError> {
+        let files = source.files.as_ref();
+        let dir = source.layout.segments.join(&segment.name);
+        let reader = SegmentReader::open(files, &dir)?;
+        let stacks = reader.stacks(files, &source.epochs)?;
+        let series = read_series(files, &dir, reader.manifest())?;
+        let keys: Keys = series.into_iter().map(|s| (s.id, s.key)).collect();
+        let mut refused = None;
+        for_each_group(files, &dir, reader.manifest(), |group| {
+            let rows = group.rows?;
+            let tenant_of = |row: &StoredRow| keys.get(&row.series).map(|key| &key.tenant);
+            // A batch is of one tenant.
+            let of_tenants = rows.chunk_by(|a, b| tenant_of(a) == tenant_of(b));
+            for rows in of_tenants.flat_map(|rows| rows.chunks(BATCH_ROWS)) {
+                if refused.is_none() {
+                    let unknown = || reader.corrupt("a row refers past the end of its tables");
+                    refused = self.store_rows(rows, &keys, &stacks).ok_or_else(unknown)?.err();
+                    progress(self.imported.rows);
+                }
+            }
+            Ok(())
+        })?;
+        let stored = self.imported.rows;
+        refused.map_or(Ok(()), |source| Err(ArchiveError::Refused { stored, source }))
+    }
+
+    /// `None` where the rows refer to what is not there.
+    fn store_rows(
+        &mut self,
+        rows: &[StoredRow],
+        keys: &Keys,
+        stacks: &StackIds,
+    ) -> Option<Result<(), AppendError>> {
+        match self.store.append_patiently(&batch(rows, keys, stacks)?) {
+            // The stacks of so many rows can be deep.
+            Err(AppendError::TooLarge { .. }) if rows.len() > 1 => {
+                let (one, other) = rows.split_at(rows.len() / 2);
+                match self.store_rows(one, keys, stacks)? {
+                    Ok(()) => self.store_rows(other, keys, stacks),
+                    refused => Some(refused),
+                }
+            }
+            Err(error) => Some(Err(error)),
+            Ok(()) => {
+                self.count(rows);
+                Some(Ok(()))
+            }
+        }
+    }
+
+    fn count(&mut self, rows: &[StoredRow]) {
+        self.imported.rows += rows.len() as u64;
+        self.imported.range =
+            rows.iter().fold(self.imported.range, |range, row| Some(widen(range, row.time)));
+    }
+}
+
+/// The rows with what they refer to; `None` where they refer to what is not there.
+fn batch(rows: &[StoredRow], keys: &Keys, stacks: &StackIds) -> Option<Batch> {
+    let symbols_of_source = stacks.dictionary.read();
+    let mut copier = Copier::new(&symbols_of_source);
+    let tenant = keys.get(&rows.first()?.series)?.tenant.clone();
+    let mut symbols = SymbolTable::new();
+    let mut series = Vec::new();
+    for run in rows.chunk_by(|a, b| a.series == b.series) {
+        let SeriesKey { labels, profile_type, .. } = keys.get(&run.first()?.series)?.as_ref().clone();
+        let mut of_series = Vec::with_capacity(run.len());
+        for StoredRow { time, stack, value, .. } in run {
+            let stack = copier.stack(*stacks.stacks.get(*stack as usize)?, &mut symbols);
+            of_series.push(Row { time: *time, stack, value: *value });
+        }
+        series.push(SeriesRows { labels, profile_type, rows: of_series });
+    }
+    Some(Batch { tenant, symbols, series })
+}

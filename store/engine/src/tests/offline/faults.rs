@@ -1,0 +1,311 @@
+//! A bit flipped anywhere is found, row groups that are sound outlive others that are not, and repair may stop between any
+//! two file operations.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use pyrite_model::UnixMs;
+
+use super::{HOUR_MS, TENANTS, checked, copy, fill_all, told};
+use crate::StoreError;
+use crate::files::{FileLayer, RealFiles};
+use crate::offline::{Remedy, check, compact, repair, repair_on, stats};
+use crate::segment::manifest::Manifest;
+use crate::segment::schema::{self, Packing, SAMPLES};
+use crate::table::{Column, TableWriter};
+use crate::tests::faults::FaultyFiles;
+use crate::tests::memory_dir;
+
+fn files_below(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { found.extend(files_below(&path)) } else { found.push(path) }
+    }
+    found.sort();
+    found
+}
+
+fn is_of(path: &Path, name: &str) -> bool {
+    path.file_name().unwrap().to_str().unwrap().starts_with(name)
+}
+
+/// Whether a check names the file, or the part of a dictionary that it is in.
+fn is_named(dir: &Path, file: &Path) -> bool {
+    let report = check(dir, &mut |_| {}).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    report.findings.iter().any(|damage| file.starts_with(&damage.file))
+}
+
+#[test]
+fn a_flipped_bit_in_any_file_is_found() {
+    /// Every byte would take minutes; this is prime to all lengths in the files.
+    const STEP: usize = 97;
+    let dir = memory_dir();
+    fill_all(dir.path());
+    assert_eq!(checked(dir.path()).findings, []);
+    let mut names = BTreeSet::new();
+    for file in files_below(dir.path()) {
+        if is_of(&file, "catalogue") || is_of(&file, "lock") {
+            continue;
+        }
+        let bytes = fs::read(&file).unwrap();
+        for at in (0..bytes.len()).step_by(STEP).chain([bytes.len() - 1]) {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 0x10;
+            fs::write(&file, flipped).unwrap();
+            assert!(is_named(dir.path(), &file), "{} at {at}", file.display());
+        }
+        fs::write(&file, bytes).unwrap();
+        names.insert(file.file_name().unwrap().to_str().unwrap().to_owned());
+    }
+    for name in [
+        "0000000000000003.wal",
+        "format",
+        "functions.parquet",
+        "locations.parquet",
+        "mappings.parquet",
+        "part.json",
+        "rollup-60s.parquet",
+        "samples.parquet",
+        "segment.json",
+        "series.parquet",
+        "stacks.parquet",
+        "totals-60s.parquet",
+        "totals.parquet",
+    ] {
+        assert!(names.contains(name), "{name} is not among {names:?}");
+    }
+    assert_eq!(checked(dir.path()).findings, []);
+}
+
+/// Pages have room that nothing is in.
+#[test]
+fn a_flipped_bit_in_the_catalogue_is_found_or_means_nothing() {
+    const STEP: usize = 331;
+    let dir = memory_dir();
+    fill_all(dir.path());
+    let before = told(dir.path());
+    let bytes = fs::read(dir.path().join("catalogue.sqlite")).unwrap();
+    let mut found = 0;
+    for at in (0..bytes.len()).step_by(STEP) {
+        let damaged = copy(dir.path());
+        let mut flipped = bytes.clone();
+        flipped[at] ^= 0x10;
+        fs::write(damaged.path().join("catalogue.sqlite"), flipped).unwrap();
+        match check(damaged.path(), &mut |_| {}) {
+            Ok(report) if report.findings.is_empty() => {}
+            Ok(report) => {
+                found += 1;
+                let remedies = report.remedies();
+                assert!(remedies.iter().all(|it| it.1 == Remedy::RebuildCatalogue), "{at}: {report:?}");
+                let repaired = repair(damaged.path(), &mut |_| {}).unwrap();
+                assert!(repaired.after.findings.is_empty(), "{at}: {repaired:?}");
+            }
+            // It looks like that of a newer release.
+            Err(StoreError::Newer { .. }) => continue,
+            Err(error) => panic!("{at}: {error}"),
+        }
+        assert_eq!(told(damaged.path()), before, "{at}");
+    }
+    assert!(found > 5, "{found} found");
+}
+
+/// Writes the samples of a segment anew as two row groups, the second from an instant on.
+fn split(segment: &Path, at_ms: i64) {
+    let mut manifest = Manifest::read(&RealFiles, segment).unwrap();
+    let table = manifest.open_table(&RealFiles, segment, SAMPLES.file).unwrap();
+    let group = table.row_group(0).unwrap();
+    let (series, times) = (group.u32s(0).unwrap(), group.i64s(1).unwrap());
+    let (stacks, values) = (group.u32s(2).unwrap(), group.i64s(3).unwrap());
+    let path = segment.join(SAMPLES.file);
+    let mut writer =
+        TableWriter::create(&RealFiles, path, SAMPLES.schema, schema::properties(Packing::Zstd)).unwrap();
+    let is_first = |i: &usize| times[*i] < at_ms;
+    let (first, second): (Vec<usize>, Vec<usize>) = (0..times.len()).partition(is_first);
+    manifest.windows.clear();
+    for rows in [first, second] {
+        let u32s = |column: &[u32]| Column::U32(rows.iter().map(|&i| column[i]).collect());
+        let i64s = |column: &[i64]| Column::I64(rows.iter().map(|&i| column[i]).collect());
+        writer.write(&[u32s(&series), i64s(&times), u32s(&stacks), i64s(&values)]).unwrap();
+        let times = || rows.iter().map(|&i| times[i]);
+        manifest.windows.push((times().min().unwrap(), times().max().unwrap()));
+    }
+    manifest.tables.insert(SAMPLES.file.to_owned(), writer.finish().unwrap());
+    manifest.write(&RealFiles, segment).unwrap();
+}
+
+fn segments(dir: &Path) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> =
+        fs::read_dir(dir.join("segments")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    found.sort();
+    found
+}
+
+fn flip(path: &Path, at: usize) {
+    let mut bytes = fs::read(path).unwrap();
+    bytes[at] ^= 1;
+    fs::write(path, bytes).unwrap();
+}
+
+/// All of [`fill_all`], with a row group of the first segment damaged; says which file that is.
+fn damage_one_of_two_row_groups(dir: &Path) -> PathBuf {
+    fill_all(dir);
+    let segment = &segments(dir)[0];
+    split(segment, 200_000);
+    // SQLite is told of the new length when it is made anew.
+    fs::remove_file(dir.join("catalogue.sqlite")).unwrap();
+    drop(super::open(dir));
+    assert_eq!(checked(dir).findings, []);
+    let manifest = Manifest::read(&RealFiles, segment).unwrap();
+    let samples = segment.join(SAMPLES.file);
+    flip(&samples, manifest.tables[SAMPLES.file].row_groups[1].offset as usize + 9);
+    samples
+}
+
+#[test]
+fn rows_that_are_sound_outlive_those_beside_them_that_are_not() {
+    let dir = memory_dir();
+    let samples = damage_one_of_two_row_groups(dir.path());
+    let report = checked(dir.path());
+    let [damage] = &report.findings[..] else { panic!("{report:?}") };
+    assert!(damage.file == samples && matches!(damage.remedy, Remedy::SaveRows(_)), "{damage:?}");
+    // From 200 to 300 s, every ten, of three tenants.
+    let range = damage.range.unwrap();
+    assert_eq!((damage.rows, range.start, range.end), (Some(33), UnixMs(200_000), UnixMs(300_000)));
+    let damaged = fs::read(&samples).unwrap();
+    let repaired = repair(dir.path(), &mut |_| {}).unwrap();
+    assert!(repaired.after.findings.is_empty(), "{repaired:?}");
+    let stats = stats(dir.path()).unwrap();
+    assert_eq!(stats.rows, 270 - 33);
+    let quarantine = stats.quarantine;
+    assert_eq!((quarantine.segments, quarantine.rows), (1, 33));
+    assert_eq!((quarantine.oldest_ms, quarantine.newest_ms), (Some(200_000), Some(300_000)));
+    let kept = files_below(&dir.path().join("quarantine"));
+    let kept = kept.iter().find(|path| is_of(path, SAMPLES.file)).unwrap();
+    assert_eq!(fs::read(kept).unwrap(), damaged);
+    // What is left of a minute is what its sums say.
+    let left = told(dir.path());
+    for (tenant, told) in TENANTS.iter().zip(left) {
+        assert!(told.contains(&format!("main;leaf 0 of {tenant}")), "{told}");
+    }
+}
+
+/// Names of segments and their rows, so that what is doubled or lost shows.
+fn rows_of_tenants(dir: &Path) -> Vec<(String, u64)> {
+    stats(dir).unwrap().tenants.into_iter().map(|it| (it.tenant, it.rows)).collect()
+}
+
+#[test]
+fn repair_may_stop_between_any_two_operations() {
+    let damaged = memory_dir();
+    damage_one_of_two_row_groups(damaged.path());
+    let second = &segments(damaged.path())[1];
+    flip(&second.join("rollup-60s.parquet"), 40);
+    flip(&second.join("series.parquet"), 40);
+    let mended = copy(damaged.path());
+    assert!(repair(mended.path(), &mut |_| {}).unwrap().after.findings.is_empty());
+    let (expected, rows) = (told(mended.path()), rows_of_tenants(mended.path()));
+    assert_eq!(rows.iter().map(|(_, rows)| rows).sum::<u64>(), 270 - 33);
+    for power_fails in [false, true] {
+        let mut operations = 0;
+        loop {
+            let dir = copy(damaged.path());
+            let faulty = FaultyFiles::default();
+            faulty.crash_after(operations);
+            let files: Arc<dyn FileLayer> = Arc::new(faulty.clone());
+            // That it fails is what the test is about.
+            let _ = repair_on(&files, dir.path(), &mut |_| {});
+            let crashed = faulty.crashed();
+            if power_fails {
+                faulty.lose_power();
+            }
+            let repaired = repair(dir.path(), &mut |_| {}).unwrap();
+            let what = format!("{operations} operations, power fails: {power_fails}: {repaired:?}");
+            assert!(repaired.after.findings.is_empty(), "{what}");
+            assert_eq!(rows_of_tenants(dir.path()), rows, "{what}");
+            assert_eq!(told(dir.path()), expected, "{what}");
+            if !crashed {
+                break;
+            }
+            operations += 1;
+        }
+        assert!(operations > 60, "repair is {operations} operations only");
+    }
+}
+
+#[test]
+fn a_dictionary_larger_than_any_is_damage_and_not_made_up() {
+    let dir = memory_dir();
+    fill_all(dir.path());
+    let segment = &segments(dir.path())[0];
+    let mut manifest = Manifest::read(&RealFiles, segment).unwrap();
+    manifest.dictionary.as_mut().unwrap().stacks = usize::MAX / 2;
+    manifest.write(&RealFiles, segment).unwrap();
+    let report = checked(dir.path());
+    assert!(report.findings.iter().any(|damage| damage.what.contains("larger than any")), "{report:?}");
+    // What the catalogue knows of it says when its rows were.
+    let damage = report.findings.iter().find(|damage| damage.file.ends_with("segment.json")).unwrap();
+    assert!(damage.rows == Some(90) && damage.range.is_some_and(|range| range.end.0 < HOUR_MS), "{damage:?}");
+}
+
+/// Has queries meet damage of sums, so that they set the segment aside.
+fn set_aside_by_queries(dir: &Path) {
+    let totals = segments(dir)[0].join("totals-60s.parquet");
+    let end = fs::read(&totals).unwrap().len();
+    flip(&totals, end - 12);
+    let before = rows_of_tenants(dir);
+    told(dir);
+    assert_ne!(rows_of_tenants(dir), before);
+}
+
+#[test]
+fn what_queries_have_set_aside_is_in_use_again_as_far_as_it_is_sound() {
+    let dir = memory_dir();
+    fill_all(dir.path());
+    let before = told(dir.path());
+    set_aside_by_queries(dir.path());
+    let report = checked(dir.path());
+    let [damage] = &report.findings[..] else { panic!("{report:?}") };
+    assert!(matches!(damage.remedy, Remedy::BringBack(_)) && damage.rows == Some(90), "{damage:?}");
+    let repaired = repair(dir.path(), &mut |_| {}).unwrap();
+    assert!(repaired.after.findings.is_empty(), "{repaired:?}");
+    assert_eq!(told(dir.path()), before);
+    assert_eq!(stats(dir.path()).unwrap().quarantine.segments, 0);
+
+    let dir = memory_dir();
+    damage_one_of_two_row_groups(dir.path());
+    set_aside_by_queries(dir.path());
+    assert_eq!(checked(dir.path()).findings[0].rows, Some(90 - 33));
+    for _ in 0..2 {
+        let repaired = repair(dir.path(), &mut |_| {}).unwrap();
+        assert!(repaired.after.findings.is_empty(), "{repaired:?}");
+        let stats = stats(dir.path()).unwrap();
+        assert_eq!((stats.rows, stats.quarantine.segments, stats.quarantine.rows), (270 - 33, 1, 33));
+    }
+}
+
+#[test]
+fn what_a_damaged_segment_was_merged_from_takes_its_place_again() {
+    let dir = memory_dir();
+    fill_all(dir.path());
+    let before = told(dir.path());
+    let sources = segments(dir.path());
+    let merged = copy(dir.path());
+    compact(merged.path(), &mut |_| {}).unwrap();
+    let [segment] = &segments(merged.path())[..] else { panic!("{sources:?}") };
+    split(segment, HOUR_MS);
+    let manifest = Manifest::read(&RealFiles, segment).unwrap();
+    flip(&segment.join(SAMPLES.file), manifest.tables[SAMPLES.file].row_groups[0].offset as usize + 9);
+    // Both are there, as when a crash comes between the name of the new one and the end of the old ones.
+    let place = dir.path().join("segments").join(segment.file_name().unwrap());
+    assert!(Command::new("cp").arg("-a").arg(segment).arg(&place).status().unwrap().success());
+    let report = checked(dir.path());
+    assert!(report.findings.iter().any(|damage| matches!(damage.remedy, Remedy::SaveRows(_))), "{report:?}");
+    let repaired = repair(dir.path(), &mut |_| {}).unwrap();
+    assert!(repaired.after.findings.is_empty(), "{repaired:?}");
+    assert_eq!(segments(dir.path()), sources);
+    assert_eq!(told(dir.path()), before);
+}

@@ -144,7 +144,9 @@ pub(crate) fn run_only<F: Fold>(
     for id in inside() {
         times.entry(id.series()).or_default().push(id.time().0);
     }
-    times.values_mut().for_each(|times| times.sort_unstable());
+    for times in times.values_mut() {
+        times.sort_unstable();
+    }
     let first_and_last = inside().map(|id| id.time()).min().zip(inside().map(|id| id.time()).max());
     let Some((first, last)) = first_and_last else { return Ok(()) };
     let query = StackQuery { range: TimeRange::new(first, last), ..query.clone() };

@@ -31,7 +31,7 @@ const MAX_SLOTS: usize = 20_000;
 type Placed = SizedProfile<usize>;
 
 #[derive(Debug, Serialize)]
-struct Profiles {
+struct Listed {
     unit: String,
     /// How many there are in the window.
     count: usize,
@@ -81,7 +81,7 @@ pub(crate) async fn list(
             let id = ProfileId::new(key, time).to_string();
             Profile { id, time: time.0, total, labels: label_map(&key.labels) }
         };
-        Ok(Profiles { unit, count, profiles: all.into_iter().map(profile).collect() })
+        Ok(Listed { unit, count, profiles: all.into_iter().map(profile).collect() })
     };
     pack_json(&headers, &state.query(list).await?)
 }

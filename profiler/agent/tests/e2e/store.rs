@@ -620,7 +620,9 @@ fn compaction_leaves_few_segments_that_answer_the_same() {
 fn told(pyrite: &Pyrite, from: i64) -> Vec<Value> {
     let window = |more: &[(&str, Value)]| {
         let mut request = json!({ "start": from - HOUR_MS, "end": from + HOUR_MS });
-        more.iter().for_each(|(name, value)| request[*name] = value.clone());
+        for (name, value) in more {
+            request[*name] = value.clone();
+        }
         request
     };
     let of_type = [("profileTypeID", json!(CPU)), ("labelSelector", json!("{}"))];

@@ -46,7 +46,7 @@ fn own_questions(start: i64, end: i64) -> Vec<String> {
     };
     let all = query("", "{}");
     let sides = format!("{}&{}", query("left", r#"{service_name="api"}"#), query("right", "{}"));
-    let mut questions = vec![
+    let questions = [
         format!("diff?{sides}"),
         format!("diff?{sides}&by=rate&order=total"),
         format!("diff?{sides}&by=share&function=b&maxNodes=3"),
@@ -59,8 +59,7 @@ fn own_questions(start: i64, end: i64) -> Vec<String> {
         format!("profiles?{all}"),
         format!("profiles?{all}&order=total&limit=3&callSite=a"),
     ];
-    questions.iter_mut().for_each(|question| question.insert_str(0, "/api/v1/"));
-    questions
+    questions.map(|question| format!("/api/v1/{question}")).to_vec()
 }
 
 #[tokio::test(flavor = "multi_thread")]

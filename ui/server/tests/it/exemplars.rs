@@ -5,6 +5,7 @@ use std::sync::Arc;
 use pyrite_server::{ServerLimits, ServerState, Tenancy, app};
 use pyrite_store::{Limits, Store, StoreConfig};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use crate::support::{CPU, PUSH, Server, base64, cpu_profile, now_ms};
 
@@ -129,13 +130,17 @@ async fn points_lead_to_their_largest_profiles() {
     assert_eq!(series["series"][0]["points"][0].get("exemplars"), None);
 }
 
+/// A server over the real store.
+fn embedded(dir: &TempDir, limits: Limits) -> Server {
+    let (store, _report) = Store::open(StoreConfig { limits, ..StoreConfig::new(dir.path()) }).unwrap();
+    let state = ServerState::new(Arc::new(store), None, Tenancy::default(), ServerLimits::default());
+    Server { store: Arc::default(), app: app(state) }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn among_too_many_profiles_none_is_shown() {
     let dir = tempfile::tempdir().unwrap();
-    let limits = Limits { query_points: 3, ..Limits::default() };
-    let (store, _report) = Store::open(StoreConfig { limits, ..StoreConfig::new(dir.path()) }).unwrap();
-    let state = ServerState::new(Arc::new(store), None, Tenancy::default(), ServerLimits::default());
-    let server = Server { store: Arc::default(), app: app(state) };
+    let server = embedded(&dir, Limits { query_points: 3, ..Limits::default() });
     let start = (now_ms() - 100_000) / 1000 * 1000;
     let mut request = heatmap(start);
     request["exemplarType"] = json!("EXEMPLAR_TYPE_INDIVIDUAL");
@@ -177,9 +182,15 @@ async fn push_heap(server: &Server, labels: &[(&str, &str)], time: i64, stacks: 
     assert_eq!(answer.status, 200, "{}", answer.text());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn values_since_the_start_are_told_as_what_is_new() {
-    let server = Server::new();
+    let dir = tempfile::tempdir().unwrap();
+    for server in [Server::new(), embedded(&dir, Limits::default())] {
+        tell_what_is_new(&server).await;
+    }
+}
+
+async fn tell_what_is_new(server: &Server) {
     let start = (now_ms() - 600_000) / 1000 * 1000;
     let raw = [("__name__", "memory"), ("service_name", "raw")];
     for (minute, stacks) in [
@@ -190,13 +201,13 @@ async fn values_since_the_start_are_told_as_what_is_new() {
         (3, &[("main;a", 200)]),                  // restarted
         (4, &[("main;a", 250), ("main;b", 7)]),
     ] {
-        push_heap(&server, &raw, start + minute * 60_000, stacks).await;
+        push_heap(server, &raw, start + minute * 60_000, stacks).await;
     }
     let delta = [("__name__", "memory"), ("service_name", "delta"), ("__delta__", "false")];
     let profiler = [("__name__", "godeltaprof_memory"), ("service_name", "profiler")];
     for labels in [delta, [profiler[0], profiler[1], ("pod", "a")]] {
-        push_heap(&server, &labels, start, &[("main;a", 3)]).await;
-        push_heap(&server, &labels, start + 60_000, &[("main;a", 2)]).await;
+        push_heap(server, &labels, start, &[("main;a", 3)]).await;
+        push_heap(server, &labels, start + 60_000, &[("main;a", 2)]).await;
     }
     let ingested = server
         .post(&format!("/ingest?name=ingested.alloc_space&from={}", start / 1000), "", "main;a 4\n")

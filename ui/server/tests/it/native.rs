@@ -8,7 +8,7 @@ use crate::support::{CPU, Server, now_ms};
 const RECURSIVE: [(&str, i64); 4] = [("main;f;g;f", 5), ("main;f", 2), ("main;g;g", 3), ("b", 4)];
 
 fn percent(text: &str) -> String {
-    text.bytes().map(|byte| format!("%{byte:02X}")).collect()
+    text.bytes().fold(String::new(), |coded, byte| coded + &format!("%{byte:02X}"))
 }
 
 /// The parameters of one side or of a query: `{prefix}Query` and so on, or `query` where there is no prefix.

@@ -123,7 +123,7 @@ fn logs(stats: &DirStats) -> Rows {
         row([
             format!("generation {}", log.generation),
             log.version.map_or_else(|| "illegible".to_owned(), |version| version.to_string()),
-            log.epoch.to_string(),
+            log.epoch.map_or_else(|| "none".to_owned(), |epoch| epoch.to_string()),
             log.records.to_string(),
             log.rows.to_string(),
             size(log.bytes),

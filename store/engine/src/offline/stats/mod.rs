@@ -131,8 +131,8 @@ pub struct LogStats {
     pub generation: u64,
     /// Of its format; `None` where its header is not legible.
     pub version: Option<u32>,
-    /// The dictionary that its rows are of.
-    pub epoch: u32,
+    /// The dictionary that its rows are of; `None` where they have one of their own, as in version 1.
+    pub epoch: Option<u32>,
     /// Records, each a push, that can be read back.
     pub records: u64,
     /// Rows in them.

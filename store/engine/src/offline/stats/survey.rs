@@ -168,7 +168,7 @@ impl<'a> Survey<'a> {
         self.logs.push(LogStats {
             generation,
             version: *version,
-            epoch: head.epoch.id().0,
+            epoch: version.filter(|version| *version > 1).map(|_| head.epoch.id().0),
             records: *records as u64,
             rows: head.rows() as u64,
             bytes: len + unusable_bytes,

@@ -56,6 +56,8 @@ pub(crate) struct Writer {
     wal: WalWriter,
     /// What the log holds of the head's dictionary.
     durable: Mark,
+    /// How many stacks the head's dictionary has, to which this thread alone adds.
+    stacks: usize,
     queued_bytes: Arc<AtomicUsize>,
     /// Wakes the flush thread.
     wake: SyncSender<()>,
@@ -81,7 +83,8 @@ impl Writer {
         let head = shared.view().head;
         let OpenGeneration { wal, durable } = open;
         let (records, indexed) = (Vec::new(), head.read().series.keys().len());
-        Self { shared, head, wal, durable, queued_bytes, wake, records, indexed, retry_freeze_at: None }
+        let (stacks, retry_freeze_at) = (head.epoch().stack_count(), None);
+        Self { shared, head, wal, durable, stacks, queued_bytes, wake, records, indexed, retry_freeze_at }
     }
 
     /// Serves the queue until told to stop.
@@ -145,10 +148,12 @@ impl Writer {
         let mut head = self.head.write();
         let staged = head.intern(*batch);
         let new_series = head.series.keys()[self.indexed..].to_vec();
+        let reached = head.mark();
+        self.stacks = reached.symbols.stacks;
         match staged {
             Some(rows) => {
                 encode_record(&mut self.records, &head, *mark, &rows);
-                *mark = head.mark();
+                *mark = reached;
                 pending.push(Pending { rows, acknowledge });
             }
             None => acknowledge(Ok(())),
@@ -167,7 +172,7 @@ impl Writer {
         };
         if rows > policy.max_rows.saturating_mul(2)
             || bytes > policy.max_bytes.saturating_mul(2)
-            || self.shared.epochs.is_overfull(self.head.epoch())
+            || self.shared.epochs.is_overfull(self.stacks)
         {
             return Err(AppendError::Overloaded { what: "the head is full and its flush is behind" });
         }
@@ -225,7 +230,7 @@ impl Writer {
             let head = self.head.read();
             let old = head.first_row_at().is_some_and(|at| at.elapsed() >= policy.max_age);
             let large = head.rows() >= policy.max_rows || head.bytes() >= policy.max_bytes;
-            old || large || self.shared.epochs.is_full(self.head.epoch())
+            old || large || self.shared.epochs.is_full(self.stacks)
         };
         if !due || self.retry_freeze_at.is_some_and(|at| Instant::now() < at) {
             return;
@@ -252,6 +257,7 @@ impl Writer {
         let symbols =
             if epoch.id() == self.head.epoch().id() { self.durable.symbols } else { Lens::default() };
         self.durable = Mark { symbols, series: 0 };
+        self.stacks = epoch.stack_count();
         self.indexed = 0;
         let state = HeadState::new(epoch);
         self.head = Arc::new(Head::new(generation, state));

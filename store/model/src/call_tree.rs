@@ -79,16 +79,16 @@ impl CallTree {
     /// The tree of all stacks of a table.
     pub fn of(symbols: &SymbolTable) -> Self {
         let mut tree = Self::default();
-        tree.extend(symbols);
+        tree.extend(symbols, usize::MAX);
         tree
     }
 
-    /// Takes in what the table, which is always the same one, has got since the last call.
-    pub fn extend(&mut self, symbols: &SymbolTable) {
-        for id in self.of_location.len()..symbols.locations().len() {
-            self.add_location(symbols, LocationId(id as u32));
-        }
-        for node in &symbols.stack_nodes()[self.of_stack.len()..] {
+    /// Takes in what the table, which is always the same one, has got since the last call: so many stacks at most.
+    pub fn extend(&mut self, symbols: &SymbolTable, at_most: usize) {
+        for node in symbols.stack_nodes()[self.of_stack.len()..].iter().take(at_most) {
+            for id in self.of_location.len()..=node.location.index() {
+                self.add_location(symbols, LocationId(id as u32));
+            }
             let mut at = node.parent.map_or(ROOT, |parent| self.of_stack[parent.index()]);
             for frame in self.of_location[node.location.index()].clone() {
                 at = self.child(at, self.frames[frame as usize]);
@@ -241,7 +241,7 @@ mod tests {
             .iter()
             .map(|names| {
                 let stack = stack(&mut table, names);
-                tree.extend(&table);
+                tree.extend(&table, 1);
                 stack
             })
             .collect();

@@ -141,6 +141,11 @@ impl Epoch {
         &self.dictionary
     }
 
+    /// How many stacks it has.
+    pub(crate) fn stack_count(&self) -> usize {
+        self.dictionary.read().stack_nodes().len()
+    }
+
     pub(crate) fn is_damaged(&self) -> bool {
         self.damaged.load(Ordering::Relaxed)
     }

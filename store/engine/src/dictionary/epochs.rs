@@ -78,7 +78,7 @@ impl Epochs {
     /// The epoch for the rows of a new generation: the current one, or a new one where that is large or damaged.
     pub(crate) fn for_generation(&self) -> Arc<Epoch> {
         let current = self.current();
-        if stacks_of(&current) >= self.limits.turn_at.min(self.limits.max_stacks) || current.is_damaged() {
+        if current.stack_count() >= self.limits.turn_at.min(self.limits.max_stacks) || current.is_damaged() {
             self.turn(EpochId(current.id().0 + 1));
         }
         self.current()
@@ -96,14 +96,14 @@ impl Epochs {
         Ok(self.current())
     }
 
-    /// Whether the next generation is to begin, with another epoch.
-    pub(crate) fn is_full(&self, epoch: &Epoch) -> bool {
-        stacks_of(epoch) >= self.limits.max_stacks
+    /// Whether the next generation is to begin, with another epoch than one with so many stacks.
+    pub(crate) fn is_full(&self, stacks: usize) -> bool {
+        stacks >= self.limits.max_stacks
     }
 
     /// Whether not even the present generation may add to it.
-    pub(crate) fn is_overfull(&self, epoch: &Epoch) -> bool {
-        stacks_of(epoch) >= self.limits.max_stacks.saturating_mul(2)
+    pub(crate) fn is_overfull(&self, stacks: usize) -> bool {
+        stacks >= self.limits.max_stacks.saturating_mul(2)
     }
 
     /// The dictionary of an epoch of which a segment needs so many stacks.
@@ -170,7 +170,7 @@ impl Epochs {
     fn old_epoch(&self, id: EpochId, stacks: usize) -> Result<Arc<Epoch>, StoreError> {
         let mut old = lock(&self.old);
         // One that was read before a flush added to it is read again.
-        let knows = |epoch: &Epoch| epoch.id() == id && stacks_of(epoch) >= stacks;
+        let knows = |epoch: &Epoch| epoch.id() == id && epoch.stack_count() >= stacks;
         if let Some(at) = old.iter().position(|epoch| knows(epoch)) {
             let epoch = old.remove(at);
             old.push(Arc::clone(&epoch));
@@ -195,10 +195,6 @@ impl Epochs {
             old.remove(0);
         }
     }
-}
-
-fn stacks_of(epoch: &Epoch) -> usize {
-    epoch.dictionary().read().stack_nodes().len()
 }
 
 pub(super) fn epoch_ids(files: &dyn FileLayer, dir: &Path) -> Result<Vec<EpochId>, StoreError> {

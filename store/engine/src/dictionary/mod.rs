@@ -37,6 +37,9 @@ const FUNCTION_BYTES: usize = 32;
 const LOCATION_BYTES: usize = 88;
 const STACK_BYTES: usize = 40;
 
+/// Stacks that are added to a call tree before those who wait for the symbols have a turn.
+const ADDED_AT_ONCE: usize = 4096;
+
 /// A symbol table that grows, and the call tree of its stacks.
 #[derive(Debug, Default)]
 pub(crate) struct Dictionary {
@@ -58,7 +61,7 @@ impl Dictionary {
         write(&self.symbols)
     }
 
-    /// The call tree of at least the first `stacks` stacks.
+    /// The call tree of at least the first `stacks` stacks, which must be there.
     pub(crate) fn calls(&self, stacks: usize) -> RwLockReadGuard<'_, CallTree> {
         loop {
             let calls = read(&self.calls);
@@ -66,8 +69,12 @@ impl Dictionary {
                 return calls;
             }
             drop(calls);
-            let symbols = read(&self.symbols);
-            write(&self.calls).extend(&symbols);
+            // The tree first: whoever waits until others have drawn from it must not hold the symbols meanwhile, for which
+            // appends wait. And those only for a while at a time.
+            let mut calls = write(&self.calls);
+            while calls.stack_count() < stacks {
+                calls.extend(&read(&self.symbols), ADDED_AT_ONCE);
+            }
         }
     }
 
@@ -76,5 +83,45 @@ impl Dictionary {
         let TableLens { strings, mappings, functions, locations, stacks } = self.read().lens();
         let symbols = strings * STRING_BYTES + (mappings + functions) * FUNCTION_BYTES;
         symbols + locations * LOCATION_BYTES + stacks * STACK_BYTES + read(&self.calls).bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn who_waits_for_the_call_tree_keeps_nobody_from_the_symbols() {
+        let dictionary = Arc::new(Dictionary::default());
+        let add = |dictionary: &Dictionary, name| {
+            let mut symbols = dictionary.write();
+            let location = symbols.intern_named_location(name);
+            symbols.intern_stack(&[location]);
+        };
+        add(&dictionary, "a");
+        let drawing = dictionary.calls(1);
+        add(&dictionary, "b");
+        let waiting = std::thread::spawn({
+            let dictionary = Arc::clone(&dictionary);
+            move || dictionary.calls(2).stack_count()
+        });
+        // Time for it to get there.
+        std::thread::sleep(Duration::from_millis(100));
+        let (added, done) = channel();
+        let adding = std::thread::spawn({
+            let dictionary = Arc::clone(&dictionary);
+            move || {
+                add(&dictionary, "c");
+                added.send(()).unwrap();
+            }
+        });
+        done.recv_timeout(Duration::from_secs(10)).expect("the symbols are free");
+        drop(drawing);
+        assert!(waiting.join().unwrap() >= 2);
+        adding.join().unwrap();
     }
 }

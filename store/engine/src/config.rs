@@ -14,6 +14,8 @@ pub struct StoreConfig {
     pub retention: Retention,
     /// How long damaged segments are kept.
     pub quarantine: QuarantineLimits,
+    /// When appended batches are written and acknowledged.
+    pub commit: CommitPolicy,
     /// When the head becomes a segment.
     pub flush: FlushPolicy,
     /// What may be held in memory and in flight.
@@ -27,6 +29,7 @@ impl StoreConfig {
             dir: dir.into(),
             retention: Retention::default(),
             quarantine: QuarantineLimits::default(),
+            commit: CommitPolicy::default(),
             flush: FlushPolicy::default(),
             limits: Limits::default(),
         }
@@ -62,6 +65,23 @@ impl Default for QuarantineLimits {
     /// 30 days and 1 GiB.
     fn default() -> Self {
         Self { max_age: Duration::from_hours(30 * 24), max_bytes: 1 << 30 }
+    }
+}
+
+/// How batches share one write and one sync of the log. A batch is acknowledged after that, whatever is set here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CommitPolicy {
+    /// How long a batch may wait for others, a second at most. At zero none waits: those share a sync that came in while the
+    /// one before was under way.
+    pub interval: Duration,
+    /// Bytes of the log from which on a group waits for no more.
+    pub max_bytes: usize,
+}
+
+impl Default for CommitPolicy {
+    /// No wait, 4 MiB.
+    fn default() -> Self {
+        Self { interval: Duration::ZERO, max_bytes: 4 * MIB }
     }
 }
 

@@ -49,7 +49,7 @@ mod varint;
 mod wal;
 mod writer;
 
-pub use config::{FlushPolicy, Limits, QuarantineLimits, Retention, StoreConfig};
+pub use config::{CommitPolicy, FlushPolicy, Limits, QuarantineLimits, Retention, StoreConfig};
 pub use error::{AppendError, QueryError, StoreError};
 pub use open::{Finding, OpenReport};
 pub use profiles::SeriesProfiles;

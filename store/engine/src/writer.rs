@@ -1,6 +1,6 @@
 //! The writer: the one thread that changes the head and the WAL.
 //!
-//! It takes the first waiting batch and all that queued up behind it, interns them, writes their records with one
+//! It takes the first waiting batch and those that queue up behind it, interns them, writes their records with one
 //! write and one sync, makes their rows visible, and only then acknowledges. When the head is due it opens the next
 //! generation and leaves the old one to the flush thread.
 
@@ -16,12 +16,12 @@ use crate::head::{Head, HeadState, Mark};
 use crate::rows::RowBlock;
 use crate::shared::Shared;
 use crate::wal::{WalWriter, encode_record};
-use crate::{AppendError, StoreError};
+use crate::{AppendError, CommitPolicy, StoreError};
 
 /// Batches that share one sync at most; bounds the size of one write.
 const GROUP_BATCHES: usize = 64;
-/// Once the records of a group are this large no more join it.
-const GROUP_BYTES: usize = 4 << 20;
+/// The longest that a batch may be told to wait for others: clients give up after some seconds.
+const MAX_INTERVAL: Duration = Duration::from_secs(1);
 /// How long to wait before another try where opening a new generation failed.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -113,21 +113,23 @@ impl Writer {
         }
     }
 
-    /// Commits the first batch and those queued behind it; returns the message that ended the group, if any.
+    /// Commits the first batch and those that come behind it in time; returns the message that ended the group, if any.
     fn commit_group(&mut self, first: Request, queue: &Receiver<Message>) -> Option<Message> {
+        let CommitPolicy { interval, max_bytes } = self.shared.config.commit;
+        let until = Instant::now() + interval.min(MAX_INTERVAL);
         self.records.clear();
         let mut pending = Vec::new();
         let mut mark = self.durable;
         self.stage(first, &mut mark, &mut pending);
         let mut rest = None;
-        while pending.len() < GROUP_BATCHES && self.records.len() < GROUP_BYTES {
-            match queue.try_recv() {
+        while pending.len() < GROUP_BATCHES && self.records.len() < max_bytes {
+            match queue.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(Message::Append(request)) => self.stage(request, &mut mark, &mut pending),
                 Ok(other) => {
                     rest = Some(other);
                     break;
                 }
-                Err(_empty_or_closed) => break,
+                Err(_nothing_in_time_or_closed) => break,
             }
         }
         self.commit(mark, pending);
@@ -210,7 +212,7 @@ impl Writer {
             acknowledge(Ok(()));
         }
         // One huge group must not hold its buffer for ever.
-        self.records.shrink_to(GROUP_BYTES / 4);
+        self.records.shrink_to(self.shared.config.commit.max_bytes / 4);
     }
 
     /// How long the head may still wait; `None` for as long as nothing comes in.

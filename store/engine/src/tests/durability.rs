@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel, sync_channel};
 use std::time::Duration;
 
-use pyrite_model::Tenants;
+use pyrite_model::{Tenants, UnixMs};
 
 use super::faults::{FaultyFiles, Op};
-use super::{EVERYTHING, batch, memory_dir, open_on, total};
-use crate::AppendError;
+use super::{EVERYTHING, batch, config, memory_dir, open_on, total};
+use crate::{AppendError, CommitPolicy, Store, StoreConfig};
 
 /// Stops the next sync of a log file until released; tells when it got there.
 fn hold_next_sync(files: &FaultyFiles) -> (Receiver<()>, std::sync::mpsc::SyncSender<()>) {
@@ -171,4 +171,53 @@ fn a_flush_that_fails_loses_nothing_and_is_tried_again() {
     let (store, report) = open_on(dir.path(), Arc::new(FaultyFiles::default())).unwrap();
     assert_eq!(report.replayed_rows, 0);
     assert_eq!(total(&store), 11);
+}
+
+fn open_committing(dir: &std::path::Path, files: &FaultyFiles, commit: CommitPolicy) -> Store {
+    let config = StoreConfig { commit, ..config(dir) };
+    Store::open_on(config, Arc::new(files.clone()), Arc::new(|| UnixMs(0))).unwrap().0
+}
+
+#[test]
+fn a_group_that_waits_for_others_is_acknowledged_after_its_one_sync() {
+    let dir = memory_dir();
+    let files = FaultyFiles::default();
+    let commit = CommitPolicy { interval: Duration::from_millis(400), ..CommitPolicy::default() };
+    let store = open_committing(dir.path(), &files, commit);
+    let before = files.log().len();
+    let (at_sync, release) = hold_next_sync(&files);
+    let (acknowledged, acknowledgement) = channel();
+    let appenders: Vec<_> = (1..=10)
+        .map(|i| {
+            let (store, acknowledged) = (store.clone(), acknowledged.clone());
+            std::thread::spawn(move || {
+                acknowledged.send(store.append_blocking(batch("a", i, "f", 1))).unwrap();
+            })
+        })
+        .collect();
+    at_sync.recv().unwrap();
+    assert!(
+        acknowledgement.recv_timeout(Duration::from_millis(100)).is_err(),
+        "acknowledged before its sync"
+    );
+    assert_eq!(total(&store), 0, "visible before its sync");
+    release.send(()).unwrap();
+    for appender in appenders {
+        appender.join().unwrap();
+    }
+    assert_eq!(acknowledgement.iter().take(10).flatten().count(), 10);
+    assert_eq!(total(&store), 10);
+    let ops: Vec<Op> = files.log()[before..].iter().map(|(op, _)| *op).collect();
+    assert_eq!(ops, [Op::Append, Op::Sync], "one write and one sync for all");
+}
+
+#[test]
+fn a_full_group_waits_for_nobody() {
+    let dir = memory_dir();
+    let commit = CommitPolicy { interval: Duration::MAX, max_bytes: 1 };
+    let store = open_committing(dir.path(), &FaultyFiles::default(), commit);
+    let began = std::time::Instant::now();
+    store.append_blocking(batch("a", 1, "f", 1)).unwrap();
+    assert!(began.elapsed() < Duration::from_millis(900), "{:?}", began.elapsed());
+    assert_eq!(total(&store), 1);
 }

@@ -17,7 +17,9 @@ use pyrite_sampling::{
     parse_stat,
 };
 use pyrite_server::{ApiError, Appending, ProfileStore, ServerLimits, ServerState, Tenancy, app};
-use pyrite_store::{GroupSeries, SeriesProfiles, SeriesQuery, StackQuery, Store, StoreConfig, fuzzing};
+use pyrite_store::{
+    GroupSeries, QueryStatus, SeriesProfiles, SeriesQuery, StackQuery, Stop, Store, StoreConfig, fuzzing,
+};
 use pyrite_unwind::{
     Arch, CHUNK_BYTES, Chunk, Machine, MappedCode, NoTable, PlacedTable, RawTable, Registers, Rule, RuleBook,
     RuleId, StackCopy, Start, Tables, Walker, build, decode, encode, extract, lookup,
@@ -315,6 +317,14 @@ struct Nowhere;
 impl ProfileStore for Nowhere {
     fn append(&self, _: Batch) -> Appending<'_> {
         Box::pin(async { Ok(()) })
+    }
+
+    fn on_behalf(self: Arc<Self>, _: Stop) -> Arc<dyn ProfileStore> {
+        self
+    }
+
+    fn queries(&self) -> Vec<QueryStatus> {
+        Vec::new()
     }
 
     fn profile_types(&self, _: &Tenants, _: TimeRange) -> Result<Vec<ProfileType>, ApiError> {

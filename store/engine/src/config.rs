@@ -123,6 +123,10 @@ pub struct Limits {
     pub query_points: usize,
     /// Values that one query may hold to compare others with them, 32 bytes each; see what is said of cumulative profiles.
     pub compared_values: usize,
+    /// Estimated memory that one query may hold; beyond it the query is refused.
+    pub query_bytes: usize,
+    /// The same of all queries under way together; beyond it those that hold more than their share are refused.
+    pub queries_bytes: usize,
     /// Distinct series, all of which are in memory; an append that would make one more is refused.
     pub series: usize,
     /// Tenants with rows; a batch of one more is refused.
@@ -162,6 +166,8 @@ impl Default for Limits {
             query_threads: std::thread::available_parallelism().map_or(1, Into::into).min(4),
             query_points: 2_000_000,
             compared_values: 500_000,
+            query_bytes: 64 * MIB,
+            queries_bytes: 96 * MIB,
             series: 1_000_000,
             tenants: 1_000,
             dictionary_stacks: 1_000_000,

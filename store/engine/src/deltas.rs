@@ -23,6 +23,7 @@ use pyrite_model::{SeriesKey, StackId, SymbolTable, TimeRange, UnixMs};
 
 use crate::QueryError;
 use crate::dictionary::{Copier, Dictionary};
+use crate::job::Job;
 use crate::profiles::EACH_INSTANT;
 use crate::query::{Fold, Source, SourceStacks, StackQuery, run_stored};
 use crate::rows::Run;
@@ -43,16 +44,22 @@ pub(crate) fn run<F: Fold>(shared: &Shared, query: &StackQuery, fold: &mut F) ->
     run_stored(shared, query, &mut Others(&mut *fold))?;
     let limit = shared.config.limits.compared_values;
     let mut comparison = Comparison { query, limit, known: Known::default(), before: HashMap::new() };
+    let mut counted = 0;
     let mut slices = Slices::new(query.range);
     while let Some(range) = slices.next(&shared.view()) {
         let slice = StackQuery { range, ..query.clone() };
-        let mut rows = Collecting { known: &mut comparison.known, limit, rows: Vec::new() };
+        let mut rows = Collecting { job: fold.job(), known: &mut comparison.known, limit, rows: Vec::new() };
         match run_stored(shared, &slice, &mut rows) {
             Err(QueryError::TooManyToCompare { .. }) if slices.shorten() => continue,
             read => read?,
         }
         let rows = rows.rows;
         slices.advance(range, rows.len() < limit / 4);
+        // Twice: as they are read, and as they are put together with those before them.
+        let needed = 2 * (rows.len() + comparison.held()) * size_of::<Row>();
+        fold.job().keep(needed.saturating_sub(counted));
+        counted = counted.max(needed);
+        fold.job().check()?;
         comparison.take(rows, range.start, fold)?;
     }
     Ok(())
@@ -105,6 +112,10 @@ impl<F: Fold> Fold for Others<'_, F> {
     /// The inner one, and whether it sees a series.
     type Part = (F::Part, HashMap<u32, bool>);
 
+    fn job(&self) -> &Job {
+        self.0.job()
+    }
+
     fn needs_stacks(&self) -> bool {
         self.0.needs_stacks()
     }
@@ -113,15 +124,19 @@ impl<F: Fold> Fold for Others<'_, F> {
         self.0.grid()
     }
 
-    fn begin(&mut self, source: &Source<'_>) -> Self::Part {
+    fn begin(&mut self, source: &Source<'_>) -> Result<Self::Part, QueryError> {
         let seen = source.series.iter().map(|(id, key)| (*id, !key.is_cumulative()));
-        (self.0.begin(source), seen.collect())
+        Ok((self.0.begin(source)?, seen.collect()))
     }
 
     fn add((part, seen): &mut Self::Part, rows: Run<'_>) {
         if seen[&rows.series] {
             F::add(part, rows);
         }
+    }
+
+    fn bytes((part, _): &Self::Part) -> usize {
+        F::bytes(part)
     }
 
     fn end(&mut self, (part, _): Self::Part, source: &Source<'_>) -> Result<(), QueryError> {
@@ -181,7 +196,7 @@ impl Known {
             let mut copier = Copier::new(&symbols);
             let of_dictionary = rows.iter().zip(&mut numbers).filter(|(row, _)| row.dictionary == at);
             for (row, number) in of_dictionary {
-                *number = copier.stack(StackId(row.stack), &mut common).0;
+                *number = copier.stack(&symbols, StackId(row.stack), &mut common).0;
             }
         }
         numbers
@@ -190,6 +205,7 @@ impl Known {
 
 /// Collects the rows of series whose values are to be compared.
 struct Collecting<'a> {
+    job: &'a Job,
     known: &'a mut Known,
     limit: usize,
     rows: Vec<Row>,
@@ -207,6 +223,10 @@ struct CollectingPart {
 impl Fold for Collecting<'_> {
     type Part = CollectingPart;
 
+    fn job(&self) -> &Job {
+        self.job
+    }
+
     fn needs_stacks(&self) -> bool {
         true
     }
@@ -215,10 +235,10 @@ impl Fold for Collecting<'_> {
         EACH_INSTANT
     }
 
-    fn begin(&mut self, source: &Source<'_>) -> CollectingPart {
+    fn begin(&mut self, source: &Source<'_>) -> Result<CollectingPart, QueryError> {
         let compared = source.series.iter().filter(|(_, key)| key.is_cumulative());
         let series = compared.map(|(id, key)| (*id, self.known.series(key))).collect();
-        CollectingPart { room: self.limit - self.rows.len(), is_full: false, series, rows: Vec::new() }
+        Ok(CollectingPart { room: self.limit - self.rows.len(), is_full: false, series, rows: Vec::new() })
     }
 
     fn add(part: &mut CollectingPart, rows: Run<'_>) {
@@ -236,6 +256,10 @@ impl Fold for Collecting<'_> {
             value: *value,
         };
         part.rows.extend(each.map(row));
+    }
+
+    fn bytes(part: &CollectingPart) -> usize {
+        part.rows.capacity() * size_of::<Row>()
     }
 
     fn end(&mut self, part: CollectingPart, source: &Source<'_>) -> Result<(), QueryError> {
@@ -263,6 +287,11 @@ struct Comparison<'a> {
 }
 
 impl Comparison<'_> {
+    /// How many values are held of the last profiles.
+    fn held(&self) -> usize {
+        self.before.values().map(Vec::len).sum()
+    }
+
     /// Takes the rows of a slice that begins at `start`.
     fn take<F: Fold>(&mut self, mut rows: Vec<Row>, start: UnixMs, fold: &mut F) -> Result<(), QueryError> {
         self.before.retain(|_, before| is_in_reach(before, start.0));
@@ -278,7 +307,7 @@ impl Comparison<'_> {
             }
             self.before.insert(series, profile);
         }
-        let held: usize = self.before.values().map(Vec::len).sum();
+        let held = self.held();
         if held > self.limit {
             return Err(QueryError::TooManyToCompare { limit: self.limit });
         }
@@ -313,7 +342,7 @@ impl Comparison<'_> {
             let dictionary = &self.known.dictionaries[of_source[0].dictionary as usize];
             let stacks = Some(SourceStacks::all_of(dictionary));
             let source = Source { series: &self.known.series, stacks };
-            let mut part = fold.begin(&source);
+            let mut part = fold.begin(&source)?;
             for of_series in of_source.chunk_by(|a, b| a.series == b.series) {
                 let times: Vec<i64> = of_series.iter().map(|row| row.time).collect();
                 let stacks: Vec<u32> = of_series.iter().map(|row| row.stack).collect();

@@ -5,6 +5,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parquet::errors::ParquetError;
 
@@ -229,6 +230,35 @@ pub enum QueryError {
     BadStep {
         /// The step asked for.
         step_ms: i64,
+    },
+    /// Nobody waits for the answer any more.
+    #[error("the query was cancelled")]
+    Cancelled,
+    /// The time that the query was given is over.
+    #[error("the query took longer than the {} s that it may; ask for a shorter window or fewer series", limit.as_secs_f64())]
+    TimedOut {
+        /// That time.
+        limit: Duration,
+    },
+    /// The query needs more memory than one may.
+    #[error(
+        "the query holds {bytes} bytes of memory, more than the {limit} that one may; ask for a shorter window, fewer series or fewer groups"
+    )]
+    TooMuchMemory {
+        /// What it held by estimate when it was stopped.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// All queries together need more than they may, and this one is among the large ones.
+    #[error(
+        "the queries under way hold {bytes} bytes of memory, more than the {limit} that they may, and this one more than its share; try again later, or ask for a shorter window or fewer series"
+    )]
+    MemoryTaken {
+        /// What they held by estimate.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
     },
     /// The answer would be larger than the store gives.
     #[error("the answer has more than {limit} points; ask for a longer step or a shorter window")]

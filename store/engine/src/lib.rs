@@ -23,6 +23,7 @@ mod files;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod head;
+mod job;
 mod lock;
 mod maintain;
 mod merge;
@@ -51,6 +52,7 @@ mod writer;
 
 pub use config::{CommitPolicy, FlushPolicy, Limits, QuarantineLimits, Retention, StoreConfig};
 pub use error::{AppendError, QueryError, StoreError};
+pub use job::{QueryStatus, Stop};
 pub use open::{Finding, OpenReport};
 pub use profiles::SeriesProfiles;
 pub use query::StackQuery;

@@ -82,6 +82,7 @@ pub(crate) fn write(shared: &Shared, out: &mut Exposition) {
         let help = "Segments removed by retention.";
         out.counter("pyrite_store_segments_removed_total", help, &[("reason", reason)], counter.get() as f64);
     }
+    shared.jobs.metrics(out);
     shared.quarantine.metrics(out);
     write_gauges(shared, out);
 }

@@ -11,6 +11,7 @@ use pyrite_model::{ProfileId, SeriesKey, TimeRange, UnixMs};
 
 use crate::QueryError;
 use crate::deltas;
+use crate::job::{Held, Job, key_bytes};
 use crate::query::{Fold, Source, StackQuery, run};
 use crate::rows::Run;
 use crate::segment::read::Grid;
@@ -27,15 +28,21 @@ pub struct SeriesProfiles {
 }
 
 /// The profiles of the query's series, sorted by labels.
-pub(crate) fn list(shared: &Shared, query: &StackQuery) -> Result<Vec<SeriesProfiles>, QueryError> {
+pub(crate) fn list(
+    shared: &Shared,
+    job: &Job,
+    query: &StackQuery,
+) -> Result<Vec<SeriesProfiles>, QueryError> {
     let limit = shared.config.limits.query_points;
-    let mut listing = Listing { query, limit, places: HashMap::new(), series: Vec::new() };
+    let (places, series, point_bytes) = (HashMap::new(), Vec::new(), job.hold(0));
+    let mut listing = Listing { job, query, limit, places, series, point_bytes };
     run(shared, query, &mut listing)?;
     let profiles_of = |(key, points): (Arc<SeriesKey>, Points)| {
         let profiles = points.into_sums().into_iter().map(|(time, total)| (UnixMs(time), total)).collect();
         SeriesProfiles { key: SeriesKey::clone(&key), profiles }
     };
-    let mut found: Vec<SeriesProfiles> = listing.series.into_iter().map(profiles_of).collect();
+    let bytes = |found: &SeriesProfiles| key_bytes(&found.key) + size_of_val(&*found.profiles);
+    let mut found = job.collect(listing.series.into_iter().map(profiles_of), bytes)?;
     found.retain(|series| !series.profiles.is_empty());
     found.sort_unstable_by(|a, b| a.key.cmp(&b.key));
     Ok(found)
@@ -43,12 +50,15 @@ pub(crate) fn list(shared: &Shared, query: &StackQuery) -> Result<Vec<SeriesProf
 
 /// Sums by series and instant.
 struct Listing<'a> {
+    job: &'a Job,
     query: &'a StackQuery,
     /// How many there may be.
     limit: usize,
     /// Of a series in the list.
     places: HashMap<Arc<SeriesKey>, usize>,
     series: Vec<(Arc<SeriesKey>, Points)>,
+    /// What the sums are counted with.
+    point_bytes: Held<'a>,
 }
 
 /// The same of one source, whose series are in the order in which it names them.
@@ -58,6 +68,8 @@ struct ListingPart {
     counted: Option<Vec<bool>>,
     places: HashMap<u32, usize>,
     points: Vec<Points>,
+    /// What they take.
+    point_bytes: usize,
     held: usize,
     is_full: bool,
 }
@@ -76,6 +88,10 @@ impl ListingPart {
 impl Fold for Listing<'_> {
     type Part = ListingPart;
 
+    fn job(&self) -> &Job {
+        self.job
+    }
+
     fn needs_stacks(&self) -> bool {
         self.query.chooses_stacks()
     }
@@ -84,16 +100,17 @@ impl Fold for Listing<'_> {
         EACH_INSTANT
     }
 
-    fn begin(&mut self, source: &Source<'_>) -> ListingPart {
+    fn begin(&mut self, source: &Source<'_>) -> Result<ListingPart, QueryError> {
         let chosen = source.stacks.filter(|_| self.needs_stacks());
-        ListingPart {
+        Ok(ListingPart {
             limit: self.limit,
             counted: chosen.map(|stacks| self.query.counted_stacks(stacks)),
             places: source.series.iter().enumerate().map(|(place, (id, _))| (*id, place)).collect(),
             points: vec![Points::default(); source.series.len()],
+            point_bytes: 0,
             held: 0,
             is_full: false,
-        }
+        })
     }
 
     fn add(part: &mut ListingPart, rows: Run<'_>) {
@@ -101,14 +118,22 @@ impl Fold for Listing<'_> {
             return;
         }
         let points = &mut part.points[part.places[&rows.series]];
-        let before = points.held();
+        let (before, bytes) = (points.held(), points.bytes());
         for (at, (time, value)) in rows.times.iter().zip(rows.values).enumerate() {
             if part.counted.as_ref().is_none_or(|counted| counted[rows.stacks[at] as usize]) {
                 points.add(*time, *value);
             }
         }
         let grown = points.held().saturating_sub(before);
+        part.point_bytes += points.bytes() - bytes;
         part.grow(grown);
+    }
+
+    fn bytes(part: &ListingPart) -> usize {
+        part.counted.as_ref().map_or(0, Vec::len)
+            + part.places.capacity() * size_of::<(u32, usize)>()
+            + part.points.len() * size_of::<Points>()
+            + part.point_bytes
     }
 
     fn end(&mut self, part: ListingPart, source: &Source<'_>) -> Result<(), QueryError> {
@@ -122,6 +147,8 @@ impl Fold for Listing<'_> {
             new.into_sums().into_iter().for_each(|(time, value)| points.add(time, value));
         }
         let limit = self.limit;
+        let bytes = |(_, points): &(_, Points)| size_of::<(Arc<SeriesKey>, usize, Points)>() + points.bytes();
+        self.point_bytes.set(self.series.iter().map(bytes).sum());
         let held: usize = self.series.iter().map(|(_, points)| points.held()).sum();
         let is_full =
             held > limit && self.series.iter_mut().map(|(_, points)| points.count()).sum::<usize>() > limit;
@@ -169,6 +196,10 @@ struct OnlyPart<P> {
 impl<F: Fold> Fold for Only<'_, F> {
     type Part = OnlyPart<F::Part>;
 
+    fn job(&self) -> &Job {
+        self.fold.job()
+    }
+
     fn needs_stacks(&self) -> bool {
         self.fold.needs_stacks()
     }
@@ -177,12 +208,12 @@ impl<F: Fold> Fold for Only<'_, F> {
         EACH_INSTANT
     }
 
-    fn begin(&mut self, source: &Source<'_>) -> Self::Part {
+    fn begin(&mut self, source: &Source<'_>) -> Result<Self::Part, QueryError> {
         let times_of = |(id, key): &(u32, Arc<SeriesKey>)| {
             Some((*id, self.times.get(&ProfileId::series_of(key))?.clone()))
         };
         let times = source.series.iter().filter_map(times_of).collect();
-        OnlyPart { part: self.fold.begin(source), times }
+        Ok(OnlyPart { part: self.fold.begin(source)?, times })
     }
 
     fn add(part: &mut Self::Part, rows: Run<'_>) {
@@ -197,6 +228,10 @@ impl<F: Fold> Fold for Only<'_, F> {
                 F::add(&mut part.part, Run { times: same, stacks, values, ..rows });
             }
         }
+    }
+
+    fn bytes(part: &Self::Part) -> usize {
+        F::bytes(&part.part)
     }
 
     fn end(&mut self, part: Self::Part, source: &Source<'_>) -> Result<(), QueryError> {

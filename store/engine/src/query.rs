@@ -15,6 +15,7 @@ use pyrite_model::{
 use crate::deltas;
 use crate::dictionary::Dictionary;
 use crate::head::Head;
+use crate::job::Job;
 use crate::profiles;
 use crate::rows::{RowBlock, Run, StoredRow};
 use crate::segment::SegmentInfo;
@@ -27,6 +28,9 @@ use crate::{QueryError, StoreError};
 
 /// Row groups of fewer rows are not worth a thread each: to start and end one costs both CPUs a tenth of a millisecond or more.
 const ROWS_OF_A_THREAD: usize = 500_000;
+
+/// Rows of a head between two looks whether the query may go on: about as many as a row group has.
+const STEP_ROWS: usize = 128 * 1024;
 
 /// Which rows a query is about.
 #[derive(Clone, Debug)]
@@ -126,14 +130,18 @@ impl StackIds {
 pub(crate) trait Fold {
     /// The sums of one source.
     type Part: Send;
+    /// What the query is charged to.
+    fn job(&self) -> &Job;
     /// Whether it matters which stacks the rows have; where it does not, segments need not read what they are.
     fn needs_stacks(&self) -> bool;
     /// Which instants within the window must be told apart.
     fn grid(&self) -> Grid;
     /// Starts a source, or a share of it.
-    fn begin(&mut self, source: &Source<'_>) -> Self::Part;
+    fn begin(&mut self, source: &Source<'_>) -> Result<Self::Part, QueryError>;
     /// Takes rows of one series, whose stacks are those of the source.
     fn add(part: &mut Self::Part, rows: Run<'_>);
+    /// Memory of the sums of one source; asked for each run of rows.
+    fn bytes(part: &Self::Part) -> usize;
     /// Adds the sums of one source to those of all.
     fn end(&mut self, part: Self::Part, source: &Source<'_>) -> Result<(), QueryError>;
 }
@@ -154,21 +162,26 @@ pub(crate) fn run_stored<F: Fold>(
 ) -> Result<(), QueryError> {
     let view = shared.view();
     let mut selection = shared.series.choose(&query.tenants, &query.profile_type, &query.selector);
-    for segment in view.segments.iter().filter(|segment| segment.range.overlaps(query.range)) {
+    let segments: Vec<_> = view.segments.iter().filter(|s| s.range.overlaps(query.range)).collect();
+    let overlaps = |head: &&Arc<Head>| head.read().range().is_some_and(|range| range.overlaps(query.range));
+    let heads: Vec<_> = view.heads().filter(overlaps).map(|head| (head, head.read().rows() as u64)).collect();
+    let rows_of_heads = heads.iter().map(|(_, rows)| rows).sum::<u64>();
+    fold.job().plan(segments.iter().map(|segment| segment.rows).sum::<u64>() + rows_of_heads);
+    for segment in segments {
         if let Err(error) = read_segment(shared, segment, query, &mut selection, fold) {
             match error {
                 QueryError::Store(error) => shared.give_up(segment, error)?,
                 error => return Err(error),
             }
         }
+        fold.job().done(segment.rows);
     }
     shared.cache.trim();
-    for head in view.heads() {
-        if head.read().range().is_some_and(|range| range.overlaps(query.range)) {
-            read_head(head, query, fold)?;
-        }
+    for (head, rows) in heads {
+        read_head(head, query, fold)?;
+        fold.job().done(rows);
     }
-    Ok(())
+    fold.job().check()
 }
 
 fn read_segment<F: Fold>(
@@ -178,7 +191,8 @@ fn read_segment<F: Fold>(
     selection: &mut Selection,
     fold: &mut F,
 ) -> Result<(), QueryError> {
-    let series = shared.series.held_by(&segment.name, selection, query.range);
+    fold.job().check()?;
+    let series = shared.series.held_by(&segment.name, selection, query.range, fold.job())?;
     if series.is_empty() {
         return Ok(());
     }
@@ -191,7 +205,8 @@ fn read_segment<F: Fold>(
     let wanted = Wanted { series: &series, window: query.range, grid: fold.grid(), shape };
     let groups = reader.plan(files, wanted)?;
     let max_threads = shared.config.limits.query_threads;
-    for part in read_at_once::<F>(&groups, max_threads, || fold.begin(&source))? {
+    let begun = share_out(&groups, max_threads, || fold.begin(&source))?;
+    for part in read_at_once::<F>(begun, fold.job())? {
         fold.end(part, &source)?;
     }
     Ok(())
@@ -203,35 +218,47 @@ struct Share<'a, P> {
     part: P,
 }
 
-/// Reads all row groups, on as many threads as are worth their start.
-fn read_at_once<F: Fold>(
-    groups: &[GroupScan<'_>],
+/// Shares row groups out among as many threads as are worth their start.
+fn share_out<'a, P>(
+    groups: &'a [GroupScan<'a>],
     max_threads: usize,
-    mut begin: impl FnMut() -> F::Part,
-) -> Result<Vec<F::Part>, StoreError> {
+    mut begin: impl FnMut() -> Result<P, QueryError>,
+) -> Result<Vec<Share<'a, P>>, QueryError> {
     let rows: usize = groups.iter().map(GroupScan::rows).sum();
     let threads = max_threads.min(rows / ROWS_OF_A_THREAD).max(1);
-    let mut shares =
-        in_stretches(groups, rows.div_ceil(threads).max(1)).map(|groups| Share { groups, part: begin() });
+    let shares = in_stretches(groups, rows.div_ceil(threads).max(1));
+    shares.map(|groups| Ok(Share { groups, part: begin()? })).collect()
+}
+
+/// Reads each share on a thread of its own, the first on this one.
+fn read_at_once<F: Fold>(shares: Vec<Share<'_, F::Part>>, job: &Job) -> Result<Vec<F::Part>, QueryError> {
+    let mut shares = shares.into_iter();
     let first = shares.next();
-    let others: Vec<_> = shares.collect();
     std::thread::scope(|scope| {
         let start = |share| {
             let thread = std::thread::Builder::new().name("store-read".into());
-            thread.spawn_scoped(scope, move || read::<F>(share))
+            thread.spawn_scoped(scope, move || read::<F>(share, job))
         };
-        let started = others.into_iter().map(start).collect::<Result<Vec<_>, _>>();
+        let started = shares.map(start).collect::<Result<Vec<_>, _>>();
         let started = started.map_err(StoreError::io("start thread", Path::new("store-read")))?;
-        let of_first = first.map(read::<F>);
+        let of_first = first.map(|share| read::<F>(share, job));
         let join =
             |thread: ScopedJoinHandle<'_, _>| thread.join().unwrap_or_else(|panic| resume_unwind(panic));
         of_first.into_iter().chain(started.into_iter().map(join)).collect()
     })
 }
 
-fn read<F: Fold>(share: Share<'_, F::Part>) -> Result<F::Part, StoreError> {
+fn read<F: Fold>(share: Share<'_, F::Part>, job: &Job) -> Result<F::Part, QueryError> {
     let Share { groups, mut part } = share;
-    groups.iter().try_for_each(|group| group.run(|rows| F::add(&mut part, rows)))?;
+    let mut sums = job.hold(F::bytes(&part));
+    for group in groups {
+        let _in_memory = job.hold(group.bytes());
+        job.check()?;
+        group.run(|rows| {
+            F::add(&mut part, rows);
+            sums.set(F::bytes(&part));
+        })?;
+    }
     Ok(part)
 }
 
@@ -268,10 +295,25 @@ fn read_head<F: Fold>(head: &Head, query: &StackQuery, fold: &mut F) -> Result<(
     // Rows are visible only when their stacks are known.
     let stacks = SourceStacks::all_of(head.dictionary());
     let source = Source { series: &series, stacks: Some(stacks) };
-    let mut part = fold.begin(&source);
-    scan_blocks(&blocks, &id_set(&series), query.range, |StoredRow { series, time, stack, value }| {
-        F::add(&mut part, Run { series, times: &[time.0], stacks: &[stack], values: &[value] });
-    });
+    let mut part = fold.begin(&source)?;
+    let job = fold.job();
+    let copied = size_of_val(&*blocks) + size_of_val(&*series);
+    let mut sums = job.hold(F::bytes(&part) + copied);
+    job.check()?;
+    let wanted = id_set(&series);
+    let mut rows = 0;
+    for block in blocks.iter().filter(|block| block.range().overlaps(query.range)) {
+        rows += block.len();
+        if rows >= STEP_ROWS {
+            rows = 0;
+            job.check()?;
+        }
+        scan_block(block, &wanted, query.range, |StoredRow { series, time, stack, value }| {
+            F::add(&mut part, Run { series, times: &[time.0], stacks: &[stack], values: &[value] });
+        });
+        sums.set(F::bytes(&part) + copied);
+    }
+    drop(sums);
     fold.end(part, &source)
 }
 
@@ -289,9 +331,7 @@ fn id_set(series: &[(u32, Arc<SeriesKey>)]) -> IdSet {
     set
 }
 
-fn scan_blocks(blocks: &[RowBlock], series: &IdSet, window: TimeRange, mut each: impl FnMut(StoredRow)) {
-    for block in blocks.iter().filter(|block| block.range().overlaps(window)) {
-        let rows = block.iter().filter(|row| series.contains(row.series) && window.contains(row.time));
-        rows.for_each(&mut each);
-    }
+fn scan_block(block: &RowBlock, series: &IdSet, window: TimeRange, each: impl FnMut(StoredRow)) {
+    let rows = block.iter().filter(|row| series.contains(row.series) && window.contains(row.time));
+    rows.for_each(each);
 }

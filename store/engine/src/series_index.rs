@@ -34,10 +34,11 @@ use self::held::{Held, HeldSeries};
 use self::registry::Registry;
 use self::select::Chosen;
 use self::set::{SeriesId, SeriesSet};
+use crate::job::{Job, key_bytes};
 use crate::segment::series::SegmentSeries;
 use crate::shared::View;
 use crate::sync::{read, write};
-use crate::{AppendError, Limits};
+use crate::{AppendError, Limits, QueryError};
 
 /// Series that are taken or given up under one lock: a query may have to wait for so many, not for all of a segment.
 const AT_ONCE: usize = 1024;
@@ -163,16 +164,24 @@ impl SeriesIndex {
         segment: &str,
         selection: &mut Selection,
         window: TimeRange,
-    ) -> Vec<(u32, Arc<SeriesKey>)> {
+        job: &Job,
+    ) -> Result<Vec<(u32, Arc<SeriesKey>)>, QueryError> {
         let contents = read(&self.contents);
-        let Some(held) = contents.segments.get(segment) else { return Vec::new() };
+        let Some(held) = contents.segments.get(segment) else { return Ok(Vec::new()) };
         let Selection { profile_type, series, keys } = selection;
-        let mut found = Vec::new();
+        let (mut found, mut checked) = (Vec::new(), Ok(()));
         held.for_each(window, series, |id, at| {
-            let key = keys.entry(id).or_insert_with(|| Arc::new(contents.registry.key_as(id, profile_type)));
-            found.push((held.local(at), Arc::clone(key)));
+            if checked.is_ok() {
+                let key = keys.entry(id).or_insert_with(|| {
+                    let key = contents.registry.key_as(id, profile_type);
+                    job.keep(size_of::<SeriesKey>() + key_bytes(&key));
+                    Arc::new(key)
+                });
+                found.push((held.local(at), Arc::clone(key)));
+                checked = job.check_at(found.len());
+            }
         });
-        found
+        checked.map(|()| found)
     }
 
     /// The tenants' series with rows in the window, as far as first and last rows tell, that meet every selector.

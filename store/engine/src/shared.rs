@@ -11,6 +11,7 @@ use crate::catalogue::{Catalogue, Retired};
 use crate::dictionary::{EpochId, Epochs};
 use crate::files::FileLayer;
 use crate::head::Head;
+use crate::job::Jobs;
 use crate::metrics::Counters;
 use crate::quarantine::{Quarantine, window_text};
 use crate::segment::SegmentInfo;
@@ -94,6 +95,7 @@ pub(crate) struct Shared {
     pub(crate) cache: SegmentCache,
     pub(crate) epochs: Epochs,
     pub(crate) counters: Counters,
+    pub(crate) jobs: Arc<Jobs>,
     view: RwLock<View>,
     /// Segments whose rows are out of the view but whose files queries may still read.
     doomed: Mutex<Vec<Arc<SegmentInfo>>>,
@@ -118,6 +120,7 @@ impl Shared {
     pub(crate) fn new(parts: Parts) -> Self {
         let Parts { config, layout, files, clock, catalogue, quarantine, series, epochs, view } = parts;
         let cache = SegmentCache::new(config.limits.cache_bytes);
+        let jobs = Arc::new(Jobs::new(config.limits));
         Self {
             config,
             layout,
@@ -129,6 +132,7 @@ impl Shared {
             cache,
             epochs,
             counters: Counters::default(),
+            jobs,
             view: RwLock::new(view),
             doomed: Mutex::default(),
             disowned: Mutex::default(),

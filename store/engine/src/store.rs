@@ -13,6 +13,7 @@ use pyrite_model::{
 use crate::assemble::{Assembled, assemble};
 use crate::files::{FileLayer, RealFiles};
 use crate::head::validate;
+use crate::job::Job;
 use crate::lock::DirLock;
 use crate::maintain::{Maintenance, Work};
 use crate::series_index::Answers;
@@ -21,14 +22,18 @@ use crate::sync::lock;
 use crate::timeline::select_series;
 use crate::writer::{Acknowledge, Message, Request, Writer};
 use crate::{
-    AppendError, GroupSeries, OpenReport, QueryError, SeriesProfiles, SeriesQuery, StackQuery, StoreConfig,
-    StoreError, metrics, profiles, sums,
+    AppendError, GroupSeries, OpenReport, QueryError, QueryStatus, SeriesProfiles, SeriesQuery, StackQuery,
+    Stop, StoreConfig, StoreError, metrics, profiles, sums,
 };
 
 /// An open data directory. Clones are handles to the same one; when the last goes, the threads end, and what was
 /// acknowledged is in the log.
 #[derive(Clone)]
-pub struct Store(Arc<Inner>);
+pub struct Store(
+    Arc<Inner>,
+    /// The query that this handle is for; what others are asked is a query of its own each time.
+    Option<Arc<Job>>,
+);
 
 struct Inner {
     shared: Arc<Shared>,
@@ -106,7 +111,8 @@ impl Store {
         let writer = spawn("store-writer", move || writer.run(&waiting))?;
         let running = Mutex::new(Some(Running { writer, flush, tend, lock }));
         let closed = AtomicBool::new(false);
-        Ok((Self(Arc::new(Inner { shared, maintenance, queue, queued_bytes, closed, running })), report))
+        let inner = Inner { shared, maintenance, queue, queued_bytes, closed, running };
+        Ok((Self(Arc::new(inner), None), report))
     }
 
     /// Stores a batch; on success it is on the disk and every query from now on sees it.
@@ -124,10 +130,22 @@ impl Store {
         answered.recv().unwrap_or(Err(AppendError::Closed))
     }
 
+    /// A handle for one query: what is asked by it is together within what one query may hold, and ends when `stop` says so.
+    #[must_use]
+    pub fn on_behalf(&self, stop: Stop) -> Self {
+        Self(Arc::clone(&self.0), Some(self.0.shared.jobs.begin(stop)))
+    }
+
+    /// What the queries under way are at, the oldest first.
+    pub fn queries(&self) -> Vec<QueryStatus> {
+        self.0.shared.jobs.list()
+    }
+
     /// The profile types that have rows in the window, sorted.
     ///
     /// Of heads and segments only the first and last row of a series are known here, as for the label queries below.
     pub fn profile_types(&self, tenants: &Tenants, range: TimeRange) -> Result<Vec<ProfileType>, QueryError> {
+        let _job = self.begin("profile types")?;
         Ok(self.find(tenants, &[], range).profile_types())
     }
 
@@ -138,7 +156,8 @@ impl Store {
         selectors: &[Selector],
         range: TimeRange,
     ) -> Result<Vec<String>, QueryError> {
-        Ok(self.find(tenants, selectors, range).label_names())
+        let job = self.begin("label names")?;
+        self.find(tenants, selectors, range).label_names(&job)
     }
 
     /// The values of one label, sorted.
@@ -149,7 +168,8 @@ impl Store {
         selectors: &[Selector],
         range: TimeRange,
     ) -> Result<Vec<String>, QueryError> {
-        Ok(self.find(tenants, selectors, range).label_values(name))
+        let job = self.begin("label values")?;
+        self.find(tenants, selectors, range).label_values(name, &job)
     }
 
     /// The series that match every selector, sorted.
@@ -159,12 +179,14 @@ impl Store {
         selectors: &[Selector],
         range: TimeRange,
     ) -> Result<Vec<SeriesKey>, QueryError> {
-        Ok(self.find(tenants, selectors, range).series())
+        let job = self.begin("series")?;
+        self.find(tenants, selectors, range).series(&job)
     }
 
     /// One value per stack over all rows of the query; stacks whose values cancel out are left out.
     pub fn merge_stacks(&self, query: &StackQuery) -> Result<StackProfile, QueryError> {
-        sums::merge_stacks(&self.0.shared, query)
+        let job = self.begin("stacks")?;
+        sums::merge_stacks(&self.0.shared, &job, query)
     }
 
     /// The flame tree of all rows of the queries, each of which is a side; one without a query is empty. It is cut to about
@@ -174,17 +196,21 @@ impl Store {
         queries: [Option<&StackQuery>; SIDES],
         max_nodes: usize,
     ) -> Result<FlameTree<SIDES>, QueryError> {
-        sums::flame_tree(&self.0.shared, queries, max_nodes)
+        let kind = if SIDES == 1 { "flame graph" } else { "comparison" };
+        let job = self.begin(kind)?;
+        sums::flame_tree(&self.0.shared, &job, queries, max_nodes)
     }
 
     /// Values over time by group; the group with the largest sum comes first.
     pub fn select_series(&self, query: &SeriesQuery) -> Result<Vec<GroupSeries>, QueryError> {
-        select_series(&self.0.shared, query)
+        let job = self.begin("values over time")?;
+        select_series(&self.0.shared, &job, query)
     }
 
     /// The profiles of each series, sorted by labels. A profile is all that a series has of one instant.
     pub fn profiles(&self, query: &StackQuery) -> Result<Vec<SeriesProfiles>, QueryError> {
-        profiles::list(&self.0.shared, query)
+        let job = self.begin("profiles")?;
+        profiles::list(&self.0.shared, &job, query)
     }
 
     /// First and last time of the tenants' rows; `None` where they have none.
@@ -238,6 +264,14 @@ impl Store {
         let flushed = self.flush();
         self.0.stop();
         flushed.and_then(|()| self.0.shared.catalogue.checkpoint())
+    }
+
+    /// The query that this handle is for, or a new one, and what it is at now.
+    fn begin(&self, kind: &'static str) -> Result<Arc<Job>, QueryError> {
+        let job = self.1.clone().unwrap_or_else(|| self.0.shared.jobs.begin(Stop::default()));
+        job.asks_for(kind);
+        job.check()?;
+        Ok(job)
     }
 
     fn find(&self, tenants: &Tenants, selectors: &[Selector], range: TimeRange) -> Answers<'_> {

@@ -6,20 +6,29 @@ use pyrite_model::{CallValues, FlameTree, StackId, StackProfile, SymbolTable};
 
 use crate::QueryError;
 use crate::dictionary::{Copier, Dictionary};
+use crate::job::Job;
 use crate::query::{Fold, Source, StackQuery, run};
 use crate::rows::Run;
 use crate::segment::read::Grid;
 use crate::shared::Shared;
 
+/// Stacks whose names are read under one lock of the dictionary, for which appends may have to wait.
+const COPIED_AT_ONCE: usize = 256;
+
+/// Of a node with a value while a flame tree is made: which one it is, its parent, and what it is in the answer.
+const NODE_BYTES: usize = 3 * size_of::<u32>();
+/// Its own value and its total.
+const NODE_BYTES_PER_SIDE: usize = 2 * size_of::<i64>();
+
 /// Sums by stack, one list for each dictionary that some row's stack is from.
-#[derive(Default)]
-struct StackSums {
+struct StackSums<'a> {
+    job: &'a Job,
     sums: Vec<(Arc<Dictionary>, Vec<i64>)>,
 }
 
-impl StackSums {
-    fn of(shared: &Shared, query: &StackQuery) -> Result<Self, QueryError> {
-        let mut sums = Self::default();
+impl<'a> StackSums<'a> {
+    fn of(shared: &Shared, job: &'a Job, query: &StackQuery) -> Result<Self, QueryError> {
+        let mut sums = Self { job, sums: Vec::new() };
         run(shared, query, &mut sums)?;
         if query.chooses_stacks() {
             sums.keep_counted(query);
@@ -37,6 +46,11 @@ impl StackSums {
                 }
             }
         }
+    }
+
+    /// What the lists take.
+    fn memory(&self) -> usize {
+        self.sums.iter().map(|(_, sums)| sums.capacity() * size_of::<i64>()).sum()
     }
 
     /// The list of a dictionary, long enough for the stacks that it has now.
@@ -73,9 +87,13 @@ fn present(values: &[i64]) -> impl Iterator<Item = (StackId, i64)> + '_ {
     values.map(|(value, id)| (StackId(id), *value))
 }
 
-impl Fold for StackSums {
+impl Fold for StackSums<'_> {
     /// By stack of the source.
     type Part = Vec<i64>;
+
+    fn job(&self) -> &Job {
+        self.job
+    }
 
     fn needs_stacks(&self) -> bool {
         true
@@ -85,8 +103,8 @@ impl Fold for StackSums {
         Grid::Window
     }
 
-    fn begin(&mut self, source: &Source<'_>) -> Self::Part {
-        zeros(source.stacks.map_or(0, |stacks| stacks.count))
+    fn begin(&mut self, source: &Source<'_>) -> Result<Self::Part, QueryError> {
+        Ok(zeros(source.stacks.map_or(0, |stacks| stacks.count)))
     }
 
     fn add(part: &mut Self::Part, rows: Run<'_>) {
@@ -96,46 +114,67 @@ impl Fold for StackSums {
         }
     }
 
+    fn bytes(part: &Self::Part) -> usize {
+        size_of_val(&**part)
+    }
+
     fn end(&mut self, part: Self::Part, source: &Source<'_>) -> Result<(), QueryError> {
         let Some(stacks) = source.stacks else { return Ok(()) };
+        let (job, before) = (self.job, self.memory());
         let sums = self.sums_of(stacks.dictionary);
         for (id, value) in part.into_iter().enumerate().filter(|(_, value)| *value != 0) {
             let sum = &mut sums[stacks.of(id).index()];
             *sum = sum.saturating_add(value);
         }
+        job.keep(self.memory() - before);
         Ok(())
     }
 }
 
 /// One value per stack over all rows of the query.
-pub(crate) fn merge_stacks(shared: &Shared, query: &StackQuery) -> Result<StackProfile, QueryError> {
-    let sums = StackSums::of(shared, query)?.sums;
+pub(crate) fn merge_stacks(
+    shared: &Shared,
+    job: &Job,
+    query: &StackQuery,
+) -> Result<StackProfile, QueryError> {
+    let sums = StackSums::of(shared, job, query)?.sums;
     let mut symbols = SymbolTable::new();
     let mut values: Vec<i64> = Vec::new();
+    let mut held = job.hold(0);
     for (dictionary, of_dictionary) in sums {
-        let source = dictionary.read();
-        let mut copier = Copier::new(&source);
-        for (stack, value) in present(&of_dictionary) {
-            let at = copier.stack(stack, &mut symbols).index();
-            if at >= values.len() {
-                values.resize(at + 1, 0);
+        let mut copier = Copier::new(&dictionary.read());
+        let mut left = present(&of_dictionary).peekable();
+        while left.peek().is_some() {
+            let source = dictionary.read();
+            for (stack, value) in left.by_ref().take(COPIED_AT_ONCE) {
+                let at = copier.stack(&source, stack, &mut symbols).index();
+                if at >= values.len() {
+                    values.resize(at + 1, 0);
+                }
+                values[at] = values[at].saturating_add(value);
             }
-            values[at] = values[at].saturating_add(value);
+            drop(source);
+            held.set(symbols.estimated_bytes() + size_of_val(&*values) + copier.bytes());
+            job.check()?;
         }
     }
-    Ok(StackProfile { values: present(&values).collect(), symbols })
+    drop(held);
+    let values: Vec<_> = present(&values).collect();
+    job.keep(symbols.estimated_bytes() + size_of_val(&*values));
+    Ok(StackProfile { values, symbols })
 }
 
 /// The flame tree of all rows of the queries, each of which is a side; one without a query is empty.
 pub(crate) fn flame_tree<const SIDES: usize>(
     shared: &Shared,
+    job: &Job,
     queries: [Option<&StackQuery>; SIDES],
     max_nodes: usize,
 ) -> Result<FlameTree<SIDES>, QueryError> {
     let mut dictionaries: Vec<(Arc<Dictionary>, [Vec<i64>; SIDES])> = Vec::new();
     for (side, query) in queries.into_iter().enumerate() {
         let Some(query) = query else { continue };
-        for (dictionary, values) in StackSums::of(shared, query)?.sums {
+        for (dictionary, values) in StackSums::of(shared, job, query)?.sums {
             let known = dictionaries.iter().position(|(known, _)| Arc::ptr_eq(known, &dictionary));
             let at = known.unwrap_or_else(|| {
                 dictionaries.push((dictionary, std::array::from_fn(|_| Vec::new())));
@@ -148,9 +187,14 @@ pub(crate) fn flame_tree<const SIDES: usize>(
         .iter()
         .map(|(dictionary, sides)| dictionary.calls(sides.iter().map(Vec::len).max().unwrap_or(0)))
         .collect();
-    let parts = dictionaries
+    let parts: Vec<_> = dictionaries
         .iter()
         .zip(&trees)
-        .map(|((_, sides), tree)| CallValues::new(tree, |side| present(&sides[side])));
-    Ok(FlameTree::of(parts.collect(), max_nodes))
+        .map(|((_, sides), tree)| CallValues::new(tree, |side| present(&sides[side])))
+        .collect();
+    let nodes: usize = parts.iter().map(CallValues::node_count).sum();
+    let kept = if max_nodes == 0 { nodes } else { nodes.min(max_nodes) };
+    job.keep((nodes + kept) * (NODE_BYTES + SIDES * NODE_BYTES_PER_SIDE));
+    job.check()?;
+    Ok(FlameTree::of(parts, max_nodes))
 }

@@ -226,6 +226,9 @@ impl ChunkReader for Window {
     }
 }
 
+/// What a row of four numbers takes in memory: two of 32 bits and two of 64.
+const DECODED_ROW_BYTES: usize = 24;
+
 /// An open Parquet file.
 pub(crate) struct TableReader {
     path: PathBuf,
@@ -259,6 +262,11 @@ impl TableReader {
     /// How many rows a row group has.
     pub(crate) fn rows_of(&self, i: usize) -> usize {
         self.metadata.row_group(i).num_rows() as usize
+    }
+
+    /// Memory that a row group takes with its columns decoded.
+    pub(crate) fn bytes_of(&self, i: usize) -> usize {
+        self.index.row_groups[i].bytes as usize + self.rows_of(i).saturating_mul(DECODED_ROW_BYTES)
     }
 
     /// The error for a file that contradicts the others of its directory.

@@ -10,10 +10,14 @@ use hashbrown::HashMap;
 use pyrite_model::{LabelSet, SeriesKey, TimeRange, UnixMs};
 
 use crate::QueryError;
+use crate::job::{Held, Job, label_bytes};
 use crate::query::{Fold, Source, StackQuery, run};
 use crate::rows::Run;
 use crate::segment::read::Grid;
 use crate::shared::Shared;
+
+/// Estimated memory of a group beside its labels and points: its places in the map and the lists.
+const GROUP_BYTES: usize = 128;
 
 /// A question about values over time.
 #[derive(Clone, Debug)]
@@ -127,6 +131,11 @@ impl Points {
         self.settle();
         self.sums
     }
+
+    /// What they take.
+    pub(crate) fn bytes(&self) -> usize {
+        self.sums.capacity() * size_of::<(i64, i64)>()
+    }
 }
 
 /// The sum of values; `None` where there are none.
@@ -142,32 +151,39 @@ struct Part {
     /// Which group a series of the source belongs to.
     group_of: HashMap<u32, usize>,
     points: Vec<Points>,
+    /// What they take.
+    point_bytes: usize,
 }
 
 /// The sums of all sources.
 struct Timeline<'a> {
     query: &'a SeriesQuery,
+    job: &'a Job,
     buckets: Buckets,
     limit: usize,
     groups: BTreeMap<LabelSet, usize>,
     points: Vec<Points>,
+    /// What they are counted with.
+    point_bytes: Held<'a>,
 }
 
 impl Timeline<'_> {
     fn group_of(&mut self, key: &SeriesKey) -> usize {
         let names = self.query.group_by.iter();
         let pairs = names.filter_map(|name| Some((name.clone(), key.label(name)?.into_owned())));
-        let next = self.points.len();
-        let group = *self.groups.entry(LabelSet::from_pairs(pairs)).or_insert(next);
-        if group == next {
-            self.points.push(Points::default());
+        let (labels, next) = (LabelSet::from_pairs(pairs), self.points.len());
+        if let Some(&group) = self.groups.get(&labels) {
+            return group;
         }
-        group
+        self.job.keep(GROUP_BYTES + label_bytes(&labels));
+        self.groups.insert(labels, next);
+        self.points.push(Points::default());
+        next
     }
 
     /// Series without points are left out.
     fn into_series(self) -> Vec<GroupSeries> {
-        let Self { buckets, groups, mut points, .. } = self;
+        let Self { buckets, groups, mut points, job, .. } = self;
         let mut series: Vec<(i64, GroupSeries)> = Vec::new();
         for (labels, group) in groups {
             let mut of_group = std::mem::take(&mut points[group]);
@@ -175,6 +191,7 @@ impl Timeline<'_> {
             let sum = of_group.sums.iter().fold(0_i64, |sum, (_, value)| sum.saturating_add(*value));
             let points: Vec<_> = of_group.sums.iter().map(|(k, value)| (buckets.stamp(*k), *value)).collect();
             if !points.is_empty() {
+                job.keep(size_of_val(&*points));
                 series.push((sum, GroupSeries { labels, points }));
             }
         }
@@ -187,6 +204,10 @@ impl Timeline<'_> {
 impl Fold for Timeline<'_> {
     type Part = Part;
 
+    fn job(&self) -> &Job {
+        self.job
+    }
+
     fn needs_stacks(&self) -> bool {
         self.query.stacks.chooses_stacks()
     }
@@ -195,15 +216,21 @@ impl Fold for Timeline<'_> {
         Grid::Steps { origin: self.buckets.start, step: self.buckets.step }
     }
 
-    fn begin(&mut self, source: &Source<'_>) -> Part {
+    fn begin(&mut self, source: &Source<'_>) -> Result<Part, QueryError> {
         let chosen = source.stacks.filter(|_| self.needs_stacks());
         let counts = chosen.map(|stacks| self.query.stacks.counted_stacks(stacks));
-        let group_of = source.series.iter().map(|(id, key)| (*id, self.group_of(key))).collect();
-        Part { buckets: self.buckets, counts, group_of, points: vec![Points::default(); self.points.len()] }
+        let mut group_of = HashMap::with_capacity(source.series.len());
+        for (at, (id, key)) in source.series.iter().enumerate() {
+            self.job.check_at(at)?;
+            group_of.insert(*id, self.group_of(key));
+        }
+        let points = vec![Points::default(); self.points.len()];
+        Ok(Part { buckets: self.buckets, counts, group_of, points, point_bytes: 0 })
     }
 
     fn add(part: &mut Part, rows: Run<'_>) {
         let points = &mut part.points[part.group_of[&rows.series]];
+        let before = points.bytes();
         let mut rest = 0..rows.times.len();
         while let Some(first) = rest.next() {
             let bucket = part.buckets.of(UnixMs(rows.times[first]));
@@ -226,12 +253,21 @@ impl Fold for Timeline<'_> {
                 points.add(bucket, sum);
             }
         }
+        part.point_bytes += points.bytes() - before;
+    }
+
+    fn bytes(part: &Part) -> usize {
+        part.counts.as_ref().map_or(0, Vec::len)
+            + part.group_of.capacity() * size_of::<(u32, usize)>()
+            + part.points.len() * size_of::<Points>()
+            + part.point_bytes
     }
 
     fn end(&mut self, part: Part, _source: &Source<'_>) -> Result<(), QueryError> {
         for (points, new) in self.points.iter_mut().zip(part.points) {
             new.sums.into_iter().for_each(|(bucket, value)| points.add(bucket, value));
         }
+        self.point_bytes.set(self.points.iter().map(Points::bytes).sum());
         let limit = self.limit;
         let upper: usize = self.points.iter().map(|points| points.sums.len()).sum();
         if upper > limit && self.points.iter_mut().map(Points::count).sum::<usize>() > limit {
@@ -242,7 +278,11 @@ impl Fold for Timeline<'_> {
 }
 
 /// Runs the query; series with the largest sums come first, equal ones in order of their labels.
-pub(crate) fn select_series(shared: &Shared, query: &SeriesQuery) -> Result<Vec<GroupSeries>, QueryError> {
+pub(crate) fn select_series(
+    shared: &Shared,
+    job: &Job,
+    query: &SeriesQuery,
+) -> Result<Vec<GroupSeries>, QueryError> {
     let step_ms = query.step_ms;
     if step_ms < 1 {
         return Err(QueryError::BadStep { step_ms });
@@ -251,8 +291,8 @@ pub(crate) fn select_series(shared: &Shared, query: &SeriesQuery) -> Result<Vec<
         return Ok(Vec::new());
     };
     let limit = shared.config.limits.query_points;
-    let (groups, points) = (BTreeMap::new(), Vec::new());
-    let mut timeline = Timeline { query, buckets, limit, groups, points };
+    let (groups, points, point_bytes) = (BTreeMap::new(), Vec::new(), job.hold(0));
+    let mut timeline = Timeline { query, job, buckets, limit, groups, points, point_bytes };
     let rows = StackQuery { range: buckets.window(), ..query.stacks.clone() };
     run(shared, &rows, &mut timeline)?;
     Ok(timeline.into_series())

@@ -47,6 +47,7 @@ pub fn app(state: Arc<ServerState>) -> Router {
         .route("/api/v1/series", get(functions::series))
         .route("/api/v1/diff", get(compare::diff))
         .route("/api/v1/profiles", get(exemplars::list))
+        .route("/api/v1/queries", get(ops::queries))
         .route("/api/v1/status/buildinfo", get(ops::build_info))
         .route("/ready", get(ops::ready))
         .route("/metrics", get(ops::metrics))

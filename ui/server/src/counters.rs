@@ -12,6 +12,7 @@ use pyrite_model::pprof::Appended;
 pub(crate) struct Counters {
     requests: Mutex<BTreeMap<(String, u16), u64>>,
     rejected: Mutex<BTreeMap<&'static str, u64>>,
+    refused_queries: Mutex<BTreeMap<&'static str, u64>>,
     pub(crate) profiles: AtomicU64,
     pub(crate) rows: AtomicU64,
     negative_samples: AtomicU64,
@@ -27,6 +28,12 @@ impl Counters {
     /// A push that was not stored, by reason.
     pub(crate) fn rejected(&self, reason: &'static str) {
         *self.rejected.lock().unwrap_or_else(PoisonError::into_inner).entry(reason).or_default() += 1;
+    }
+
+    /// A query that did not get its turn, by reason.
+    pub(crate) fn refused_query(&self, reason: &'static str) {
+        let mut refused = self.refused_queries.lock().unwrap_or_else(PoisonError::into_inner);
+        *refused.entry(reason).or_default() += 1;
     }
 
     /// Profiles that were stored.
@@ -47,6 +54,11 @@ impl Counters {
         for (reason, &count) in &*rejected {
             let help = "Pushes that were not stored, by reason.";
             out.counter("pyrite_push_rejected_total", help, &[("reason", reason)], count as f64);
+        }
+        let refused = self.refused_queries.lock().unwrap_or_else(PoisonError::into_inner);
+        for (reason, &count) in &*refused {
+            let help = "Queries that did not get their turn, by reason.";
+            out.counter("pyrite_http_queries_refused_total", help, &[("reason", reason)], count as f64);
         }
         for (name, help, value) in [
             ("pyrite_push_profiles_total", "Pushed profiles that were stored.", &self.profiles),

@@ -126,6 +126,23 @@ pub enum ApiError {
         /// Which bound was met.
         what: &'static str,
     },
+    /// A query that holds more memory than it may.
+    #[error("{reason}")]
+    Exhausted {
+        /// Which limit, and what to change.
+        reason: String,
+        /// Whether there may be room for it later.
+        passes: bool,
+    },
+    /// A query whose time is over.
+    #[error("{reason}")]
+    TimedOut {
+        /// Which limit, and what to change.
+        reason: String,
+    },
+    /// A query whose client has gone, so that nobody reads this.
+    #[error("the client did not wait for the answer")]
+    Canceled,
     /// The store cannot write or read now; trying again later can help.
     #[error("{reason}")]
     Unavailable {
@@ -193,8 +210,11 @@ impl ApiError {
                 (StatusCode::UNPROCESSABLE_ENTITY, "invalid_argument")
             }
             Self::ContentType { .. } => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_argument"),
-            Self::BodyRead => (StatusCode::REQUEST_TIMEOUT, "canceled"),
-            Self::Overloaded { .. } => (StatusCode::TOO_MANY_REQUESTS, "resource_exhausted"),
+            Self::BodyRead | Self::Canceled => (StatusCode::REQUEST_TIMEOUT, "canceled"),
+            Self::Overloaded { .. } | Self::Exhausted { .. } => {
+                (StatusCode::TOO_MANY_REQUESTS, "resource_exhausted")
+            }
+            Self::TimedOut { .. } => (StatusCode::GATEWAY_TIMEOUT, "deadline_exceeded"),
             Self::Unavailable { .. } => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
             Self::Unimplemented { .. } => (StatusCode::NOT_IMPLEMENTED, "unimplemented"),
             Self::NotFound { .. } => (StatusCode::NOT_FOUND, "not_found"),
@@ -218,9 +238,10 @@ impl IntoResponse for ApiError {
         if matches!(self, Self::Accept { .. }) {
             return (status, self.to_string()).into_response();
         }
+        let passes = matches!(self, Self::Overloaded { .. } | Self::Exhausted { passes: true, .. });
         let body = ErrorBody { code, message: chain(&self) };
         let mut response = (status, axum::Json(body)).into_response();
-        if status == StatusCode::TOO_MANY_REQUESTS {
+        if passes {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response

@@ -1,4 +1,4 @@
-//! Endpoints for those who run Pyrite: readiness, metrics, version, and a profile of Pyrite itself.
+//! Endpoints for those who run Pyrite: readiness, metrics, version, queries under way, and a profile of Pyrite itself.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use pprof::protos::Message;
 use pyrite_model::Exposition;
 use pyrite_model::pprof::gzip;
+use pyrite_store::QueryStatus;
 use serde::{Deserialize, Serialize};
 
 use crate::ApiError;
@@ -32,6 +33,8 @@ pub(crate) async fn metrics(State(state): State<Shared>) -> Result<Response, Api
     out.gauge("pyrite_build_info", "Always 1; the label says which build this is.", &version, 1.0);
     let in_flight = state.in_flight.load(Ordering::Relaxed) as f64;
     out.gauge("pyrite_http_requests_in_flight", "HTTP requests being answered.", &[], in_flight);
+    let waiting = state.waiting_queries() as f64;
+    out.gauge("pyrite_http_queries_waiting", "Queries that wait for their turn.", &[], waiting);
     state.counters.metrics(&mut out);
     if let Some(node) = &state.node {
         node.metrics(&mut out);
@@ -69,6 +72,34 @@ pub(crate) async fn build_info() -> Json<BuildInfo> {
     let data =
         BuildData { version, revision: "", branch: "", build_user: "", build_date: "", go_version: "" };
     Json(BuildInfo { status: "success", data })
+}
+
+#[derive(Serialize)]
+pub(crate) struct Queries {
+    /// How many wait for their turn.
+    waiting: usize,
+    /// Those under way, the oldest first.
+    queries: Vec<RunningQuery>,
+}
+
+#[derive(Serialize)]
+struct RunningQuery {
+    id: u64,
+    kind: &'static str,
+    age_seconds: f64,
+    rows_read: u64,
+    rows_to_read: u64,
+    bytes: usize,
+}
+
+/// What the queries under way are at. It says nothing of whose they are or what they are about.
+pub(crate) async fn queries(State(state): State<Shared>) -> Json<Queries> {
+    let running = |status: QueryStatus| {
+        let QueryStatus { id, kind, age, bytes, rows_read, rows_to_read } = status;
+        RunningQuery { id, kind, age_seconds: age.as_secs_f64(), rows_read, rows_to_read, bytes }
+    };
+    let queries = state.store.queries().into_iter().map(running).collect();
+    Json(Queries { waiting: state.waiting_queries(), queries })
 }
 
 #[derive(Debug, Deserialize)]

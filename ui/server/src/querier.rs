@@ -8,6 +8,7 @@ use crate::ApiError;
 use crate::connect::Call;
 use crate::proto::{querier, types};
 use crate::state::now;
+use crate::store::ProfileStore;
 use crate::window::{all_of, window};
 
 /// Window of a profile type query that names none.
@@ -64,21 +65,24 @@ pub(crate) async fn series(call: Call<querier::SeriesRequest>) -> Result<querier
     let range = window(start, end)?;
     let selector = all_of(&matchers)?;
     let utf8_labels = call.utf8_labels;
-    let found = call.state.query(move |store| store.series(&call.tenants, &selector, range)).await?;
-    let distinct: BTreeSet<LabelSet> = found
-        .iter()
-        .map(|series| {
-            let mut labels = project(series, &label_names);
-            let hidden = labels.iter().filter(|label| !utf8_labels.shows(&label.name));
-            let hidden: Vec<String> = hidden.map(|label| label.name.clone()).collect();
-            for name in hidden {
-                labels.remove(&name);
-            }
-            labels
-        })
-        .filter(|labels| !labels.is_empty())
-        .collect();
-    let labels_set = distinct.iter().map(|labels| types::Labels { labels: label_pairs(labels) }).collect();
+    let list = move |store: &dyn ProfileStore| {
+        let found = store.series(&call.tenants, &selector, range)?;
+        let distinct: BTreeSet<LabelSet> = found
+            .iter()
+            .map(|series| {
+                let mut labels = project(series, &label_names);
+                let hidden = labels.iter().filter(|label| !utf8_labels.shows(&label.name));
+                let hidden: Vec<String> = hidden.map(|label| label.name.clone()).collect();
+                for name in hidden {
+                    labels.remove(&name);
+                }
+                labels
+            })
+            .filter(|labels| !labels.is_empty())
+            .collect();
+        Ok(distinct.iter().map(|labels| types::Labels { labels: label_pairs(labels) }).collect())
+    };
+    let labels_set = call.state.query(list).await?;
     Ok(querier::SeriesResponse { labels_set })
 }
 

@@ -8,7 +8,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pyrite_model::pprof::PushLimits;
 use pyrite_model::{Tenants, UnixMs};
-use tokio::sync::Semaphore;
+use pyrite_store::Stop;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::counters::Counters;
 use crate::{ApiError, NodeView, ProfileStore, Tenancy};
@@ -31,6 +32,10 @@ pub struct ServerLimits {
     pub running_queries: usize,
     /// Queries that wait; one more is refused.
     pub waiting_queries: usize,
+    /// How long a query may wait until it is refused.
+    pub query_wait: Duration,
+    /// How long a query may run until it is ended without an answer.
+    pub query_timeout: Duration,
     /// Memory for the bodies of pushes being taken in, in bytes; a push that does not fit is refused for now.
     pub push_bytes_in_flight: usize,
     /// What the profiles of one push may take in memory once they are decoded, in bytes.
@@ -49,6 +54,9 @@ impl Default for ServerLimits {
             // Queries are CPU-bound; more at a time would only share the same CPUs and hold more memory.
             running_queries: 4,
             waiting_queries: 128,
+            // Clients give up after 10 to 30 s.
+            query_wait: Duration::from_secs(10),
+            query_timeout: Duration::from_mins(1),
             push_bytes_in_flight: 128 << 20,
             push_batch_bytes: 64 << 20,
             // Decoding is CPU-bound and short; an unpacked profile takes far more memory than its body.
@@ -105,21 +113,53 @@ impl ServerState {
         self.node.as_deref().filter(|_| self.tenancy.shows_node_to(tenants))
     }
 
-    /// Runs a query on a thread that may block. A client that goes away while its query waits frees its place.
+    /// Runs a query on a thread that may block, when its turn comes. It ends soon after its client has gone.
     pub(crate) async fn query<T: Send + 'static>(
         &self,
         run: impl FnOnce(&dyn ProfileStore) -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
-        let place = Waiting::enter(self)?;
-        let permit = Arc::clone(&self.queries).acquire_owned().await;
-        drop(place);
-        let store = Arc::clone(&self.store);
+        let permit = self.turn().await?;
+        let stop = Stop::after(self.limits.query_timeout);
+        let store = Arc::clone(&self.store).on_behalf(stop.clone());
+        let _wanted = Wanted(stop);
         blocking(move || {
-            // The work goes on when the client leaves, so it is the work that holds the permit.
+            // The thread goes on for a while when the client leaves, so it is the thread that holds the permit.
             let _permit = permit;
             run(&*store)
         })
         .await
+    }
+
+    /// Waits until a query may run; not for long, and not behind too many. A client that goes away frees its place.
+    async fn turn(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        if let Ok(permit) = Arc::clone(&self.queries).try_acquire_owned() {
+            return Ok(permit);
+        }
+        let refuse = |what, reason| {
+            self.counters.refused_query(reason);
+            ApiError::Overloaded { what }
+        };
+        let place = Waiting::enter(self).ok_or_else(|| refuse("queries are waiting", "too_many_waiting"))?;
+        let turn =
+            tokio::time::timeout(self.limits.query_wait, Arc::clone(&self.queries).acquire_owned()).await;
+        drop(place);
+        // The semaphore is never closed.
+        let turn = turn.ok().and_then(Result::ok);
+        turn.ok_or_else(|| refuse("queries are running, none of which ended in time", "waited_too_long"))
+    }
+
+    /// Queries that wait for their turn.
+    pub(crate) fn waiting_queries(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+}
+
+/// Ends a query when whoever waits for its answer goes, which is when this is dropped.
+struct Wanted(Stop);
+
+impl Drop for Wanted {
+    fn drop(&mut self) {
+        self.0.cancel();
     }
 }
 
@@ -135,13 +175,11 @@ pub(crate) async fn blocking<T: Send + 'static>(
 struct Waiting<'a>(&'a AtomicUsize);
 
 impl<'a> Waiting<'a> {
-    fn enter(state: &'a ServerState) -> Result<Self, ApiError> {
-        let limit = state.limits.waiting_queries;
-        if state.waiting.fetch_add(1, Ordering::Relaxed) >= limit {
-            state.waiting.fetch_sub(1, Ordering::Relaxed);
-            return Err(ApiError::Overloaded { what: "queries are waiting" });
-        }
-        Ok(Self(&state.waiting))
+    /// `None` where all places are taken.
+    fn enter(state: &'a ServerState) -> Option<Self> {
+        let place = Self(&state.waiting);
+        // Counted before it is asked whether there is room, and given back with the place where there is none.
+        (state.waiting.fetch_add(1, Ordering::Relaxed) < state.limits.waiting_queries).then_some(place)
     }
 }
 

@@ -4,11 +4,14 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::slice;
+use std::sync::Arc;
 
 use pyrite_model::{
     Batch, Exposition, FlameTree, ProfileType, Selector, SeriesKey, StackProfile, Tenants, TimeRange,
 };
-use pyrite_store::{AppendError, GroupSeries, QueryError, SeriesProfiles, SeriesQuery, StackQuery, Store};
+use pyrite_store::{
+    AppendError, GroupSeries, QueryError, QueryStatus, SeriesProfiles, SeriesQuery, StackQuery, Stop, Store,
+};
 
 use crate::ApiError;
 use crate::error::chain;
@@ -20,6 +23,10 @@ pub type Appending<'a> = Pin<Box<dyn Future<Output = Result<(), ApiError>> + Sen
 pub trait ProfileStore: Send + Sync + 'static {
     /// Stores a batch.
     fn append(&self, batch: Batch) -> Appending<'_>;
+    /// The store for one query, which gives up with an error soon after `stop` says so.
+    fn on_behalf(self: Arc<Self>, stop: Stop) -> Arc<dyn ProfileStore>;
+    /// What the queries under way are at, the oldest first.
+    fn queries(&self) -> Vec<QueryStatus>;
     /// The profile types with rows in the window, sorted by id.
     fn profile_types(&self, tenants: &Tenants, range: TimeRange) -> Result<Vec<ProfileType>, ApiError>;
     /// Names of stored and synthetic labels, sorted bytewise.
@@ -65,6 +72,14 @@ pub trait ProfileStore: Send + Sync + 'static {
 impl ProfileStore for Store {
     fn append(&self, batch: Batch) -> Appending<'_> {
         Box::pin(async move { Ok(Self::append(self, batch).await?) })
+    }
+
+    fn on_behalf(self: Arc<Self>, stop: Stop) -> Arc<dyn ProfileStore> {
+        Arc::new(Self::on_behalf(&self, stop))
+    }
+
+    fn queries(&self) -> Vec<QueryStatus> {
+        Self::queries(self)
     }
 
     fn profile_types(&self, tenants: &Tenants, range: TimeRange) -> Result<Vec<ProfileType>, ApiError> {
@@ -160,6 +175,10 @@ impl From<QueryError> for ApiError {
             | QueryError::TooManyPoints { .. }
             | QueryError::TooManyProfiles { .. }
             | QueryError::TooManyToCompare { .. } => Self::Unanswerable { reason },
+            QueryError::Cancelled => Self::Canceled,
+            QueryError::TimedOut { .. } => Self::TimedOut { reason },
+            QueryError::TooMuchMemory { .. } => Self::Exhausted { reason, passes: false },
+            QueryError::MemoryTaken { .. } => Self::Exhausted { reason, passes: true },
         }
     }
 }

@@ -5,20 +5,19 @@ use pyrite_model::{
     SymbolTable,
 };
 
-/// What became of the ids of `source`.
-pub(crate) struct Copier<'a> {
-    source: &'a SymbolTable,
+/// What became of the ids of a symbol table, which may grow meanwhile.
+pub(crate) struct Copier {
     stacks: Vec<Option<StackId>>,
     locations: Vec<Option<LocationId>>,
     functions: Vec<Option<FunctionId>>,
     mappings: Vec<Option<MappingId>>,
 }
 
-impl<'a> Copier<'a> {
-    pub(crate) fn new(source: &'a SymbolTable) -> Self {
+impl Copier {
+    /// For what the source holds now.
+    pub(crate) fn new(source: &SymbolTable) -> Self {
         let lens = source.lens();
         Self {
-            source,
             stacks: vec![None; lens.stacks],
             locations: vec![None; lens.locations],
             functions: vec![None; lens.functions],
@@ -27,7 +26,7 @@ impl<'a> Copier<'a> {
     }
 
     /// The id in `target` of a stack of the source.
-    pub(crate) fn stack(&mut self, id: StackId, target: &mut SymbolTable) -> StackId {
+    pub(crate) fn stack(&mut self, source: &SymbolTable, id: StackId, target: &mut SymbolTable) -> StackId {
         let mut missing = Vec::new();
         let (mut next, mut copied) = (Some(id), None);
         while let Some(id) = next {
@@ -36,54 +35,64 @@ impl<'a> Copier<'a> {
                 break;
             }
             missing.push(id);
-            next = self.source.stack_node(id).parent;
+            next = source.stack_node(id).parent;
         }
         for id in missing.into_iter().rev() {
-            let location = self.location(self.source.stack_node(id).location, target);
+            let location = self.location(source, source.stack_node(id).location, target);
             copied = Some(target.intern_stack_node(StackNode { parent: copied, location }));
             self.stacks[id.index()] = copied;
         }
         copied.expect("a stack has at least the node that names it")
     }
 
-    fn location(&mut self, id: LocationId, target: &mut SymbolTable) -> LocationId {
+    fn location(&mut self, source: &SymbolTable, id: LocationId, target: &mut SymbolTable) -> LocationId {
         if let Some(done) = self.locations[id.index()] {
             return done;
         }
-        let Location { mapping, address, lines } = self.source.location(id);
-        let mapping = mapping.map(|id| self.mapping(id, target));
-        let copy = |l: &Line| Line { function: self.function(l.function, target), line: l.line };
+        let Location { mapping, address, lines } = source.location(id);
+        let mapping = mapping.map(|id| self.mapping(source, id, target));
+        let copy = |l: &Line| Line { function: self.function(source, l.function, target), line: l.line };
         let lines = lines.iter().map(copy).collect();
         let copied = target.intern_location(Location { mapping, address: *address, lines });
         self.locations[id.index()] = Some(copied);
         copied
     }
 
-    fn function(&mut self, id: FunctionId, target: &mut SymbolTable) -> FunctionId {
+    fn function(&mut self, source: &SymbolTable, id: FunctionId, target: &mut SymbolTable) -> FunctionId {
         if let Some(done) = self.functions[id.index()] {
             return done;
         }
-        let Function { name, system_name, filename, start_line } = self.source.function(id);
-        let [name, system_name, filename] = [name, system_name, filename].map(|text| self.text(text, target));
+        let Function { name, system_name, filename, start_line } = source.function(id);
+        let [name, system_name, filename] =
+            [name, system_name, filename].map(|text| copy_text(source, text, target));
         let copied = target.intern_function(Function { name, system_name, filename, start_line });
         self.functions[id.index()] = Some(copied);
         copied
     }
 
-    fn mapping(&mut self, id: MappingId, target: &mut SymbolTable) -> MappingId {
+    fn mapping(&mut self, source: &SymbolTable, id: MappingId, target: &mut SymbolTable) -> MappingId {
         if let Some(done) = self.mappings[id.index()] {
             return done;
         }
-        let Mapping { build_id, path } = self.source.mapping(id);
-        let [build_id, path] = [build_id, path].map(|text| self.text(text, target));
+        let Mapping { build_id, path } = source.mapping(id);
+        let [build_id, path] = [build_id, path].map(|text| copy_text(source, text, target));
         let copied = target.intern_mapping(Mapping { build_id, path });
         self.mappings[id.index()] = Some(copied);
         copied
     }
 
-    fn text(&self, id: StringId, target: &mut SymbolTable) -> StringId {
-        target.intern_str(self.source.str(id))
+    /// Memory that it takes.
+    pub(crate) fn bytes(&self) -> usize {
+        let Self { stacks, locations, functions, mappings } = self;
+        size_of_val(&**stacks)
+            + size_of_val(&**locations)
+            + size_of_val(&**functions)
+            + size_of_val(&**mappings)
     }
+}
+
+fn copy_text(source: &SymbolTable, id: StringId, target: &mut SymbolTable) -> StringId {
+    target.intern_str(source.str(id))
 }
 
 #[cfg(test)]
@@ -108,8 +117,8 @@ mod tests {
         let mut target = SymbolTable::new();
         target.intern_named_location("first");
         let mut copier = Copier::new(&source);
-        let found = copier.stack(wanted, &mut target);
-        assert_eq!(copier.stack(wanted, &mut target), found);
+        let found = copier.stack(&source, wanted, &mut target);
+        assert_eq!(copier.stack(&source, wanted, &mut target), found);
         let text = |id| target.str(id);
         let names: Vec<&str> = target
             .stack_locations(found)

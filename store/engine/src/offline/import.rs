@@ -176,8 +176,8 @@ impl Importer<'_> {
 
 /// The rows with what they refer to; `None` where they refer to what is not there.
 fn batch(rows: &[StoredRow], keys: &Keys, stacks: &StackIds) -> Option<Batch> {
-    let symbols_of_source = stacks.dictionary.read();
-    let mut copier = Copier::new(&symbols_of_source);
+    let source = stacks.dictionary.read();
+    let mut copier = Copier::new(&source);
     let tenant = keys.get(&rows.first()?.series)?.tenant.clone();
     let mut symbols = SymbolTable::new();
     let mut series = Vec::new();
@@ -185,7 +185,7 @@ fn batch(rows: &[StoredRow], keys: &Keys, stacks: &StackIds) -> Option<Batch> {
         let SeriesKey { labels, profile_type, .. } = keys.get(&run.first()?.series)?.as_ref().clone();
         let mut of_series = Vec::with_capacity(run.len());
         for StoredRow { time, stack, value, .. } in run {
-            let stack = copier.stack(*stacks.stacks.get(*stack as usize)?, &mut symbols);
+            let stack = copier.stack(&source, *stacks.stacks.get(*stack as usize)?, &mut symbols);
             of_series.push(Row { time: *time, stack, value: *value });
         }
         series.push(SeriesRows { labels, profile_type, rows: of_series });

@@ -69,12 +69,17 @@ pub struct Compacted {
     pub bytes_after: u64,
 }
 
-/// The configuration of a store that removes nothing, and takes in rows of as many tenants as there are: the bound on these
-/// is for those who push.
+/// The configuration of a store that removes nothing, takes in rows of as many tenants as there are and answers whatever is
+/// asked: the bounds on these are for a server.
 pub fn keeping_all(dir: &Path) -> StoreConfig {
     let retention = Retention { max_age: Duration::MAX, max_bytes: u64::MAX };
     let quarantine = QuarantineLimits { max_age: Duration::MAX, max_bytes: u64::MAX };
-    let limits = Limits { tenants: usize::MAX, ..Limits::default() };
+    let limits = Limits {
+        tenants: usize::MAX,
+        query_bytes: usize::MAX,
+        queries_bytes: usize::MAX,
+        ..Limits::default()
+    };
     StoreConfig { retention, quarantine, limits, ..StoreConfig::new(dir) }
 }
 

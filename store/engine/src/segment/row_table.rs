@@ -146,6 +146,11 @@ impl GroupScan<'_> {
         self.opened.table.rows_of(self.group)
     }
 
+    /// Memory that it takes while it is read.
+    pub(crate) fn bytes(&self) -> usize {
+        self.opened.table.bytes_of(self.group)
+    }
+
     /// Calls `each` for the wanted rows, a run of one series at a time.
     pub(crate) fn run(&self, mut each: impl FnMut(Run<'_>)) -> Result<(), StoreError> {
         let Self { opened, held, wanted, .. } = self;

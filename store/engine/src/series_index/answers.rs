@@ -11,6 +11,8 @@ use super::labels::Label;
 use super::registry::{Registry, type_key};
 use super::select::{Chosen, SERVICE_ALIAS, Source, source};
 use super::set::SeriesSet;
+use crate::QueryError;
+use crate::job::{Job, key_bytes};
 
 /// Finding a value by way of its series takes as long as looking whether some values have one of them.
 const SERIES_COST: usize = 4;
@@ -42,7 +44,7 @@ impl<'a> Answers<'a> {
     }
 
     /// The names of the labels that they have, sorted.
-    pub(crate) fn label_names(&self) -> Vec<String> {
+    pub(crate) fn label_names(&self, job: &Job) -> Result<Vec<String>, QueryError> {
         let mut names = BTreeSet::new();
         for key in self.types() {
             names.extend(key.label_names().map(str::to_owned));
@@ -57,45 +59,45 @@ impl<'a> Answers<'a> {
                 names.insert(SERVICE_ALIAS.to_owned());
             }
         }
-        names.into_iter().collect()
+        job.collect(names, String::len)
     }
 
     /// The values that they have of a label, sorted.
-    pub(crate) fn label_values(&self, name: &str) -> Vec<String> {
+    pub(crate) fn label_values(&self, name: &str, job: &Job) -> Result<Vec<String>, QueryError> {
         let name = match source(name) {
             Source::Stored(name) => name,
             Source::Type => {
                 let types = self.types();
                 let values = types.iter().filter_map(|key| key.label(name).map(Cow::into_owned));
-                return values.collect::<BTreeSet<_>>().into_iter().collect();
+                return job.collect(values.collect::<BTreeSet<_>>(), String::len);
             }
         };
         let labels = self.registry().labels();
-        let Some(id) = labels.find(name) else { return Vec::new() };
+        let Some(id) = labels.find(name) else { return Ok(Vec::new()) };
         let label = labels.label(id);
         let values = label.values();
         if label.series().is_within(&self.all) {
-            return values.map(|(value, _)| value.to_owned()).collect();
+            return job.collect(values.map(|(value, _)| value.to_owned()), String::len);
         }
         if self.all.len() < values.len() / SERIES_COST {
             let pairs = self.all.iter().filter_map(|series| self.registry().pair_of(series, id));
             let values: BTreeSet<&str> = pairs.map(|pair| labels.pair(pair).value()).collect();
-            return values.into_iter().map(str::to_owned).collect();
+            return job.collect(values.into_iter().map(str::to_owned), String::len);
         }
         let found = values.filter(|(_, pair)| labels.pair(*pair).series().intersects(&self.all));
-        found.map(|(value, _)| value.to_owned()).collect()
+        job.collect(found.map(|(value, _)| value.to_owned()), String::len)
     }
 
     /// Themselves, sorted.
-    pub(crate) fn series(&self) -> Vec<SeriesKey> {
+    pub(crate) fn series(&self, job: &Job) -> Result<Vec<SeriesKey>, QueryError> {
         let wall = ProfileType::wall();
         let stored = self.found.stored.iter().map(|id| self.registry().key(id));
         let as_wall = self.found.as_wall.iter().map(|id| self.registry().key_as(id, &wall));
-        let mut series: Vec<SeriesKey> = stored.chain(as_wall).collect();
+        let mut series = job.collect(stored.chain(as_wall), key_bytes)?;
         series.sort_unstable();
         // Parts of wall time differ in nothing but their types, and what was pushed as wall time may be the same again.
         series.dedup();
-        series
+        Ok(series)
     }
 
     /// A series without labels of each of their types.

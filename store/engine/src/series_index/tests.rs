@@ -12,10 +12,11 @@ use pyrite_model::{
 use super::{Filling, SeriesIndex};
 use crate::dictionary::{Epoch, EpochId};
 use crate::head::{Head, HeadState};
+use crate::job::{Job, Jobs};
 use crate::segment::SegmentInfo;
 use crate::segment::series::SegmentSeries;
 use crate::shared::View;
-use crate::{AppendError, Limits};
+use crate::{AppendError, Limits, Stop};
 
 /// A series and its first and last row.
 type Held = (SeriesKey, TimeRange);
@@ -298,6 +299,11 @@ fn counted_as(key: &SeriesKey, whole: &ProfileType) -> Option<SeriesKey> {
     is_part.then(|| SeriesKey { profile_type: whole.clone(), ..key.clone() })
 }
 
+/// A query without an end.
+fn job() -> Arc<Job> {
+    Arc::new(Jobs::new(Limits::default())).begin(Stop::default())
+}
+
 /// A head with a first and last row of each series, and one series that has no rows.
 fn head_state(holding: &BTreeMap<SeriesKey, TimeRange>) -> HeadState {
     let mut symbols = SymbolTable::new();
@@ -331,19 +337,19 @@ fn bare() -> SeriesKey {
 fn check(index: &SeriesIndex, world: &World, question: &Question) -> Result<(), TestCaseError> {
     let Question { tenants, selectors, window } = question;
     let expected = world.series(question);
-    let view = || world.view();
+    let (view, job) = (|| world.view(), job());
     prop_assert_eq!(index.extent(view, tenants), world.extent(tenants));
-    let series = index.find(view, tenants, selectors, *window).series();
+    let series = index.find(view, tenants, selectors, *window).series(&job).unwrap();
     prop_assert_eq!(&series, &expected.iter().cloned().collect::<Vec<_>>());
     let type_ids: BTreeSet<String> = expected.iter().map(|key| key.profile_type.to_string()).collect();
     let found = index.find(view, tenants, selectors, *window).profile_types();
     prop_assert_eq!(found.iter().map(ToString::to_string).collect::<Vec<_>>(), Vec::from_iter(type_ids));
     let names: BTreeSet<&str> = expected.iter().flat_map(SeriesKey::label_names).collect();
-    let found = index.find(view, tenants, selectors, *window).label_names();
+    let found = index.find(view, tenants, selectors, *window).label_names(&job).unwrap();
     prop_assert_eq!(found, Vec::from_iter(names));
     for name in NAMES {
         let values: BTreeSet<_> = expected.iter().filter_map(|key| key.label(name)).collect();
-        let found = index.find(view, tenants, selectors, *window).label_values(name);
+        let found = index.find(view, tenants, selectors, *window).label_values(name, &job).unwrap();
         prop_assert_eq!(found, Vec::from_iter(values), "{}", name);
     }
     for selector in selectors {
@@ -351,7 +357,7 @@ fn check(index: &SeriesIndex, world: &World, question: &Question) -> Result<(), 
             let mut found = Vec::new();
             for profile_type in types() {
                 let mut wanted = index.choose(tenants, &profile_type, selector);
-                let held = index.held_by(&info.name, &mut wanted, *window);
+                let held = index.held_by(&info.name, &mut wanted, *window, &job).unwrap();
                 found.extend(held.into_iter().map(|(id, key)| (id, SeriesKey::clone(&key))));
             }
             found.sort();
@@ -434,7 +440,7 @@ fn a_segment_with_a_series_twice_gives_up_all_that_it_took() {
     let series = [0, 1].map(|id| SegmentSeries { id, key: Arc::clone(&key), range, rows: 1 });
     index.add_segment("twice", &series);
     let mut wanted = index.choose(&Tenants::default(), &ProfileType::cpu_time(), &Selector::all());
-    assert_eq!(index.held_by("twice", &mut wanted, range), [(0, key)]);
+    assert_eq!(index.held_by("twice", &mut wanted, range, &job()).unwrap(), [(0, key)]);
     index.add_segment("twice", &series[..1]);
     assert_eq!(index.len(), 1);
     index.drop_segment("twice");

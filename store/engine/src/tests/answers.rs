@@ -11,10 +11,11 @@ use pyrite_model::{
 
 use super::EVERYTHING;
 use super::disk::Dice;
+use crate::job::Job;
 use crate::query::{Fold, Source, run};
 use crate::rows::Run;
 use crate::segment::read::Grid;
-use crate::{QueryError, SeriesQuery, StackQuery, Store};
+use crate::{QueryError, SeriesQuery, StackQuery, Stop, Store};
 
 /// The path of a stack whose entry in a dictionary is damaged.
 pub(super) const LOST: &str = "[lost: damaged dictionary]";
@@ -29,12 +30,18 @@ pub(super) struct Found {
     pub(super) value: i64,
 }
 
-#[derive(Default)]
-struct Rows(Vec<Found>);
+struct Rows {
+    job: Arc<Job>,
+    found: Vec<Found>,
+}
 
 impl Fold for Rows {
     /// Series, time, stack and value.
     type Part = Vec<(u32, i64, u32, i64)>;
+
+    fn job(&self) -> &Job {
+        &self.job
+    }
 
     fn needs_stacks(&self) -> bool {
         true
@@ -45,13 +52,17 @@ impl Fold for Rows {
         Grid::Steps { origin: 0, step: 1 }
     }
 
-    fn begin(&mut self, _source: &Source<'_>) -> Self::Part {
-        Vec::new()
+    fn begin(&mut self, _source: &Source<'_>) -> Result<Self::Part, QueryError> {
+        Ok(Vec::new())
     }
 
     fn add(part: &mut Self::Part, rows: Run<'_>) {
         let each = rows.times.iter().zip(rows.stacks).zip(rows.values);
         part.extend(each.map(|((time, stack), value)| (rows.series, *time, *stack, *value)));
+    }
+
+    fn bytes(part: &Self::Part) -> usize {
+        size_of_val(&**part)
     }
 
     fn end(&mut self, part: Self::Part, source: &Source<'_>) -> Result<(), QueryError> {
@@ -61,7 +72,7 @@ impl Fold for Rows {
         for (series, time, stack, value) in part {
             let service = keys[&series].label("service_name").unwrap().into_owned();
             let path = frame_names(&symbols, stacks.of(stack as usize)).join(";");
-            self.0.push(Found { service, time, path, value });
+            self.found.push(Found { service, time, path, value });
         }
         Ok(())
     }
@@ -69,10 +80,11 @@ impl Fold for Rows {
 
 /// All rows.
 pub(super) fn all_rows(store: &Store) -> Result<Option<Vec<Found>>, QueryError> {
-    let mut rows = Rows::default();
+    let shared = store.maintenance().shared();
+    let mut rows = Rows { job: shared.jobs.begin(Stop::default()), found: Vec::new() };
     let query = StackQuery::new(Tenants::default(), ProfileType::cpu_time(), Selector::all(), EVERYTHING);
-    run(store.maintenance().shared(), &query, &mut rows)?;
-    Ok(Some(rows.0))
+    run(shared, &query, &mut rows)?;
+    Ok(Some(rows.found))
 }
 
 fn same<T: PartialEq + std::fmt::Debug>(found: &T, expected: &T, what: &str) -> Result<(), TestCaseError> {

@@ -19,6 +19,8 @@ pub(super) enum Op {
     Remove,
     SyncDir,
     CreateDir,
+    /// Asked about only: it changes nothing.
+    Read,
 }
 
 /// Asked before each operation; an error is what the operation then gives.
@@ -97,9 +99,13 @@ impl FaultyFiles {
             None => {}
         }
         state.log.push((op, path.to_owned()));
-        // Asked without the lock: a rule may wait for the test, which looks at the log meanwhile.
-        let rule = state.rule.clone();
         drop(state);
+        self.ask(op, path)
+    }
+
+    fn ask(&self, op: Op, path: &Path) -> io::Result<()> {
+        // Asked without the lock: a rule may wait for the test, which looks at the log meanwhile.
+        let rule = lock(&self.0).rule.clone();
         match rule.and_then(|rule| (lock(&rule))(op, path)) {
             Some(error) => Err(error),
             None => Ok(()),
@@ -146,6 +152,23 @@ impl WriteFile for FaultyFile {
     }
 }
 
+struct WatchedFile {
+    layer: FaultyFiles,
+    path: PathBuf,
+    file: Box<dyn ReadFile>,
+}
+
+impl ReadFile for WatchedFile {
+    fn read_at(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+        self.layer.ask(Op::Read, &self.path)?;
+        self.file.read_at(offset, len)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+}
+
 impl FaultyFiles {
     fn writable(&self, path: &Path, file: Box<dyn WriteFile>) -> Box<dyn WriteFile> {
         Box::new(FaultyFile { layer: self.clone(), path: path.to_owned(), file })
@@ -168,7 +191,8 @@ impl FileLayer for FaultyFiles {
     }
 
     fn open_read(&self, path: &Path) -> io::Result<Box<dyn ReadFile>> {
-        RealFiles.open_read(path)
+        let file = RealFiles.open_read(path)?;
+        Ok(Box::new(WatchedFile { layer: self.clone(), path: path.to_owned(), file }))
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {

@@ -12,7 +12,7 @@ use pyrite_model::{Exposition, Selector, Tenants, TimeRange, UnixMs};
 use super::{EVERYTHING, ask_while_segments_come_and_go, batch, config, memory_dir, total};
 use crate::files::RealFiles;
 use crate::series_index::Filling;
-use crate::{AppendError, Limits, Retention, Store, StoreConfig};
+use crate::{AppendError, Limits, Retention, Stop, Store, StoreConfig};
 
 const HOUR_MS: i64 = 3_600_000;
 
@@ -34,7 +34,9 @@ fn services_anew(store: &Store, selectors: &[Selector], window: TimeRange) -> Ve
     let mut filling = Filling::default();
     shared.catalogue.fill(&mut filling).unwrap();
     let anew = filling.finish(&shared.view(), &shared.config.limits);
-    anew.find(|| shared.view(), &Tenants::default(), selectors, window).label_values("service_name")
+    let job = shared.jobs.begin(Stop::default());
+    let found = anew.find(|| shared.view(), &Tenants::default(), selectors, window);
+    found.label_values("service_name", &job).unwrap()
 }
 
 #[derive(Clone, Debug)]

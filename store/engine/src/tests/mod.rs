@@ -1,6 +1,7 @@
 //! Tests that need to see or break what lies under the store: its file operations and its clock.
 
 mod answers;
+mod bounds;
 mod crash;
 mod deltas;
 mod dictionary;

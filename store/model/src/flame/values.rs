@@ -44,6 +44,11 @@ impl<'a, const SIDES: usize> CallValues<'a, SIDES> {
         Self { tree, places, nodes, parents, own }
     }
 
+    /// How many nodes there are, the root among them.
+    pub fn node_count(&self) -> usize {
+        self.nodes.len()
+    }
+
     /// The place of a node of the tree; `None` where it has no value.
     pub(super) fn place(&self, node: u32) -> Option<u32> {
         self.places.holds(node).then(|| self.places.of(node))

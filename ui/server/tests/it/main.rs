@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![allow(clippy::too_many_lines, reason = "a table of cases is one function however many cases it has")]
 
+mod bounds;
 mod engine;
 mod exemplars;
 mod memory;

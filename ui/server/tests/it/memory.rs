@@ -1,14 +1,14 @@
 //! The naivest store there can be: all rows in a list, every query a walk over it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use pyrite_model::{
     Batch, Exposition, FlameTree, LabelSet, ProfileId, ProfileType, Row, Selector, SeriesKey, SeriesRows,
     StackId, StackProfile, SymbolTable, Tenants, TimeRange, UnixMs, frame_names,
 };
 use pyrite_server::{ApiError, Appending, ProfileStore};
-use pyrite_store::{GroupSeries, SeriesProfiles, SeriesQuery, StackQuery};
+use pyrite_store::{GroupSeries, QueryStatus, SeriesProfiles, SeriesQuery, StackQuery, Stop};
 
 const EVER: TimeRange = TimeRange { start: UnixMs(i64::MIN), end: UnixMs(i64::MAX) };
 
@@ -105,6 +105,15 @@ impl ProfileStore for MemoryStore {
             }
             Ok(())
         })
+    }
+
+    /// No query is worth ending.
+    fn on_behalf(self: Arc<Self>, _: Stop) -> Arc<dyn ProfileStore> {
+        self
+    }
+
+    fn queries(&self) -> Vec<QueryStatus> {
+        Vec::new()
     }
 
     fn profile_types(&self, tenants: &Tenants, range: TimeRange) -> Result<Vec<ProfileType>, ApiError> {

@@ -311,7 +311,7 @@ async fn every_endpoint_for_data_must_be_told_whose() {
             }
         }
     }
-    for path in ["/ready", "/api/v1/status/buildinfo", "/metrics"] {
+    for path in ["/ready", "/api/v1/status/buildinfo", "/api/v1/queries", "/metrics"] {
         let answer = send(&served.app, &[], Request::get(path).body(Body::empty()).unwrap()).await;
         assert_eq!(answer.status, 200, "{path} is for those who run the server");
         let (pushes, refused) = (3, 11 * 3);

@@ -1,7 +1,5 @@
 //! Routes, and what happens to every request before and after its handler.
 
-use std::future::{Future, IntoFuture};
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -10,7 +8,6 @@ use axum::extract::{DefaultBodyLimit, MatchedPath, Path, Request, State};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{get, post};
-use tokio::net::TcpListener;
 
 use crate::state::{ServerState, Shared};
 use crate::{
@@ -94,11 +91,11 @@ async fn count(State(state): State<Shared>, request: Request, next: Next) -> Res
     response
 }
 
-/// Counts a request for as long as it is being answered, also when its client leaves.
-struct InFlight<'a>(&'a AtomicU64);
+/// Counts a connection or a request for as long as it is served, also when its client leaves.
+pub(crate) struct InFlight<'a>(&'a AtomicU64);
 
 impl<'a> InFlight<'a> {
-    fn enter(count: &'a AtomicU64) -> Self {
+    pub(crate) fn enter(count: &'a AtomicU64) -> Self {
         count.fetch_add(1, Ordering::Relaxed);
         Self(count)
     }
@@ -108,16 +105,4 @@ impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-/// Serves until `shutdown` is done; then finishes the requests under way.
-///
-/// # Errors
-/// A listener that can accept no more.
-pub async fn serve(
-    listener: TcpListener,
-    state: Arc<ServerState>,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<()> {
-    axum::serve(listener, app(state)).with_graceful_shutdown(shutdown).into_future().await
 }

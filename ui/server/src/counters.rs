@@ -15,6 +15,7 @@ pub(crate) struct Counters {
     refused_queries: Mutex<BTreeMap<&'static str, u64>>,
     pub(crate) profiles: AtomicU64,
     pub(crate) rows: AtomicU64,
+    timed_out_connections: AtomicU64,
     negative_samples: AtomicU64,
     truncated_stacks: AtomicU64,
 }
@@ -28,6 +29,11 @@ impl Counters {
     /// A push that was not stored, by reason.
     pub(crate) fn rejected(&self, reason: &'static str) {
         *self.rejected.lock().unwrap_or_else(PoisonError::into_inner).entry(reason).or_default() += 1;
+    }
+
+    /// A connection whose client sent or took nothing for too long.
+    pub(crate) fn connection_timed_out(&self) {
+        self.timed_out_connections.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A query that did not get its turn, by reason.
@@ -61,6 +67,11 @@ impl Counters {
             out.counter("pyrite_http_queries_refused_total", help, &[("reason", reason)], count as f64);
         }
         for (name, help, value) in [
+            (
+                "pyrite_http_connections_timed_out_total",
+                "Connections closed because for too long no request came or nothing of an answer was taken.",
+                &self.timed_out_connections,
+            ),
             ("pyrite_push_profiles_total", "Pushed profiles that were stored.", &self.profiles),
             ("pyrite_push_rows_total", "Rows of pushed profiles that were stored.", &self.rows),
             (

@@ -1,6 +1,7 @@
 //! HTTP on one port: the Pyroscope-compatible API, the native API, operations and the embedded page.
 //!
 //! ```text
+//! serve, app                                          connections, routes
 //! connect ─▶ querier, profiles, exemplars, push      Connect RPC: Protobuf or JSON in, the same out
 //!            ingest, render                          the REST API that came before it
 //! params ──▶ functions, compare, services            what only Pyrite has
@@ -34,6 +35,7 @@ mod proto;
 mod push;
 mod querier;
 mod render;
+mod serve;
 mod services;
 mod state;
 mod store;
@@ -41,12 +43,13 @@ mod tenancy;
 mod timeline;
 mod window;
 
-pub use app::{app, serve};
+pub use app::app;
 pub use error::ApiError;
 pub use node::{
     KnownService, NodeInfo, NodeView, OffCpuScore, ServiceKind, UnwindAnswer, UnwindExecutable,
     UnwindProcess, UnwindReason, UnwindScore,
 };
+pub use serve::serve;
 pub use state::{ServerLimits, ServerState};
 pub use store::{Appending, ProfileStore};
 pub use tenancy::Tenancy;

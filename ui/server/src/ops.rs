@@ -35,6 +35,8 @@ pub(crate) async fn metrics(State(state): State<Shared>) -> Result<Response, Api
     out.gauge("pyrite_http_requests_in_flight", "HTTP requests being answered.", &[], in_flight);
     let waiting = state.waiting_queries() as f64;
     out.gauge("pyrite_http_queries_waiting", "Queries that wait for their turn.", &[], waiting);
+    let connections = state.connections.load(Ordering::Relaxed) as f64;
+    out.gauge("pyrite_http_connections", "Connections being served.", &[], connections);
     state.counters.metrics(&mut out);
     if let Some(node) = &state.node {
         node.metrics(&mut out);

@@ -20,6 +20,12 @@ const MAX_DECODING: usize = 4;
 /// Bounds on what clients may ask for.
 #[derive(Clone, Debug)]
 pub struct ServerLimits {
+    /// Connections at the same time; more wait to be accepted.
+    pub connections: usize,
+    /// Time for the headers of a request to arrive, and for a connection to be without one.
+    pub header_timeout: Duration,
+    /// How long a client may take nothing of an answer.
+    pub write_timeout: Duration,
     /// Body of a query in bytes, unpacked.
     pub query_body_bytes: usize,
     /// Body of a push in bytes, packed and unpacked.
@@ -47,6 +53,10 @@ pub struct ServerLimits {
 impl Default for ServerLimits {
     fn default() -> Self {
         Self {
+            connections: 1024,
+            // Longer than the interval at which agents push, so that they need not connect each time.
+            header_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(30),
             query_body_bytes: 1 << 20,
             push_body_bytes: 32 << 20,
             body_timeout: Duration::from_secs(30),
@@ -80,6 +90,7 @@ pub struct ServerState {
     queries: Arc<Semaphore>,
     waiting: AtomicUsize,
     pub(crate) in_flight: AtomicU64,
+    pub(crate) connections: AtomicU64,
 }
 
 /// The state as handlers hold it.
@@ -104,6 +115,7 @@ impl ServerState {
             queries: Arc::new(Semaphore::new(limits.running_queries)),
             waiting: AtomicUsize::new(0),
             in_flight: AtomicU64::new(0),
+            connections: AtomicU64::new(0),
             limits,
         })
     }

@@ -103,7 +103,7 @@ fn serve(
             let _ = asked.send(());
         };
         tokio::select! {
-            served = pyrite_server::serve(listener, state, shutdown) => served?,
+            () = pyrite_server::serve(listener, state, shutdown) => {}
             () = async { drop(ending.await); tokio::time::sleep(GRACE).await } => {
                 tracing::warn!("requests that took longer than {GRACE:?} to finish were cut off");
             }

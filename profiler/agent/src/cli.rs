@@ -11,7 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Deserialize;
 
 pub use self::store::{DataArgs, ExportArgs, ExportFormat, ImportArgs, RepairArgs, StatsArgs, StoreCommand};
-use crate::config::parse_duration;
+use crate::config::{parse_duration, parse_size};
 
 /// Shows where this node's CPU goes, per container and service, with nothing changed in any application.
 #[derive(Debug, Parser)]
@@ -68,6 +68,21 @@ pub struct ServeArgs {
     /// Record what threads wait for as well, within a budget [default: on]
     #[arg(long, value_name = "ON|OFF")]
     pub off_cpu: Option<Switch>,
+    /// End a query that runs longer than this [default: 60s]
+    #[arg(long, value_parser = parse_duration, value_name = "TIME")]
+    pub query_timeout: Option<Duration>,
+    /// Refuse a query that needs more memory than this [default: 64MiB]
+    #[arg(long, value_parser = parse_size, value_name = "SIZE")]
+    pub query_memory: Option<u64>,
+    /// Refuse the large ones of the queries under way where all together need more than this [default: 96MiB]
+    #[arg(long, value_parser = parse_size, value_name = "SIZE")]
+    pub total_query_memory: Option<u64>,
+    /// Let a push wait so long for others that share its write and sync, a second at most [default: it waits for none]
+    #[arg(long, value_parser = parse_duration, value_name = "TIME")]
+    pub commit_interval: Option<Duration>,
+    /// Write and sync what has been pushed when it is this much [default: 4MiB]
+    #[arg(long, value_parser = parse_size, value_name = "SIZE")]
+    pub commit_size: Option<u64>,
     /// Keep the data of tenants apart, as the header X-Scope-OrgID of each request names them
     #[arg(long)]
     pub multitenancy: bool,

@@ -5,14 +5,17 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use pyrite_server::Tenancy;
-use pyrite_store::Limits;
+use pyrite_server::{ServerLimits, Tenancy};
+use pyrite_store::{CommitPolicy, Limits};
 use serde::Deserialize;
 
 use crate::cli::{ServeArgs, Switch};
 
 /// Sampling frequencies that the sampler accepts.
 pub const FREQUENCY_RANGE_HZ: std::ops::RangeInclusive<u32> = 1..=1000;
+
+/// The most of the log that pushes may wait behind.
+const MAX_COMMIT_BYTES: usize = 64 << 20;
 
 /// Everything `run` and `server` can be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,10 +38,29 @@ pub struct Config {
     pub quarantine_max_age: Duration,
     /// Beyond this size the damaged segments that were set aside first are deleted.
     pub quarantine_max_bytes: u64,
+    /// What queries may take.
+    pub queries: QueryBounds,
+    /// How pushes share a write and a sync of the log.
+    pub commit: CommitPolicy,
     /// Whether the data of tenants is kept apart.
     pub tenancy: Tenancy,
     /// Tenants with data; a push of one more is refused.
     pub max_tenants: usize,
+}
+
+/// What queries may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueryBounds {
+    /// How long one may run.
+    pub timeout: Duration,
+    /// How long one may wait for its turn.
+    pub wait: Duration,
+    /// How many run at the same time.
+    pub running: usize,
+    /// Memory of one.
+    pub bytes: usize,
+    /// Memory of all together.
+    pub total_bytes: usize,
 }
 
 /// The configuration file. Unknown keys are errors: a misspelt setting must not be silently ignored.
@@ -56,9 +78,13 @@ struct ConfigFile {
     tenant: Option<String>,
     max_tenants: Option<usize>,
     #[serde(default)]
-    retention: BoundsTable,
+    retention: RetentionTable,
     #[serde(default)]
     quarantine: BoundsTable,
+    #[serde(default)]
+    queries: QueriesTable,
+    #[serde(default)]
+    commit: CommitTable,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -66,6 +92,30 @@ struct ConfigFile {
 struct BoundsTable {
     max_age: Option<String>,
     max_size: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RetentionTable {
+    #[serde(default)]
+    profiles: BoundsTable,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct QueriesTable {
+    timeout: Option<String>,
+    wait: Option<String>,
+    running: Option<usize>,
+    memory: Option<String>,
+    total_memory: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CommitTable {
+    interval: Option<String>,
+    size: Option<String>,
 }
 
 impl Config {
@@ -85,9 +135,11 @@ impl Config {
     fn join(args: &ServeArgs, file: ConfigFile) -> Result<Self> {
         let frequency_hz = args.frequency.or(file.frequency).unwrap_or(97);
         check_frequency(frequency_hz)?;
-        let (max_age, max_bytes) = file.retention.bounds("retention", ("30d", "10GiB"))?;
+        let (max_age, max_bytes) = file.retention.profiles.bounds("retention.profiles", ("30d", "10GiB"))?;
         let (quarantine_max_age, quarantine_max_bytes) =
             file.quarantine.bounds("quarantine", ("30d", "1GiB"))?;
+        let queries = file.queries.bounds(args)?;
+        let commit = file.commit.policy(args)?;
         let tenancy = file.tenancy(args.multitenancy)?;
         Ok(Self {
             listen: args.listen.or(file.listen).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 4040))),
@@ -99,6 +151,8 @@ impl Config {
             max_bytes,
             quarantine_max_age,
             quarantine_max_bytes,
+            queries,
+            commit,
             tenancy,
             max_tenants: file.max_tenants.unwrap_or_else(|| Limits::default().tenants),
         })
@@ -127,6 +181,68 @@ impl BoundsTable {
         let max_age = max_age.with_context(|| format!("{table}.max_age"))?;
         Ok((max_age, max_bytes.with_context(|| format!("{table}.max_size"))?))
     }
+}
+
+impl QueriesTable {
+    /// Flags before the file before the defaults.
+    fn bounds(&self, flags: &ServeArgs) -> Result<QueryBounds> {
+        let server = ServerLimits::default();
+        let store = Limits::default();
+        let bounds = QueryBounds {
+            timeout: duration("queries.timeout", flags.query_timeout, self.timeout.as_deref())?
+                .unwrap_or(server.query_timeout),
+            wait: duration("queries.wait", None, self.wait.as_deref())?.unwrap_or(server.query_wait),
+            running: self.running.unwrap_or(server.running_queries),
+            bytes: size("queries.memory", flags.query_memory, self.memory.as_deref())?
+                .unwrap_or(store.query_bytes),
+            total_bytes: size(
+                "queries.total_memory",
+                flags.total_query_memory,
+                self.total_memory.as_deref(),
+            )?
+            .unwrap_or(store.queries_bytes),
+        };
+        ensure!(bounds.running > 0, "queries.running: there is at least one");
+        ensure!(
+            bounds.bytes <= bounds.total_bytes,
+            "queries.memory: one query cannot have more than queries.total_memory, which is {} bytes",
+            bounds.total_bytes
+        );
+        Ok(bounds)
+    }
+}
+
+impl CommitTable {
+    /// Flags before the file before the defaults.
+    fn policy(&self, flags: &ServeArgs) -> Result<CommitPolicy> {
+        let default = CommitPolicy::default();
+        let interval = duration("commit.interval", flags.commit_interval, self.interval.as_deref())?;
+        ensure!(
+            interval.is_none_or(|interval| interval <= Duration::from_secs(1)),
+            "commit.interval: clients do not wait for longer than a second"
+        );
+        let max_bytes = size("commit.size", flags.commit_size, self.size.as_deref())?;
+        ensure!(
+            max_bytes.is_none_or(|bytes| bytes <= MAX_COMMIT_BYTES),
+            "commit.size: the log is buffered until it is written, so 64MiB at most"
+        );
+        Ok(CommitPolicy {
+            interval: interval.unwrap_or(default.interval),
+            max_bytes: max_bytes.unwrap_or(default.max_bytes),
+        })
+    }
+}
+
+/// What the flag says, or else the file.
+fn duration(key: &'static str, flag: Option<Duration>, file: Option<&str>) -> Result<Option<Duration>> {
+    let file = file.map(parse_duration).transpose().map_err(anyhow::Error::msg).context(key)?;
+    Ok(flag.or(file))
+}
+
+/// Likewise.
+fn size(key: &'static str, flag: Option<u64>, file: Option<&str>) -> Result<Option<usize>> {
+    let file = file.map(parse_size).transpose().context(key)?;
+    flag.or(file).map(|bytes| usize::try_from(bytes).context(key)).transpose()
 }
 
 /// Refuses a frequency outside [`FREQUENCY_RANGE_HZ`].
@@ -174,7 +290,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
 }
 
 /// Reads `500MB`, `10GiB`; a bare number is bytes.
-fn parse_size(text: &str) -> Result<u64> {
+pub fn parse_size(text: &str) -> Result<u64> {
     let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let unit_bytes: u64 = match text[split..].trim() {
         "" | "B" => 1,
@@ -206,7 +322,7 @@ mod tests {
 
     #[test]
     fn flags_win_over_the_file_and_the_file_over_defaults() {
-        let toml = "listen = '0.0.0.0:1'\ndata = '/file'\nfrequency = 19\noff_cpu = 'off'\n[retention]\nmax_age = '2d'";
+        let toml = "listen = '0.0.0.0:1'\ndata = '/file'\nfrequency = 19\noff_cpu = 'off'\n[retention.profiles]\nmax_age = '2d'";
         let args = ServeArgs { frequency: Some(49), ..ServeArgs::default() };
         let config = join(&args, toml).expect("valid");
         assert_eq!(config.frequency_hz, 49);
@@ -257,13 +373,61 @@ mod tests {
     }
 
     #[test]
+    fn queries_and_commits_are_bounded_by_flag_or_file() {
+        let none = ServeArgs::default();
+        let config = join(&none, "").expect("valid");
+        let (limits, server) = (Limits::default(), ServerLimits::default());
+        assert_eq!(
+            config.queries,
+            QueryBounds {
+                timeout: Duration::from_mins(1),
+                wait: server.query_wait,
+                running: server.running_queries,
+                bytes: 64 << 20,
+                total_bytes: 96 << 20,
+            }
+        );
+        assert_eq!((limits.query_bytes, limits.queries_bytes), (64 << 20, 96 << 20));
+        assert_eq!(config.commit, CommitPolicy::default());
+        let toml = "[queries]\ntimeout = '5s'\nwait = '2s'\nrunning = 1\nmemory = '1MiB'\ntotal_memory = '2MiB'\n\
+                    [commit]\ninterval = '20ms'\nsize = '1MiB'";
+        let config = join(&none, toml).expect("valid");
+        let (timeout, wait) = (Duration::from_secs(5), Duration::from_secs(2));
+        let queries = QueryBounds { timeout, wait, running: 1, bytes: 1 << 20, total_bytes: 2 << 20 };
+        assert_eq!(config.queries, queries);
+        let commit = CommitPolicy { interval: Duration::from_millis(20), max_bytes: 1 << 20 };
+        assert_eq!(config.commit, commit);
+        let flags = ServeArgs {
+            query_timeout: Some(Duration::from_secs(7)),
+            query_memory: Some(3),
+            total_query_memory: Some(4),
+            commit_interval: Some(Duration::from_millis(1)),
+            commit_size: Some(5),
+            ..ServeArgs::default()
+        };
+        let config = join(&flags, toml).expect("valid");
+        let timeout = Duration::from_secs(7);
+        assert_eq!(config.queries, QueryBounds { timeout, bytes: 3, total_bytes: 4, ..queries });
+        assert_eq!(config.commit, CommitPolicy { interval: Duration::from_millis(1), max_bytes: 5 });
+    }
+
+    #[test]
     fn refusals_name_the_setting() {
         assert!(error("frequncy = 1").contains("unknown field `frequncy`"));
         assert!(error("frequency = 5000").contains("5000 Hz is not possible: choose 1 to 1000"));
-        assert!(error("[retention]\nmax_size = '3 parsecs'").contains("retention.max_size"));
-        assert!(error("[retention]\nmax_age = '0s'").contains("retention.max_age"));
+        assert!(
+            error("[retention.profiles]\nmax_size = '3 parsecs'").contains("retention.profiles.max_size")
+        );
+        assert!(error("[retention.profiles]\nmax_age = '0s'").contains("retention.profiles.max_age"));
         assert!(error("[quarantine]\nmax_size = '0'").contains("quarantine.max_size"));
         assert!(error("listen = 'nowhere'").contains("listen"));
+        assert!(error("[queries]\nwait = 'x'").contains("queries.wait"));
+        assert!(error("[queries]\nrunning = 0").contains("queries.running"));
+        assert!(error("[queries]\nmemory = '1TiB'").contains("queries.memory"));
+        assert!(error("[commit]\ninterval = '2s'").contains("commit.interval"));
+        assert!(error("[commit]\nsize = '0'").contains("commit.size"));
+        assert!(error("[commit]\nsize = '1GiB'").contains("commit.size"));
+        assert!(error("[retention]\nmax_age = '2d'").contains("unknown field `max_age`"));
         assert!(error("off_cpu = 'perhaps'").contains("off_cpu"));
         assert!(
             error("multitenancy = true\ntenant = 'a|b'")

@@ -66,8 +66,15 @@ fn open_store(config: &Config, limits: Limits) -> Result<Store> {
     let retention = Retention { max_age: config.max_age, max_bytes: config.max_bytes };
     let quarantine =
         QuarantineLimits { max_age: config.quarantine_max_age, max_bytes: config.quarantine_max_bytes };
-    let limits = Limits { tenants: config.max_tenants, ..limits };
-    let store_config = StoreConfig { retention, quarantine, limits, ..StoreConfig::new(config.data.clone()) };
+    let limits = Limits {
+        tenants: config.max_tenants,
+        query_bytes: config.queries.bytes,
+        queries_bytes: config.queries.total_bytes,
+        ..limits
+    };
+    let commit = config.commit;
+    let data = config.data.clone();
+    let store_config = StoreConfig { retention, quarantine, commit, limits, ..StoreConfig::new(data) };
     let (store, report) = Store::open(store_config)
         .with_context(|| format!("failed to open the data directory {}", config.data.display()))?;
     for finding in &report.findings {
@@ -77,7 +84,13 @@ fn open_store(config: &Config, limits: Limits) -> Result<Store> {
 }
 
 fn state(config: &Config, store: &Store, node: Option<Arc<dyn NodeView>>) -> Arc<ServerState> {
-    ServerState::new(Arc::new(store.clone()), node, config.tenancy.clone(), ServerLimits::default())
+    let limits = ServerLimits {
+        running_queries: config.queries.running,
+        query_wait: config.queries.wait,
+        query_timeout: config.queries.timeout,
+        ..ServerLimits::default()
+    };
+    ServerState::new(Arc::new(store.clone()), node, config.tenancy.clone(), limits)
 }
 
 /// Serves until it is asked to end or something else has `failed`.

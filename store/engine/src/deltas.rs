@@ -23,9 +23,8 @@ use pyrite_model::{SeriesKey, StackId, SymbolTable, TimeRange, UnixMs};
 
 use crate::QueryError;
 use crate::dictionary::{Copier, Dictionary};
-use crate::job::Job;
 use crate::profiles::EACH_INSTANT;
-use crate::query::{Fold, Source, SourceStacks, StackQuery, run_stored};
+use crate::query::{Fold, Scan, Source, SourceStacks, StackQuery};
 use crate::rows::Run;
 use crate::segment::read::Grid;
 use crate::shared::{Shared, View};
@@ -37,19 +36,20 @@ const FIRST_SLICE_MS: i64 = 3_600_000;
 const LONGEST_SLICE_MS: i64 = 24 * 3_600_000;
 
 /// Feeds what is new in each profile of the query to the fold; of series that count otherwise every row as it is stored.
-pub(crate) fn run<F: Fold>(shared: &Shared, query: &StackQuery, fold: &mut F) -> Result<(), QueryError> {
+pub(crate) fn run<F: Fold>(scan: Scan<'_>, fold: &mut F) -> Result<(), QueryError> {
+    let Scan { shared, job, query } = scan;
     if !query.profile_type.may_be_cumulative() {
-        return run_stored(shared, query, fold);
+        return scan.run_stored(fold);
     }
-    run_stored(shared, query, &mut Others(&mut *fold))?;
+    scan.run_stored(&mut Others(&mut *fold))?;
     let limit = shared.config.limits.compared_values;
     let mut comparison = Comparison { query, limit, known: Known::default(), before: HashMap::new() };
     let mut counted = 0;
     let mut slices = Slices::new(query.range);
     while let Some(range) = slices.next(&shared.view()) {
         let slice = StackQuery { range, ..query.clone() };
-        let mut rows = Collecting { job: fold.job(), known: &mut comparison.known, limit, rows: Vec::new() };
-        match run_stored(shared, &slice, &mut rows) {
+        let mut rows = Collecting { known: &mut comparison.known, limit, rows: Vec::new() };
+        match (Scan { query: &slice, ..scan }).run_stored(&mut rows) {
             Err(QueryError::TooManyToCompare { .. }) if slices.shorten() => continue,
             read => read?,
         }
@@ -57,9 +57,9 @@ pub(crate) fn run<F: Fold>(shared: &Shared, query: &StackQuery, fold: &mut F) ->
         slices.advance(range, rows.len() < limit / 4);
         // Twice: as they are read, and as they are put together with those before them.
         let needed = 2 * (rows.len() + comparison.held()) * size_of::<Row>();
-        fold.job().keep(needed.saturating_sub(counted));
+        job.keep(needed.saturating_sub(counted));
         counted = counted.max(needed);
-        fold.job().check()?;
+        job.check()?;
         comparison.take(rows, range.start, fold)?;
     }
     Ok(())
@@ -111,10 +111,6 @@ struct Others<'a, F>(&'a mut F);
 impl<F: Fold> Fold for Others<'_, F> {
     /// The inner one, and whether it sees a series.
     type Part = (F::Part, HashMap<u32, bool>);
-
-    fn job(&self) -> &Job {
-        self.0.job()
-    }
 
     fn needs_stacks(&self) -> bool {
         self.0.needs_stacks()
@@ -205,7 +201,6 @@ impl Known {
 
 /// Collects the rows of series whose values are to be compared.
 struct Collecting<'a> {
-    job: &'a Job,
     known: &'a mut Known,
     limit: usize,
     rows: Vec<Row>,
@@ -222,10 +217,6 @@ struct CollectingPart {
 
 impl Fold for Collecting<'_> {
     type Part = CollectingPart;
-
-    fn job(&self) -> &Job {
-        self.job
-    }
 
     fn needs_stacks(&self) -> bool {
         true

@@ -52,8 +52,7 @@ pub fn read_segment(dir: &Path, manifest: &[u8]) {
     let layer: Arc<dyn FileLayer> = Arc::new(RealFiles);
     let dictionaries = dir.parent().and_then(Path::parent).unwrap_or(dir).join("dictionaries");
     let Ok((epochs, _)) = Epochs::open(&layer, &dictionaries, LIMITS, &BTreeMap::new()) else { return };
-    let mut all = IdSet::default();
-    (0..8).for_each(|id| all.insert(id));
+    let all: IdSet = (0..8).collect();
     // Each may fail with its reason; what they read is of no interest.
     let _ = read_series(&files, dir, reader.manifest());
     let _ = reader.stacks(&files, &epochs);

@@ -34,6 +34,7 @@ mod profiles;
 mod quarantine;
 mod query;
 mod rows;
+mod scan;
 mod sealed;
 mod segment;
 mod series_index;

@@ -11,11 +11,10 @@ use pyrite_model::{ProfileId, SeriesKey, TimeRange, UnixMs};
 
 use crate::QueryError;
 use crate::deltas;
-use crate::job::{Held, Job, key_bytes};
-use crate::query::{Fold, Source, StackQuery, run};
+use crate::job::{Held, key_bytes};
+use crate::query::{Fold, Scan, Source, StackQuery};
 use crate::rows::Run;
 use crate::segment::read::Grid;
-use crate::shared::Shared;
 use crate::timeline::Points;
 
 /// The profiles of one series.
@@ -28,15 +27,12 @@ pub struct SeriesProfiles {
 }
 
 /// The profiles of the query's series, sorted by labels.
-pub(crate) fn list(
-    shared: &Shared,
-    job: &Job,
-    query: &StackQuery,
-) -> Result<Vec<SeriesProfiles>, QueryError> {
+pub(crate) fn list(scan: Scan<'_>) -> Result<Vec<SeriesProfiles>, QueryError> {
+    let Scan { shared, job, query } = scan;
     let limit = shared.config.limits.query_points;
     let (places, series, point_bytes) = (HashMap::new(), Vec::new(), job.hold(0));
-    let mut listing = Listing { job, query, limit, places, series, point_bytes };
-    run(shared, query, &mut listing)?;
+    let mut listing = Listing { query, limit, places, series, point_bytes };
+    scan.run(&mut listing)?;
     let profiles_of = |(key, points): (Arc<SeriesKey>, Points)| {
         let profiles = points.into_sums().into_iter().map(|(time, total)| (UnixMs(time), total)).collect();
         SeriesProfiles { key: SeriesKey::clone(&key), profiles }
@@ -50,7 +46,6 @@ pub(crate) fn list(
 
 /// Sums by series and instant.
 struct Listing<'a> {
-    job: &'a Job,
     query: &'a StackQuery,
     /// How many there may be.
     limit: usize,
@@ -87,10 +82,6 @@ impl ListingPart {
 
 impl Fold for Listing<'_> {
     type Part = ListingPart;
-
-    fn job(&self) -> &Job {
-        self.job
-    }
 
     fn needs_stacks(&self) -> bool {
         self.query.chooses_stacks()
@@ -161,12 +152,12 @@ pub(crate) const EACH_INSTANT: Grid = Grid::Steps { origin: 0, step: 1 };
 
 /// Feeds the rows of some profiles alone to the fold.
 pub(crate) fn run_only<F: Fold>(
-    shared: &Shared,
-    query: &StackQuery,
+    scan: Scan<'_>,
     ids: &[ProfileId],
     fold: &mut F,
 ) -> Result<(), QueryError> {
     let mut times: BTreeMap<u64, Vec<i64>> = BTreeMap::new();
+    let query = scan.query;
     let inside = || ids.iter().filter(|id| query.range.contains(id.time()));
     for id in inside() {
         times.entry(id.series()).or_default().push(id.time().0);
@@ -177,7 +168,7 @@ pub(crate) fn run_only<F: Fold>(
     let first_and_last = inside().map(|id| id.time()).min().zip(inside().map(|id| id.time()).max());
     let Some((first, last)) = first_and_last else { return Ok(()) };
     let query = StackQuery { range: TimeRange::new(first, last), ..query.clone() };
-    deltas::run(shared, &query, &mut Only { fold, times })
+    deltas::run(Scan { query: &query, ..scan }, &mut Only { fold, times })
 }
 
 /// A fold that sees some profiles alone.
@@ -195,10 +186,6 @@ struct OnlyPart<P> {
 
 impl<F: Fold> Fold for Only<'_, F> {
     type Part = OnlyPart<F::Part>;
-
-    fn job(&self) -> &Job {
-        self.fold.job()
-    }
 
     fn needs_stacks(&self) -> bool {
         self.fold.needs_stacks()

@@ -3,31 +3,19 @@
 //! A query takes one view and reads each of its segments and heads once, so a row counts exactly once whatever the
 //! writer and maintenance do meanwhile. A segment that turns out damaged is set aside and the rest answers.
 
-use std::panic::resume_unwind;
-use std::path::Path;
 use std::sync::Arc;
-use std::thread::ScopedJoinHandle;
 
 use pyrite_model::{
     CallTree, ProfileId, ProfileType, Selector, SeriesKey, StackId, Tenants, TimeRange, names,
 };
 
-use crate::deltas;
 use crate::dictionary::Dictionary;
 use crate::head::Head;
 use crate::job::Job;
-use crate::profiles;
 use crate::rows::{RowBlock, Run, StoredRow};
-use crate::segment::SegmentInfo;
-use crate::segment::read::{Grid, IdSet, StackIds, Wanted};
-use crate::segment::rollup::Shape;
-use crate::segment::row_table::GroupScan;
-use crate::series_index::Selection;
+use crate::segment::read::{Grid, IdSet, StackIds};
 use crate::shared::Shared;
-use crate::{QueryError, StoreError};
-
-/// Row groups of fewer rows are not worth a thread each: to start and end one costs both CPUs a tenth of a millisecond or more.
-const ROWS_OF_A_THREAD: usize = 500_000;
+use crate::{QueryError, deltas, profiles};
 
 /// Rows of a head between two looks whether the query may go on: about as many as a row group has.
 const STEP_ROWS: usize = 128 * 1024;
@@ -114,15 +102,14 @@ impl<'a> SourceStacks<'a> {
         Self { dictionary, count, ids: None }
     }
 
+    /// Those of a segment.
+    pub(crate) fn of_segment(stacks: &'a StackIds) -> Self {
+        Self { dictionary: &stacks.dictionary, count: stacks.stacks.len(), ids: Some(&stacks.stacks) }
+    }
+
     /// Which stack of the dictionary an id of the source means.
     pub(crate) fn of(&self, id: usize) -> StackId {
         self.ids.map_or(StackId(id as u32), |ids| ids[id])
-    }
-}
-
-impl StackIds {
-    fn source(&self) -> SourceStacks<'_> {
-        SourceStacks { dictionary: &self.dictionary, count: self.stacks.len(), ids: Some(&self.stacks) }
     }
 }
 
@@ -130,8 +117,6 @@ impl StackIds {
 pub(crate) trait Fold {
     /// The sums of one source.
     type Part: Send;
-    /// What the query is charged to.
-    fn job(&self) -> &Job;
     /// Whether it matters which stacks the rows have; where it does not, segments need not read what they are.
     fn needs_stacks(&self) -> bool;
     /// Which instants within the window must be told apart.
@@ -146,189 +131,90 @@ pub(crate) trait Fold {
     fn end(&mut self, part: Self::Part, source: &Source<'_>) -> Result<(), QueryError>;
 }
 
-/// Feeds every row of the query to the fold; of values that are counted since a program's start, what is new in each.
-pub(crate) fn run<F: Fold>(shared: &Shared, query: &StackQuery, fold: &mut F) -> Result<(), QueryError> {
-    match &query.profiles {
-        None => deltas::run(shared, query, fold),
-        Some(ids) => profiles::run_only(shared, query, ids, fold),
-    }
+/// One pass over the rows of a query.
+#[derive(Clone, Copy)]
+pub(crate) struct Scan<'a> {
+    pub(crate) shared: &'a Shared,
+    /// What it is charged to.
+    pub(crate) job: &'a Job,
+    pub(crate) query: &'a StackQuery,
 }
 
-/// Feeds every row of the query to the fold as it is stored.
-pub(crate) fn run_stored<F: Fold>(
-    shared: &Shared,
-    query: &StackQuery,
-    fold: &mut F,
-) -> Result<(), QueryError> {
-    let view = shared.view();
-    let mut selection = shared.series.choose(&query.tenants, &query.profile_type, &query.selector);
-    let segments: Vec<_> = view.segments.iter().filter(|s| s.range.overlaps(query.range)).collect();
-    let overlaps = |head: &&Arc<Head>| head.read().range().is_some_and(|range| range.overlaps(query.range));
-    let heads: Vec<_> = view.heads().filter(overlaps).map(|head| (head, head.read().rows() as u64)).collect();
-    let rows_of_heads = heads.iter().map(|(_, rows)| rows).sum::<u64>();
-    fold.job().plan(segments.iter().map(|segment| segment.rows).sum::<u64>() + rows_of_heads);
-    for segment in segments {
-        if let Err(error) = read_segment(shared, segment, query, &mut selection, fold) {
-            match error {
-                QueryError::Store(error) => shared.give_up(segment, error)?,
-                error => return Err(error),
-            }
+impl Scan<'_> {
+    /// Feeds every row of the query to the fold; of values that are counted since a program's start, what is new in each.
+    pub(crate) fn run<F: Fold>(self, fold: &mut F) -> Result<(), QueryError> {
+        match &self.query.profiles {
+            None => deltas::run(self, fold),
+            Some(ids) => profiles::run_only(self, ids, fold),
         }
-        fold.job().done(segment.rows);
     }
-    shared.cache.trim();
-    for (head, rows) in heads {
-        read_head(head, query, fold)?;
-        fold.job().done(rows);
+
+    /// Feeds every row of the query to the fold as it is stored.
+    pub(crate) fn run_stored<F: Fold>(self, fold: &mut F) -> Result<(), QueryError> {
+        let Self { shared, job, query } = self;
+        let view = shared.view();
+        let segments: Vec<_> = view.segments.iter().filter(|s| s.range.overlaps(query.range)).collect();
+        let overlaps = |range: TimeRange| range.overlaps(query.range);
+        let heads = view.heads().filter(|head| head.read().range().is_some_and(overlaps));
+        let heads: Vec<_> = heads.map(|head| (head, head.read().rows() as u64)).collect();
+        let rows_of_heads = heads.iter().map(|(_, rows)| rows).sum::<u64>();
+        job.plan(segments.iter().map(|segment| segment.rows).sum::<u64>() + rows_of_heads);
+        self.read_segments(&segments, fold)?;
+        for (head, rows) in heads {
+            self.read_head(head, fold)?;
+            job.done(rows);
+        }
+        job.check()
     }
-    fold.job().check()
-}
 
-fn read_segment<F: Fold>(
-    shared: &Shared,
-    segment: &SegmentInfo,
-    query: &StackQuery,
-    selection: &mut Selection,
-    fold: &mut F,
-) -> Result<(), QueryError> {
-    fold.job().check()?;
-    let series = shared.series.held_by(&segment.name, selection, query.range, fold.job())?;
-    if series.is_empty() {
-        return Ok(());
-    }
-    let reader = shared.open_segment(segment)?;
-    let files = shared.files.as_ref();
-    let stacks = fold.needs_stacks().then(|| reader.stacks(files, &shared.epochs)).transpose()?;
-    let source = Source { series: &series, stacks: stacks.as_deref().map(StackIds::source) };
-    let shape = if fold.needs_stacks() { Shape::Stacks } else { Shape::Totals };
-    let series = id_set(source.series);
-    let wanted = Wanted { series: &series, window: query.range, grid: fold.grid(), shape };
-    let groups = reader.plan(files, wanted)?;
-    let max_threads = shared.config.limits.query_threads;
-    let begun = share_out(&groups, max_threads, || fold.begin(&source))?;
-    for part in read_at_once::<F>(begun, fold.job())? {
-        fold.end(part, &source)?;
-    }
-    Ok(())
-}
-
-/// Some of a source's row groups, which one thread reads, and what is made of them.
-struct Share<'a, P> {
-    groups: &'a [GroupScan<'a>],
-    part: P,
-}
-
-/// Shares row groups out among as many threads as are worth their start.
-fn share_out<'a, P>(
-    groups: &'a [GroupScan<'a>],
-    max_threads: usize,
-    mut begin: impl FnMut() -> Result<P, QueryError>,
-) -> Result<Vec<Share<'a, P>>, QueryError> {
-    let rows: usize = groups.iter().map(GroupScan::rows).sum();
-    let threads = max_threads.min(rows / ROWS_OF_A_THREAD).max(1);
-    let shares = in_stretches(groups, rows.div_ceil(threads).max(1));
-    shares.map(|groups| Ok(Share { groups, part: begin()? })).collect()
-}
-
-/// Reads each share on a thread of its own, the first on this one.
-fn read_at_once<F: Fold>(shares: Vec<Share<'_, F::Part>>, job: &Job) -> Result<Vec<F::Part>, QueryError> {
-    let mut shares = shares.into_iter();
-    let first = shares.next();
-    std::thread::scope(|scope| {
-        let start = |share| {
-            let thread = std::thread::Builder::new().name("store-read".into());
-            thread.spawn_scoped(scope, move || read::<F>(share, job))
+    fn read_head<F: Fold>(self, head: &Head, fold: &mut F) -> Result<(), QueryError> {
+        let Self { job, query, .. } = self;
+        let (blocks, keys) = {
+            let state = head.read();
+            (state.blocks().to_vec(), state.series.keys().to_vec())
         };
-        let started = shares.map(start).collect::<Result<Vec<_>, _>>();
-        let started = started.map_err(StoreError::io("start thread", Path::new("store-read")))?;
-        let of_first = first.map(|share| read::<F>(share, job));
-        let join =
-            |thread: ScopedJoinHandle<'_, _>| thread.join().unwrap_or_else(|panic| resume_unwind(panic));
-        of_first.into_iter().chain(started.into_iter().map(join)).collect()
-    })
-}
-
-fn read<F: Fold>(share: Share<'_, F::Part>, job: &Job) -> Result<F::Part, QueryError> {
-    let Share { groups, mut part } = share;
-    let mut sums = job.hold(F::bytes(&part));
-    for group in groups {
-        let _in_memory = job.hold(group.bytes());
+        let series = series_asked_for(query, keys);
+        // Rows are visible only when their stacks are known.
+        let stacks = SourceStacks::all_of(head.dictionary());
+        let source = Source { series: &series, stacks: Some(stacks) };
+        let mut part = fold.begin(&source)?;
+        let copied = size_of_val(&*blocks) + size_of_val(&*series);
+        let mut sums = job.hold(F::bytes(&part) + copied);
         job.check()?;
-        group.run(|rows| {
-            F::add(&mut part, rows);
-            sums.set(F::bytes(&part));
-        })?;
+        let wanted: IdSet = series.iter().map(|(id, _)| *id).collect();
+        let mut rows = 0;
+        for block in blocks.iter().filter(|block| block.range().overlaps(query.range)) {
+            rows += block.len();
+            if rows >= STEP_ROWS {
+                rows = 0;
+                job.check()?;
+            }
+            scan_block(block, &wanted, query.range, |StoredRow { series, time, stack, value }| {
+                F::add(&mut part, Run { series, times: &[time.0], stacks: &[stack], values: &[value] });
+            });
+            sums.set(F::bytes(&part) + copied);
+        }
+        drop(sums);
+        fold.end(part, &source)
     }
-    Ok(part)
 }
 
-/// Cuts row groups into stretches, each of at least so many rows but for the last.
-fn in_stretches<'a>(
-    mut groups: &'a [GroupScan<'a>],
-    rows: usize,
-) -> impl Iterator<Item = &'a [GroupScan<'a>]> {
-    std::iter::from_fn(move || {
-        let mut taken = 0;
-        let last = groups.iter().position(|group| {
-            taken += group.rows();
-            taken >= rows
-        });
-        let (stretch, rest) = groups.split_at(last.map_or(groups.len(), |last| last + 1));
-        groups = rest;
-        (!stretch.is_empty()).then_some(stretch)
-    })
-}
-
-fn read_head<F: Fold>(head: &Head, query: &StackQuery, fold: &mut F) -> Result<(), QueryError> {
+/// The series of a head that the query is about, by their ids there.
+fn series_asked_for(query: &StackQuery, keys: Vec<Arc<SeriesKey>>) -> Vec<(u32, Arc<SeriesKey>)> {
     let parts = query.profile_type.made_of();
     let as_asked = |key: Arc<SeriesKey>| match () {
         () if key.profile_type == query.profile_type => Some(key),
         () if parts.contains(&key.profile_type) => as_part(&key, &query.profile_type),
         () => None,
     };
-    let (blocks, keys) = {
-        let state = head.read();
-        (state.blocks().to_vec(), state.series.keys().to_vec())
-    };
     let series = (0..).zip(keys).filter_map(|(id, key)| Some((id, as_asked(key)?)));
-    let series: Vec<_> = series.filter(|(_, key)| query.takes(key)).collect();
-    // Rows are visible only when their stacks are known.
-    let stacks = SourceStacks::all_of(head.dictionary());
-    let source = Source { series: &series, stacks: Some(stacks) };
-    let mut part = fold.begin(&source)?;
-    let job = fold.job();
-    let copied = size_of_val(&*blocks) + size_of_val(&*series);
-    let mut sums = job.hold(F::bytes(&part) + copied);
-    job.check()?;
-    let wanted = id_set(&series);
-    let mut rows = 0;
-    for block in blocks.iter().filter(|block| block.range().overlaps(query.range)) {
-        rows += block.len();
-        if rows >= STEP_ROWS {
-            rows = 0;
-            job.check()?;
-        }
-        scan_block(block, &wanted, query.range, |StoredRow { series, time, stack, value }| {
-            F::add(&mut part, Run { series, times: &[time.0], stacks: &[stack], values: &[value] });
-        });
-        sums.set(F::bytes(&part) + copied);
-    }
-    drop(sums);
-    fold.end(part, &source)
+    series.filter(|(_, key)| query.takes(key)).collect()
 }
 
 /// The series as one of `whole`, which it is a part of; only series that tell a state are.
 fn as_part(key: &SeriesKey, whole: &ProfileType) -> Option<Arc<SeriesKey>> {
     key.labels.get(names::STATE)?;
     Some(Arc::new(SeriesKey { profile_type: whole.clone(), ..key.clone() }))
-}
-
-fn id_set(series: &[(u32, Arc<SeriesKey>)]) -> IdSet {
-    let mut set = IdSet::default();
-    for (id, _) in series {
-        set.insert(*id);
-    }
-    set
 }
 
 fn scan_block(block: &RowBlock, series: &IdSet, window: TimeRange, each: impl FnMut(StoredRow)) {

@@ -16,6 +16,7 @@ use crate::head::validate;
 use crate::job::Job;
 use crate::lock::DirLock;
 use crate::maintain::{Maintenance, Work};
+use crate::query::Scan;
 use crate::series_index::Answers;
 use crate::shared::{Clock, Shared};
 use crate::sync::lock;
@@ -186,7 +187,7 @@ impl Store {
     /// One value per stack over all rows of the query; stacks whose values cancel out are left out.
     pub fn merge_stacks(&self, query: &StackQuery) -> Result<StackProfile, QueryError> {
         let job = self.begin("stacks")?;
-        sums::merge_stacks(&self.0.shared, &job, query)
+        sums::merge_stacks(Scan { shared: &self.0.shared, job: &job, query })
     }
 
     /// The flame tree of all rows of the queries, each of which is a side; one without a query is empty. It is cut to about
@@ -210,7 +211,7 @@ impl Store {
     /// The profiles of each series, sorted by labels. A profile is all that a series has of one instant.
     pub fn profiles(&self, query: &StackQuery) -> Result<Vec<SeriesProfiles>, QueryError> {
         let job = self.begin("profiles")?;
-        profiles::list(&self.0.shared, &job, query)
+        profiles::list(Scan { shared: &self.0.shared, job: &job, query })
     }
 
     /// First and last time of the tenants' rows; `None` where they have none.

@@ -7,7 +7,7 @@ use pyrite_model::{CallValues, FlameTree, StackId, StackProfile, SymbolTable};
 use crate::QueryError;
 use crate::dictionary::{Copier, Dictionary};
 use crate::job::Job;
-use crate::query::{Fold, Source, StackQuery, run};
+use crate::query::{Fold, Scan, Source, StackQuery};
 use crate::rows::Run;
 use crate::segment::read::Grid;
 use crate::shared::Shared;
@@ -27,11 +27,11 @@ struct StackSums<'a> {
 }
 
 impl<'a> StackSums<'a> {
-    fn of(shared: &Shared, job: &'a Job, query: &StackQuery) -> Result<Self, QueryError> {
-        let mut sums = Self { job, sums: Vec::new() };
-        run(shared, query, &mut sums)?;
-        if query.chooses_stacks() {
-            sums.keep_counted(query);
+    fn of(scan: Scan<'a>) -> Result<Self, QueryError> {
+        let mut sums = Self { job: scan.job, sums: Vec::new() };
+        scan.run(&mut sums)?;
+        if scan.query.chooses_stacks() {
+            sums.keep_counted(scan.query);
         }
         Ok(sums)
     }
@@ -87,13 +87,15 @@ fn present(values: &[i64]) -> impl Iterator<Item = (StackId, i64)> + '_ {
     values.map(|(value, id)| (StackId(id), *value))
 }
 
-impl Fold for StackSums<'_> {
-    /// By stack of the source.
-    type Part = Vec<i64>;
+/// Sums by stack of a source.
+struct PartSums {
+    stacks: usize,
+    /// Nothing until there is a row: whoever reads it makes room for them.
+    sums: Vec<i64>,
+}
 
-    fn job(&self) -> &Job {
-        self.job
-    }
+impl Fold for StackSums<'_> {
+    type Part = PartSums;
 
     fn needs_stacks(&self) -> bool {
         true
@@ -104,25 +106,28 @@ impl Fold for StackSums<'_> {
     }
 
     fn begin(&mut self, source: &Source<'_>) -> Result<Self::Part, QueryError> {
-        Ok(zeros(source.stacks.map_or(0, |stacks| stacks.count)))
+        Ok(PartSums { stacks: source.stacks.map_or(0, |stacks| stacks.count), sums: Vec::new() })
     }
 
     fn add(part: &mut Self::Part, rows: Run<'_>) {
+        if part.sums.is_empty() {
+            part.sums = zeros(part.stacks);
+        }
         for (stack, value) in rows.stacks.iter().zip(rows.values) {
-            let sum = &mut part[*stack as usize];
+            let sum = &mut part.sums[*stack as usize];
             *sum = sum.saturating_add(*value);
         }
     }
 
     fn bytes(part: &Self::Part) -> usize {
-        size_of_val(&**part)
+        size_of_val(&*part.sums)
     }
 
     fn end(&mut self, part: Self::Part, source: &Source<'_>) -> Result<(), QueryError> {
         let Some(stacks) = source.stacks else { return Ok(()) };
         let (job, before) = (self.job, self.memory());
         let sums = self.sums_of(stacks.dictionary);
-        for (id, value) in part.into_iter().enumerate().filter(|(_, value)| *value != 0) {
+        for (id, value) in part.sums.into_iter().enumerate().filter(|(_, value)| *value != 0) {
             let sum = &mut sums[stacks.of(id).index()];
             *sum = sum.saturating_add(value);
         }
@@ -132,12 +137,9 @@ impl Fold for StackSums<'_> {
 }
 
 /// One value per stack over all rows of the query.
-pub(crate) fn merge_stacks(
-    shared: &Shared,
-    job: &Job,
-    query: &StackQuery,
-) -> Result<StackProfile, QueryError> {
-    let sums = StackSums::of(shared, job, query)?.sums;
+pub(crate) fn merge_stacks(scan: Scan<'_>) -> Result<StackProfile, QueryError> {
+    let job = scan.job;
+    let sums = StackSums::of(scan)?.sums;
     let mut symbols = SymbolTable::new();
     let mut values: Vec<i64> = Vec::new();
     let mut held = job.hold(0);
@@ -174,7 +176,7 @@ pub(crate) fn flame_tree<const SIDES: usize>(
     let mut dictionaries: Vec<(Arc<Dictionary>, [Vec<i64>; SIDES])> = Vec::new();
     for (side, query) in queries.into_iter().enumerate() {
         let Some(query) = query else { continue };
-        for (dictionary, values) in StackSums::of(shared, job, query)?.sums {
+        for (dictionary, values) in StackSums::of(Scan { shared, job, query })?.sums {
             let known = dictionaries.iter().position(|(known, _)| Arc::ptr_eq(known, &dictionary));
             let at = known.unwrap_or_else(|| {
                 dictionaries.push((dictionary, std::array::from_fn(|_| Vec::new())));

@@ -11,7 +11,7 @@ use pyrite_model::{LabelSet, SeriesKey, TimeRange, UnixMs};
 
 use crate::QueryError;
 use crate::job::{Held, Job, label_bytes};
-use crate::query::{Fold, Source, StackQuery, run};
+use crate::query::{Fold, Scan, Source, StackQuery};
 use crate::rows::Run;
 use crate::segment::read::Grid;
 use crate::shared::Shared;
@@ -204,10 +204,6 @@ impl Timeline<'_> {
 impl Fold for Timeline<'_> {
     type Part = Part;
 
-    fn job(&self) -> &Job {
-        self.job
-    }
-
     fn needs_stacks(&self) -> bool {
         self.query.stacks.chooses_stacks()
     }
@@ -294,7 +290,7 @@ pub(crate) fn select_series(
     let (groups, points, point_bytes) = (BTreeMap::new(), Vec::new(), job.hold(0));
     let mut timeline = Timeline { query, job, buckets, limit, groups, points, point_bytes };
     let rows = StackQuery { range: buckets.window(), ..query.stacks.clone() };
-    run(shared, &rows, &mut timeline)?;
+    Scan { shared, job, query: &rows }.run(&mut timeline)?;
     Ok(timeline.into_series())
 }
 

@@ -23,15 +23,20 @@ pub(crate) struct IdSet {
     bits: Vec<bool>,
 }
 
-impl IdSet {
-    pub(crate) fn insert(&mut self, id: u32) {
-        let at = id as usize;
-        if at >= self.bits.len() {
-            self.bits.resize(at + 1, false);
+impl FromIterator<u32> for IdSet {
+    fn from_iter<I: IntoIterator<Item = u32>>(ids: I) -> Self {
+        let mut bits = Vec::new();
+        for at in ids.into_iter().map(|id| id as usize) {
+            if at >= bits.len() {
+                bits.resize(at + 1, false);
+            }
+            bits[at] = true;
         }
-        self.bits[at] = true;
+        Self { bits }
     }
+}
 
+impl IdSet {
     pub(crate) fn contains(&self, id: u32) -> bool {
         self.bits.get(id as usize).copied().unwrap_or(false)
     }

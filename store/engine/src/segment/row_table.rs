@@ -239,10 +239,7 @@ mod tests {
 
     #[test]
     fn runs_are_found_joined_and_clipped() {
-        let mut wanted = IdSet::default();
-        for id in [1, 2, 4] {
-            wanted.insert(id);
-        }
+        let wanted: IdSet = [1, 2, 4].into_iter().collect();
         let all = runs(&[0, 0, 1, 1, 1, 2, 3, 4, 4]);
         assert_eq!(
             all.iter().map(|run| (run.series, run.end)).collect::<Vec<_>>(),

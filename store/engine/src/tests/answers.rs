@@ -11,8 +11,7 @@ use pyrite_model::{
 
 use super::EVERYTHING;
 use super::disk::Dice;
-use crate::job::Job;
-use crate::query::{Fold, Source, run};
+use crate::query::{Fold, Scan, Source};
 use crate::rows::Run;
 use crate::segment::read::Grid;
 use crate::{QueryError, SeriesQuery, StackQuery, Stop, Store};
@@ -30,18 +29,14 @@ pub(super) struct Found {
     pub(super) value: i64,
 }
 
+#[derive(Default)]
 struct Rows {
-    job: Arc<Job>,
     found: Vec<Found>,
 }
 
 impl Fold for Rows {
     /// Series, time, stack and value.
     type Part = Vec<(u32, i64, u32, i64)>;
-
-    fn job(&self) -> &Job {
-        &self.job
-    }
 
     fn needs_stacks(&self) -> bool {
         true
@@ -81,9 +76,10 @@ impl Fold for Rows {
 /// All rows.
 pub(super) fn all_rows(store: &Store) -> Result<Option<Vec<Found>>, QueryError> {
     let shared = store.maintenance().shared();
-    let mut rows = Rows { job: shared.jobs.begin(Stop::default()), found: Vec::new() };
+    let job = shared.jobs.begin(Stop::default());
+    let mut rows = Rows::default();
     let query = StackQuery::new(Tenants::default(), ProfileType::cpu_time(), Selector::all(), EVERYTHING);
-    run(shared, &query, &mut rows)?;
+    Scan { shared, job: &job, query: &query }.run(&mut rows)?;
     Ok(Some(rows.found))
 }
 

@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 mod assemble;
+mod block_sums;
 mod cache;
 mod catalogue;
 mod config;

@@ -24,6 +24,8 @@ use crate::table::{Column, TableIndexes, TableWriter};
 const ROW_GROUP_ROWS: usize = 128 * 1024;
 /// The same of a rollup, in which a narrow window is a few buckets.
 const ROLLUP_GROUP_ROWS: usize = 64 * 1024;
+/// And of one that is not packed, so that whoever asks for one of many series reads little more than its rows.
+const PLAIN_GROUP_ROWS: usize = 16 * 1024;
 const TEMPORARY: &str = "tmp-";
 
 /// Where a segment is until it is finished.
@@ -120,6 +122,8 @@ pub(crate) struct SegmentWriter<'a> {
 pub(super) struct RowGroups {
     shape: Shape,
     table: TableWriter,
+    /// Rows of a row group at least, where there are so many.
+    group_rows: usize,
     buffer: Vec<StoredRow>,
     windows: Vec<(i64, i64)>,
 }
@@ -133,16 +137,17 @@ impl RowGroups {
     ) -> Result<Self, StoreError> {
         let schema = if shape == Shape::Stacks { SAMPLES.schema } else { TOTALS_SCHEMA };
         let table = TableWriter::create(files, path, schema, schema::properties(packing))?;
-        Ok(Self { shape, table, buffer: Vec::new(), windows: Vec::new() })
+        let group_rows = if packing == Packing::Plain { PLAIN_GROUP_ROWS } else { ROLLUP_GROUP_ROWS };
+        Ok(Self { shape, table, group_rows, buffer: Vec::new(), windows: Vec::new() })
     }
 
-    /// Adds rows behind those before; they make up a row group once there are enough.
+    /// Adds rows behind those before; they make up row groups once there are enough.
     pub(super) fn extend(&mut self, rows: &[StoredRow]) -> Result<(), StoreError> {
         self.buffer.extend_from_slice(rows);
-        if self.buffer.len() < ROLLUP_GROUP_ROWS { Ok(()) } else { self.end_group() }
+        if self.buffer.len() < ROLLUP_GROUP_ROWS { Ok(()) } else { self.end_groups() }
     }
 
-    fn end_group(&mut self) -> Result<(), StoreError> {
+    fn end_groups(&mut self) -> Result<(), StoreError> {
         let mut rows = std::mem::take(&mut self.buffer);
         // A bucket that was continued comes behind later ones. Of totals there is one in a series at a time: by time their
         // runs would be single rows.
@@ -150,7 +155,8 @@ impl RowGroups {
             Shape::Stacks => rows.sort_unstable_by_key(|row| (row.time, row.series, row.stack)),
             Shape::Totals => rows.sort_unstable_by_key(|row| (row.series, row.time)),
         }
-        self.write_group(&rows)?;
+        let groups = (rows.len() / self.group_rows).max(1);
+        rows.chunks(rows.len().div_ceil(groups).max(1)).try_for_each(|group| self.write_group(group))?;
         self.buffer = rows;
         self.buffer.clear();
         Ok(())
@@ -178,7 +184,7 @@ impl RowGroups {
         bucket_ms: i64,
         tables: &mut TableIndexes,
     ) -> Result<Rollup, StoreError> {
-        self.end_group()?;
+        self.end_groups()?;
         tables.insert(Rollup::file(shape, bucket_ms), self.table.finish()?);
         Ok(Rollup { bucket_ms, windows: self.windows })
     }

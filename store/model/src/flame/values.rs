@@ -26,20 +26,20 @@ impl<'a, const SIDES: usize> CallValues<'a, SIDES> {
         let positive = |side| by_stack(side).filter(|(_, value)| *value > 0);
         let mut places = Places::among(tree.node_count());
         places.insert(ROOT);
-        for (stack, _) in (0..SIDES).flat_map(positive) {
+        (0..SIDES).flat_map(positive).for_each(|(stack, _)| {
             let mut node = tree.node_of(stack) as u32;
             while places.insert(node) {
                 node = tree.parent(node as usize);
             }
-        }
+        });
         let nodes = places.number();
         let parents = nodes.iter().map(|node| places.of(tree.parent(*node as usize))).collect();
         let mut own = vec![[0_i64; SIDES]; nodes.len()];
         for (side, values) in (0..SIDES).map(positive).enumerate() {
-            for (stack, value) in values {
+            values.for_each(|(stack, value)| {
                 let sum = &mut own[places.of(tree.node_of(stack) as u32) as usize][side];
                 *sum = sum.saturating_add(value);
-            }
+            });
         }
         Self { tree, places, nodes, parents, own }
     }

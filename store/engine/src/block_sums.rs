@@ -36,10 +36,9 @@ impl BlockSums {
     /// The sums that are not 0, in order of their stacks.
     pub(crate) fn present(&self) -> impl Iterator<Item = (StackId, i64)> + '_ {
         let blocks = self.blocks.iter().zip((0_u32..).step_by(BLOCK));
-        let of_block = |(block, first): (&'_ Option<Box<[i64; BLOCK]>>, u32)| {
-            block.iter().flat_map(|sums| sums.iter()).zip(first..).filter(|(sum, _)| **sum != 0)
-        };
-        blocks.flat_map(of_block).map(|(sum, stack)| (StackId(stack), *sum))
+        let made = blocks.filter_map(|(block, first)| Some((block.as_deref()?, first)));
+        let sums = made.flat_map(|(sums, first)| sums.iter().zip(first..));
+        sums.filter(|(sum, _)| **sum != 0).map(|(sum, stack)| (StackId(stack), *sum))
     }
 
     /// Makes the sums of others 0.
@@ -121,7 +120,10 @@ mod tests {
         assert_eq!((sums.bytes(), sums.end()), (0, 0));
         sums.add_all(&[1_000_000, 1_000_001], &[i64::MAX, 2]);
         sums.add(StackId(1_000_000), 1);
-        assert_eq!(sums.present().collect::<Vec<_>>(), [(StackId(1_000_000), i64::MAX), (StackId(1_000_001), 2)]);
+        assert_eq!(
+            sums.present().collect::<Vec<_>>(),
+            [(StackId(1_000_000), i64::MAX), (StackId(1_000_001), 2)]
+        );
         assert_eq!(sums.end(), 1_000_002);
         assert!(sums.bytes() < 32 << 10, "{}", sums.bytes());
     }

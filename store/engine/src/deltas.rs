@@ -27,7 +27,7 @@ use crate::profiles::EACH_INSTANT;
 use crate::query::{Fold, Scan, Source, SourceStacks, StackQuery};
 use crate::rows::Run;
 use crate::segment::read::Grid;
-use crate::shared::{Shared, View};
+use crate::shared::View;
 
 /// How much earlier the profile before may be.
 const REACH_MS: i64 = 3_600_000;

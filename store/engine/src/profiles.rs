@@ -151,11 +151,7 @@ impl Fold for Listing<'_> {
 pub(crate) const EACH_INSTANT: Grid = Grid::Steps { origin: 0, step: 1 };
 
 /// Feeds the rows of some profiles alone to the fold.
-pub(crate) fn run_only<F: Fold>(
-    scan: Scan<'_>,
-    ids: &[ProfileId],
-    fold: &mut F,
-) -> Result<(), QueryError> {
+pub(crate) fn run_only<F: Fold>(scan: Scan<'_>, ids: &[ProfileId], fold: &mut F) -> Result<(), QueryError> {
     let mut times: BTreeMap<u64, Vec<i64>> = BTreeMap::new();
     let query = scan.query;
     let inside = || ids.iter().filter(|id| query.range.contains(id.time()));

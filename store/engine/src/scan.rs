@@ -30,12 +30,12 @@ impl Scan<'_> {
     /// Feeds all rows of the segments that the query is about to the fold. Segments that turn out damaged are given up.
     pub(crate) fn read_segments<F: Fold>(
         self,
-        segments: &[&SegmentInfo],
+        segments: &[&Arc<SegmentInfo>],
         fold: &mut F,
     ) -> Result<(), QueryError> {
         let Self { shared, query, .. } = self;
         let mut selection = shared.series.choose(&query.tenants, &query.profile_type, &query.selector);
-        let mut left = segments.iter().copied().peekable();
+        let mut left = segments.iter().map(|segment| &***segment).peekable();
         while left.peek().is_some() {
             let opened = self.open_some(&mut left, &mut selection, fold.needs_stacks())?;
             self.read_together(&opened, fold)?;
@@ -79,7 +79,8 @@ impl Scan<'_> {
             return Ok(None);
         }
         let reader = shared.open_segment(info)?;
-        let stacks = needs_stacks.then(|| reader.stacks(shared.files.as_ref(), &shared.epochs)).transpose()?;
+        let stacks =
+            needs_stacks.then(|| reader.stacks(shared.files.as_ref(), &shared.epochs)).transpose()?;
         let ids = series.iter().map(|(id, _)| *id).collect();
         Ok(Some(OpenSegment { info, series, ids, reader, stacks }))
     }
@@ -99,8 +100,12 @@ impl Scan<'_> {
         let shares = self.share_out(&tasks, |segment| fold.begin(&opened[segment].source()))?;
         for (segment, summed) in read_at_once::<F>(shares, self.job)? {
             match summed {
-                Ok(summed) => sums[segment].iter_mut().for_each(|sums| sums.push(summed)),
                 Err(error) => sums[segment] = Err(error),
+                Ok(summed) => {
+                    if let Ok(sums) = &mut sums[segment] {
+                        sums.push(summed);
+                    }
+                }
             }
         }
         for (open, sums) in opened.iter().zip(sums) {
@@ -177,11 +182,7 @@ struct Task<'a> {
 }
 
 /// The tasks that read these row groups, with which a segment of so many rows is done.
-fn tasks_of<'a>(
-    segment: usize,
-    rows: u64,
-    groups: Vec<GroupScan<'a>>,
-) -> impl Iterator<Item = Task<'a>> {
+fn tasks_of<'a>(segment: usize, rows: u64, groups: Vec<GroupScan<'a>>) -> impl Iterator<Item = Task<'a>> {
     let planned: usize = groups.iter().map(GroupScan::rows).sum();
     let (mut read, mut done) = (0, 0);
     groups.into_iter().map(move |group| {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pyrite_model::{CallValues, FlameTree, StackId, StackProfile, SymbolTable};
+use pyrite_model::{CallValues, FlameTree, StackProfile, SymbolTable};
 
 use crate::QueryError;
 use crate::block_sums::BlockSums;

@@ -20,7 +20,7 @@ use crate::{QueryError, StoreError};
 
 /// Fewer rows are not worth a thread: to start and end one costs both CPUs a tenth of a millisecond or more. Tests have few
 /// rows and several threads all the same.
-const ROWS_OF_A_THREAD: usize = if cfg!(test) { 10 } else { 500_000 };
+const ROWS_OF_A_THREAD: usize = if cfg!(test) { 10 } else { 200_000 };
 /// Segments that are read together.
 const SEGMENTS_AT_ONCE: usize = if cfg!(test) { 3 } else { 16 };
 /// Stacks that these have, from which on no more join them: their sums are in memory together.

@@ -56,8 +56,8 @@ impl BlockSums {
     /// All stacks with a sum are below this one.
     pub(crate) fn end(&self) -> usize {
         let last = self.blocks.iter().rposition(Option::is_some).unwrap_or(0);
-        let of_last = self.blocks.get(last).into_iter().flatten();
-        let used = of_last.filter_map(|sums| sums.iter().rposition(|sum| *sum != 0)).next();
+        let of_last = self.blocks.get(last).and_then(Option::as_deref);
+        let used = of_last.and_then(|sums| sums.iter().rposition(|sum| *sum != 0));
         used.map_or(last * BLOCK, |at| last * BLOCK + at + 1)
     }
 
@@ -99,7 +99,9 @@ mod tests {
             for run in &runs {
                 let (stacks, values): (Vec<u32>, Vec<i64>) = run.iter().copied().unzip();
                 sums.add_all(&stacks, &values);
-                run.iter().for_each(|(stack, value)| *expected.entry(*stack).or_default() += value);
+                for (stack, value) in run {
+                    *expected.entry(*stack).or_default() += value;
+                }
             }
             sums.add(StackId(one.0), one.1);
             *expected.entry(one.0).or_default() += one.1;

@@ -182,7 +182,7 @@ struct Task<'a> {
 }
 
 /// The tasks that read these row groups, with which a segment of so many rows is done.
-fn tasks_of<'a>(segment: usize, rows: u64, groups: Vec<GroupScan<'a>>) -> impl Iterator<Item = Task<'a>> {
+fn tasks_of(segment: usize, rows: u64, groups: Vec<GroupScan<'_>>) -> impl Iterator<Item = Task<'_>> {
     let planned: usize = groups.iter().map(GroupScan::rows).sum();
     let (mut read, mut done) = (0, 0);
     groups.into_iter().map(move |group| {

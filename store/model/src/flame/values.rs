@@ -34,7 +34,9 @@ impl<'a, const SIDES: usize> CallValues<'a, SIDES> {
         });
         let nodes = places.number();
         let parents = nodes.iter().map(|node| places.of(tree.parent(*node as usize))).collect();
-        let mut own = vec![[0_i64; SIDES]; nodes.len()];
+        // Fresh pages that are read before they are written to are faulted in twice.
+        let mut own = Vec::with_capacity(nodes.len());
+        own.resize(nodes.len(), [0_i64; SIDES]);
         for (side, values) in (0..SIDES).map(positive).enumerate() {
             values.for_each(|(stack, value)| {
                 let sum = &mut own[places.of(tree.node_of(stack) as u32) as usize][side];

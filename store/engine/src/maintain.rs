@@ -94,6 +94,7 @@ impl Maintenance {
         while let Some(head) = self.shared.view().frozen.first() {
             flush(&self.shared, head)?;
         }
+        self.shared.epochs.forget_unused();
         Ok(())
     }
 

@@ -221,7 +221,13 @@ fn write_part(
     let (parent, name) = (dir.parent().unwrap_or(root), dir.file_name().unwrap_or_default());
     let temporary = parent.join(format!("{TEMPORARY}{}", name.to_string_lossy()));
     files.create_dir(&temporary).map_err(StoreError::io("create", &temporary))?;
-    write(&temporary)?;
+    if let Err(error) = write(&temporary) {
+        // So that a full disk has that room again; the next try writes under another name.
+        if let Err(error) = files.remove_dir(&temporary) {
+            tracing::warn!(dir = %temporary.display(), %error, "cannot remove an unfinished part; the next start does");
+        }
+        return Err(error);
+    }
     // One of an earlier try, which failed behind the renaming. To remove it would be to have half of it where the process
     // dies; the next start removes it.
     if files.list(dir).is_ok() {

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
 
-use super::Dictionary;
 use super::epoch::{Epoch, EpochId, LostPart, epoch_dir};
+use super::{Dictionary, disk_use};
 use crate::files::FileLayer;
 use crate::sync::{lock, read, write};
 use crate::{Limits, StoreError};
@@ -39,6 +39,8 @@ pub(crate) struct Epochs {
     current: RwLock<Arc<Epoch>>,
     /// Last used last.
     old: Mutex<Vec<Arc<Epoch>>>,
+    /// Held while one is read, so that none is read twice at once. Who begins the next one does not wait for it.
+    reading: Mutex<()>,
 }
 
 impl Epochs {
@@ -72,7 +74,8 @@ impl Epochs {
         let (epoch, lost) = Epoch::load(files.as_ref(), dir, newest, stacks)?;
         let current = RwLock::new(Arc::new(epoch));
         let (files, dir) = (Arc::clone(files), dir.to_owned());
-        Ok((Self { files, dir, limits, current, old: Mutex::default() }, lost))
+        let (old, reading) = (Mutex::default(), Mutex::default());
+        Ok((Self { files, dir, limits, current, old, reading }, lost))
     }
 
     /// The epoch for the rows of a new generation: the current one, or a new one where that is large or damaged.
@@ -133,21 +136,12 @@ impl Epochs {
 
     /// What all epochs take on the disk.
     pub(crate) fn disk_bytes(&self) -> Result<u64, StoreError> {
-        let files = self.files.as_ref();
-        let list = |dir: &Path| files.list(dir).map_err(StoreError::io("list", dir));
-        let mut bytes = 0;
-        for id in epoch_ids(files, &self.dir)? {
-            let epoch = epoch_dir(&self.dir, id);
-            for part in list(&epoch)?.into_iter().map(|name| epoch.join(name)) {
-                for file in list(&part)?.into_iter().map(|name| part.join(name)) {
-                    bytes += files
-                        .open_read(&file)
-                        .and_then(|file| file.len())
-                        .map_err(StoreError::io("read", &file))?;
-                }
-            }
-        }
-        Ok(bytes)
+        Ok(disk_use(self.files.as_ref(), &self.dir)?.iter().map(|used| used.bytes).sum())
+    }
+
+    /// Lets go of what is too much now that a head is gone.
+    pub(crate) fn forget_unused(&self) {
+        self.trim(&mut lock(&self.old), 0);
     }
 
     /// Estimated memory.
@@ -161,19 +155,19 @@ impl Epochs {
     }
 
     fn turn(&self, next: EpochId) {
-        let before = std::mem::replace(&mut *write(&self.current), Arc::new(Epoch::new(next)));
+        // Under both locks: whoever looks for the one before finds it in one place or the other.
         let mut old = lock(&self.old);
+        let before = std::mem::replace(&mut *write(&self.current), Arc::new(Epoch::new(next)));
         old.push(before);
         self.trim(&mut old, 0);
     }
 
     fn old_epoch(&self, id: EpochId, stacks: usize) -> Result<Arc<Epoch>, StoreError> {
-        let mut old = lock(&self.old);
-        // One that was read before a flush added to it is read again.
-        let knows = |epoch: &Epoch| epoch.id() == id && epoch.stack_count() >= stacks;
-        if let Some(at) = old.iter().position(|epoch| knows(epoch)) {
-            let epoch = old.remove(at);
-            old.push(Arc::clone(&epoch));
+        if let Some(epoch) = self.kept(id, stacks) {
+            return Ok(epoch);
+        }
+        let _reading = lock(&self.reading);
+        if let Some(epoch) = self.kept(id, stacks) {
             return Ok(epoch);
         }
         let (epoch, lost) = Epoch::load(self.files.as_ref(), &self.dir, id, stacks)?;
@@ -181,6 +175,7 @@ impl Epochs {
             tracing::error!(dir = %dir.display(), stacks, why, "a part of a dictionary is damaged; its stacks have no names");
         }
         let epoch = Arc::new(epoch);
+        let mut old = lock(&self.old);
         old.retain(|epoch| epoch.id() != id);
         old.push(Arc::clone(&epoch));
         // What a log adds to it next must find it as it is now.
@@ -188,11 +183,26 @@ impl Epochs {
         Ok(epoch)
     }
 
-    /// Forgets those that were used longest ago until the rest is small enough or there are no more than `least`.
+    /// One that is in memory, unless it was read before a flush added to it.
+    fn kept(&self, id: EpochId, stacks: usize) -> Option<Arc<Epoch>> {
+        let mut old = lock(&self.old);
+        let at = old.iter().position(|epoch| epoch.id() == id && epoch.stack_count() >= stacks)?;
+        let epoch = old.remove(at);
+        old.push(Arc::clone(&epoch));
+        Some(epoch)
+    }
+
+    /// Forgets those that were used longest ago until the rest is small enough or there are no more than `least`. One that a
+    /// head has stays. It is in memory anyway, and on the disk its parts are about to be written anew as others: who read it
+    /// from there meanwhile would miss some, and take them for lost.
     fn trim(&self, old: &mut Vec<Arc<Epoch>>, least: usize) {
+        let is_free = |epoch: &Arc<Epoch>| Arc::strong_count(epoch) == 1;
         let bytes = |epoch: &Arc<Epoch>| epoch.dictionary().bytes();
-        while old.len() > least && old.iter().map(bytes).sum::<usize>() > self.limits.kept_bytes {
-            old.remove(0);
+        while old.len() > least
+            && old.iter().filter(|epoch| is_free(epoch)).map(bytes).sum::<usize>() > self.limits.kept_bytes
+            && let Some(at) = old.iter().position(is_free)
+        {
+            old.remove(at);
         }
     }
 }

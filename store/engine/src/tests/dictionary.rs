@@ -10,6 +10,7 @@ use pyrite_model::{UnixMs, frame_names};
 use super::faults::{FaultyFiles, Op};
 use super::{batch, config, memory_dir, open_on, profile, total};
 use crate::files::RealFiles;
+use crate::maintain::Work;
 use crate::{Finding, Limits, OpenReport, Retention, Store, StoreConfig};
 
 fn open(dir: &Path, dictionary_stacks: usize) -> (Store, OpenReport) {
@@ -231,4 +232,110 @@ fn a_log_is_read_over_what_a_failed_flush_left() {
     assert_eq!(leaves(&store), expect);
     store.close().unwrap();
     assert_eq!(leaves(&open_on(dir.path(), Arc::new(RealFiles)).unwrap().0), expect);
+}
+
+/// Has heads stay: no segment gets its name.
+fn refuse_segments(files: &FaultyFiles) {
+    let is_segment = |path: &Path| path.parent().is_some_and(|parent| parent.ends_with("segments"));
+    files.set_rule(move |op, path| {
+        (op == Op::Rename && is_segment(path)).then(|| std::io::ErrorKind::PermissionDenied.into())
+    });
+}
+
+/// One that has room for two leaves, and keeps no dictionary for longer than it must.
+fn open_small(dir: &Path, files: &FaultyFiles) -> Store {
+    let limits = Limits { dictionary_stacks: 3, old_dictionary_bytes: 0, ..Limits::default() };
+    let config = StoreConfig { limits, ..config(dir) };
+    Store::open_on(config, Arc::new(files.clone()), Arc::new(|| UnixMs(0))).unwrap().0
+}
+
+/// A flush writes parts anew as others: who read them from the disk meanwhile would miss some.
+#[test]
+fn a_dictionary_that_a_head_still_adds_to_the_disk_is_not_read_from_there() {
+    let dir = memory_dir();
+    let files = FaultyFiles::default();
+    let store = open_small(dir.path(), &files);
+    store_leaves(&store, &["a"]);
+    refuse_segments(&files);
+    store.append_blocking(batch("a", 1, "b", 1)).unwrap();
+    assert!(store.flush().is_err());
+    let shared = store.maintenance().shared();
+    let frozen = Arc::clone(&shared.view().frozen[0]);
+    let id = frozen.epoch().id();
+    assert_ne!(id, shared.view().head.epoch().id(), "the next one has begun");
+    let dictionary = shared.epochs.get(id, 1).unwrap();
+    assert!(Arc::ptr_eq(&dictionary, frozen.dictionary()));
+    assert_eq!(leaves(&store), named(&[("a", 1), ("b", 1)]));
+    // When the head is gone, so is its dictionary.
+    files.clear_rule();
+    drop(frozen);
+    store.flush().unwrap();
+    assert!(!Arc::ptr_eq(&dictionary, &shared.epochs.get(id, 1).unwrap()));
+    assert_eq!(leaves(&store), named(&[("a", 1), ("b", 1)]));
+}
+
+#[test]
+fn the_next_dictionary_begins_while_an_old_one_is_read() {
+    let dir = memory_dir();
+    let files = FaultyFiles::default();
+    let store = open_small(dir.path(), &files);
+    store_leaves(&store, &["a", "b"]);
+    let (reading, begun) = std::sync::mpsc::channel();
+    let (go_on, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    files.set_read_rule(move |path| {
+        if path.ends_with("dictionaries/00000001/0000000000-0000000003/part.json") {
+            reading.send(()).unwrap();
+            // Until the test is done.
+            let _ = wait.lock().unwrap().recv();
+        }
+        None
+    });
+    let asking = std::thread::spawn({
+        let store = store.clone();
+        move || total(&store)
+    });
+    begun.recv().unwrap();
+    let (stored, done) = std::sync::mpsc::channel();
+    let storing = std::thread::spawn(move || {
+        store_leaves(&store, &["c", "d"]);
+        store_leaves(&store, &["e"]);
+        stored.send(()).unwrap();
+    });
+    let in_time = done.recv_timeout(std::time::Duration::from_secs(20)).is_ok();
+    drop(go_on);
+    storing.join().unwrap();
+    asking.join().unwrap();
+    assert!(in_time, "appends waited for the query");
+}
+
+#[test]
+fn a_part_that_could_not_be_written_takes_no_room() {
+    let dir = memory_dir();
+    let files = FaultyFiles::default();
+    // Without threads, which would try again while the test looks.
+    let idle: [Work; 2] = [|_, _| {}, |_, _| {}];
+    let layer = Arc::new(files.clone());
+    let (store, _) = Store::open_tended(config(dir.path()), layer, Arc::new(|| UnixMs(0)), idle).unwrap();
+    files.set_rule(|op, path| {
+        let is_last = op == Op::Sync && path.ends_with("mappings.parquet");
+        is_last.then(|| std::io::ErrorKind::StorageFull.into())
+    });
+    for leaf in ["a", "b"] {
+        store.append_blocking(batch("a", 1, leaf, 1)).unwrap();
+        assert!(store.flush().is_err());
+    }
+    assert!(parts(dir.path(), 1).is_empty(), "{:?}", parts(dir.path(), 1));
+    files.clear_rule();
+    store.flush().unwrap();
+    assert_eq!((parts(dir.path(), 1).len(), leaves(&store)), (1, named(&[("a", 1), ("b", 1)])));
+}
+
+#[test]
+fn what_somebody_puts_among_dictionaries_does_not_end_retention() {
+    let dir = memory_dir();
+    let (store, _) = open(dir.path(), 1000);
+    store_leaves(&store, &["a"]);
+    fs::write(dir.path().join("dictionaries/00000001/notes"), "mine").unwrap();
+    store.maintenance().retain().unwrap();
 }

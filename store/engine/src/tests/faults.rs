@@ -25,6 +25,8 @@ pub(super) enum Op {
 
 /// Asked before each operation; an error is what the operation then gives.
 type Rule = Arc<Mutex<dyn FnMut(Op, &Path) -> Option<io::Error> + Send>>;
+/// The same of files that are opened to be read, which changes nothing and is not counted.
+type ReadRule = Arc<dyn Fn(&Path) -> Option<io::Error> + Send + Sync>;
 
 /// A change of names that its directory's sync has not made durable yet.
 enum Naming {
@@ -36,6 +38,7 @@ enum Naming {
 struct State {
     log: Vec<(Op, PathBuf)>,
     rule: Option<Rule>,
+    read_rule: Option<ReadRule>,
     /// How many operations still succeed; the rest find the process dead.
     left: Option<usize>,
     synced: HashMap<PathBuf, u64>,
@@ -59,6 +62,10 @@ impl FaultyFiles {
 
     pub(super) fn set_rule(&self, rule: impl FnMut(Op, &Path) -> Option<io::Error> + Send + 'static) {
         lock(&self.0).rule = Some(Arc::new(Mutex::new(rule)));
+    }
+
+    pub(super) fn set_read_rule(&self, rule: impl Fn(&Path) -> Option<io::Error> + Send + Sync + 'static) {
+        lock(&self.0).read_rule = Some(Arc::new(rule));
     }
 
     pub(super) fn clear_rule(&self) {
@@ -191,6 +198,11 @@ impl FileLayer for FaultyFiles {
     }
 
     fn open_read(&self, path: &Path) -> io::Result<Box<dyn ReadFile>> {
+        // Asked without the lock, as other rules are.
+        let rule = lock(&self.0).read_rule.clone();
+        if let Some(error) = rule.and_then(|rule| rule(path)) {
+            return Err(error);
+        }
         let file = RealFiles.open_read(path)?;
         Ok(Box::new(WatchedFile { layer: self.clone(), path: path.to_owned(), file }))
     }

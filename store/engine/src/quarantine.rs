@@ -11,6 +11,7 @@
 //! A note is written before its segment is moved, so that a segment in quarantine is known by one whatever happens; a
 //! note without a segment says nothing and goes at the next start.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -18,6 +19,7 @@ use std::sync::{Arc, Mutex};
 use pyrite_model::{Exposition, TimeRange, UnixMs};
 use serde::{Deserialize, Serialize};
 
+use crate::dictionary::EpochId;
 use crate::files::{FileLayer, dir_bytes, read_all};
 use crate::metrics::Counter;
 use crate::segment::manifest::Manifest;
@@ -31,6 +33,8 @@ const MAX_SEGMENTS: usize = 1000;
 /// So many of the newest are named in the metrics, one line each.
 const NAMED: usize = 20;
 const NOTE: &str = ".json";
+/// What is behind the segment's name in that of a copy, so that it is known for one where its note is lost.
+const COPY: &str = ".copy";
 
 /// What `quarantine/NAME.json` says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +79,8 @@ struct Held {
     name: String,
     bytes: u64,
     note: Note,
+    /// The dictionary that says what its stacks are; `None` where nothing is to be made of its rows any more.
+    epoch: Option<EpochId>,
 }
 
 /// The quarantine of one data directory.
@@ -140,12 +146,13 @@ impl Quarantine {
         self.sync_dir(root)?;
         let name = self.free_name(segment);
         let note = Note::new(segment, why, (self.clock)(), known);
+        let epoch = known.and_then(epoch_of);
         self.write_note(&name, &note)?;
         self.files.rename(&from, &dir.join(&name)).map_err(StoreError::io("move", &from))?;
         self.sync_dir(dir)?;
         self.sync_dir(segments)?;
         self.taken.add(1);
-        held.push(Held { name, bytes, note });
+        held.push(Held { name, bytes, note, epoch });
         // Stable, and needed only after the clock has been set back.
         held.sort_by_key(|held| held.note.since_ms);
         Ok(())
@@ -156,7 +163,15 @@ impl Quarantine {
         let mut held = lock(&self.held);
         let Layout { root, quarantine: dir, segments, .. } = &self.layout;
         let from = segments.join(&lost.name);
-        let name = self.free_name(&lost.name);
+        let is_same = |held: &Held| {
+            let Note { segment, is_copy, .. } = &held.note;
+            *is_copy && *segment == lost.name && self.are_same(&from, &dir.join(&held.name))
+        };
+        if held.iter().any(is_same) {
+            // What was to be made of it then was not finished.
+            return Ok(());
+        }
+        let name = self.free_name(&format!("{}{COPY}", lost.name));
         // Under a name that is no segment's until all of it is there.
         let temporary = dir.join(format!("tmp-{name}"));
         self.files.create_dir(&temporary).map_err(StoreError::io("create", &temporary))?;
@@ -176,7 +191,7 @@ impl Quarantine {
         self.files.rename(&temporary, &dir.join(&name)).map_err(StoreError::io("rename", &temporary))?;
         self.sync_dir(dir)?;
         self.taken.add(1);
-        held.push(Held { name, bytes, note });
+        held.push(Held { name, bytes, note, epoch: None });
         Ok(())
     }
 
@@ -212,7 +227,7 @@ impl Quarantine {
                 () => break,
             };
             self.remove(oldest)?;
-            let Held { name, bytes: freed, note } = held.remove(0);
+            let Held { name, bytes: freed, note, .. } = held.remove(0);
             bytes -= freed;
             counter.add(1);
             let (from, until) = window_text(note.range());
@@ -251,17 +266,36 @@ impl Quarantine {
         let Some(bytes) = self.size(&dir).filter(|_| segment::generations(name).is_some()) else {
             return Ok(());
         };
+        let manifest = Manifest::read(self.files.as_ref(), &dir).ok();
+        let known = manifest.map(|manifest| manifest.info(name));
         let note = if let Some(note) = self.read_note(name) {
             note
         } else {
-            let manifest = Manifest::read(self.files.as_ref(), &dir).ok();
-            let known = manifest.map(|manifest| manifest.info(name));
-            let note = Note::new(name, "found in quarantine", (self.clock)(), known.as_ref());
+            let note = note_by_name(name, "found in quarantine", (self.clock)(), known.as_ref());
             self.write_note(name, &note)?;
             note
         };
-        lock(&self.held).push(Held { name: name.to_owned(), bytes, note });
+        let epoch = known.as_ref().and_then(epoch_of).filter(|_| !note.is_copy);
+        lock(&self.held).push(Held { name: name.to_owned(), bytes, note, epoch });
         Ok(())
+    }
+
+    /// The dictionaries that what is held here needs when it is put in use again.
+    pub(crate) fn epochs(&self) -> BTreeSet<EpochId> {
+        lock(&self.held).iter().filter_map(|held| held.epoch).collect()
+    }
+
+    /// Whether two directories have the same files; not where that cannot be told.
+    fn are_same(&self, one: &Path, other: &Path) -> bool {
+        let names = |dir: &Path| self.files.list(dir).ok();
+        let content = |dir: &Path, name: &str| read_all(self.files.as_ref(), &dir.join(name)).ok();
+        names(one) == names(other)
+            && names(one).is_some_and(|names| {
+                let is_same = |name: &String| {
+                    content(one, name).is_some_and(|bytes| content(other, name) == Some(bytes))
+                };
+                names.iter().all(is_same)
+            })
     }
 
     /// What the files of a directory take; `None` where it is not there, or none.
@@ -285,8 +319,7 @@ impl Quarantine {
     }
 
     fn read_note(&self, name: &str) -> Option<Note> {
-        let text = read_all(self.files.as_ref(), &self.note_path(name)).ok()?;
-        serde_json::from_slice(&text).ok()
+        read_note(self.files.as_ref(), &self.layout.quarantine, name)
     }
 
     fn write_note(&self, name: &str, note: &Note) -> Result<(), StoreError> {
@@ -338,17 +371,31 @@ pub(crate) fn survey(files: &dyn FileLayer, dir: &Path) -> Vec<Surveyed> {
     let of_segment = |name: &String| {
         segment::generations(name)?;
         files.list(&dir.join(name)).ok()?;
-        let note = read_all(files, &dir.join(format!("{name}{NOTE}"))).ok();
-        let note: Option<Note> = note.and_then(|text| serde_json::from_slice(&text).ok());
-        // A start makes one where there is none; a name is no path.
-        let note = note
-            .filter(|note| !note.segment.contains('/'))
-            .unwrap_or_else(|| Note::new(name, "", UnixMs(0), None));
+        // A start makes one where there is none.
+        let note = read_note(files, dir, name).unwrap_or_else(|| note_by_name(name, "", UnixMs(0), None));
         let (range, bytes) = (note.range(), dir_bytes(files, &dir.join(name)));
         let Note { segment, rows, is_copy, .. } = note;
         Some(Surveyed { name: name.clone(), segment, is_copy, bytes, rows, range })
     };
     names.iter().filter_map(of_segment).collect()
+}
+
+/// The note on a segment in quarantine; `None` where there is none that is legible. A name is no path.
+fn read_note(files: &dyn FileLayer, dir: &Path, name: &str) -> Option<Note> {
+    let text = read_all(files, &dir.join(format!("{name}{NOTE}"))).ok()?;
+    let note: Note = serde_json::from_slice(&text).ok()?;
+    (!note.segment.contains('/')).then_some(note)
+}
+
+/// What the name of one says that has no note.
+fn note_by_name(name: &str, why: &str, since: UnixMs, known: Option<&SegmentInfo>) -> Note {
+    let segment = name.split('.').next().unwrap_or(name);
+    let is_copy = name[segment.len()..].starts_with(COPY);
+    Note { is_copy, ..Note::new(segment, why, since, known) }
+}
+
+fn epoch_of(segment: &SegmentInfo) -> Option<EpochId> {
+    segment.dictionary.map(|used| used.epoch)
 }
 
 /// Both ends as dates, for people and for labels.

@@ -228,19 +228,24 @@ impl Shared {
             let dir = &self.layout.segments;
             self.files.sync_dir(dir).map_err(StoreError::io("sync", dir))?;
             self.catalogue.forget(&gone)?;
-            self.epochs.retain(&self.epochs_in_use())?;
+            self.epochs.retain(&self.epochs_in_use()?)?;
         }
         result
     }
 
-    fn epochs_in_use(&self) -> BTreeSet<EpochId> {
-        // The doomed first: what a merge dooms meanwhile is then in the view still.
+    /// The dictionaries that some row is of which is stored, or can be brought back from quarantine.
+    fn epochs_in_use(&self) -> Result<BTreeSet<EpochId>, StoreError> {
+        // The doomed first: what a merge dooms meanwhile is then in the view still. And the catalogue before the quarantine:
+        // what a query sets aside meanwhile is in the one until it is in the other.
         let doomed = lock(&self.doomed).clone();
+        let mut segments = self.catalogue.segments()?;
+        segments.extend(self.catalogue.retired(Retired::Quarantined)?);
+        let set_aside = self.quarantine.epochs();
         let view = self.view();
-        let segments = &view.segments;
         let heads = view.heads().map(|head| head.epoch().id());
-        let used = doomed.iter().chain(segments.iter()).filter_map(|segment| segment.dictionary);
-        used.map(|used| used.epoch).chain(heads).collect()
+        let used = doomed.iter().chain(view.segments.iter()).map(|segment| &**segment).chain(&segments);
+        let used = used.filter_map(|segment| segment.dictionary).map(|used| used.epoch);
+        Ok(used.chain(heads).chain(set_aside).collect())
     }
 
     /// Deals with a segment that cannot be read: a damaged one is moved aside, a missing one forgotten; the rest of

@@ -7,17 +7,18 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use pyrite_model::UnixMs;
+use pyrite_model::{Row, Tenants, UnixMs};
 
-use super::{HOUR_MS, TENANTS, checked, copy, fill_all, told};
-use crate::StoreError;
+use super::{HOUR_MS, TENANTS, checked, copy, fill_all, told, told_to};
+use crate::catalogue::Retired;
 use crate::files::{FileLayer, RealFiles};
-use crate::offline::{Remedy, check, compact, repair, repair_on, stats};
+use crate::offline::{Remedy, check, compact, keeping_all, repair, repair_on, stats};
 use crate::segment::manifest::Manifest;
 use crate::segment::schema::{self, Packing, SAMPLES};
 use crate::table::{Column, TableWriter};
-use crate::tests::faults::FaultyFiles;
-use crate::tests::memory_dir;
+use crate::tests::faults::{FaultyFiles, Op};
+use crate::tests::{batch, memory_dir};
+use crate::{Limits, Store, StoreConfig, StoreError};
 
 fn files_below(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
@@ -308,4 +309,93 @@ fn what_a_damaged_segment_was_merged_from_takes_its_place_again() {
     assert!(repaired.after.findings.is_empty(), "{repaired:?}");
     assert_eq!(segments(dir.path()), sources);
     assert_eq!(told(dir.path()), before);
+}
+
+/// Three segments, each of a dictionary of its own.
+fn fill_with_dictionaries(dir: &Path) -> Store {
+    let limits = Limits { sums_from_rows: 1, dictionary_stacks: 2, ..Limits::default() };
+    let config = StoreConfig { limits, ..keeping_all(dir) };
+    let (store, _) = Store::open_on(config, Arc::new(RealFiles), Arc::new(|| UnixMs(0))).unwrap();
+    for part in 0..3 {
+        let mut batch = batch("a", 0, &format!("leaf {part}"), 1);
+        let stack = batch.series[0].rows[0].stack;
+        let row = |i: i64| Row { time: UnixMs(part * HOUR_MS + i * 10_000), stack, value: i };
+        batch.series[0].rows = (1..=30).map(row).collect();
+        store.append_blocking(batch).unwrap();
+        store.flush().unwrap();
+    }
+    store
+}
+
+#[test]
+fn what_is_set_aside_keeps_its_names() {
+    let dir = memory_dir();
+    let store = fill_with_dictionaries(dir.path());
+    let totals = segments(dir.path())[0].join("totals-60s.parquet");
+    let end = fs::read(&totals).unwrap().len();
+    flip(&totals, end - 12);
+    told_to(&store, &Tenants::default());
+    assert_eq!(stats(dir.path()).unwrap().quarantine.segments, 1);
+    // When another segment goes, so do the dictionaries that nothing needs any more.
+    let shared = store.maintenance().shared();
+    let gone = shared.view().segments[1].name.clone();
+    shared.catalogue.retire(&gone, Retired::Removed).unwrap();
+    shared.doom(std::slice::from_ref(&gone));
+    let dictionaries = dir.path().join("dictionaries");
+    for _ in 0..100 {
+        shared.remove_doomed().unwrap();
+        if !dictionaries.join("00000003").exists() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    assert!(!dictionaries.join("00000003").exists());
+    store.close().unwrap();
+    drop(store);
+    let repaired = repair(dir.path(), &mut |_| {}).unwrap();
+    assert!(repaired.after.findings.is_empty(), "{repaired:?}");
+    let told = told(dir.path());
+    for leaf in ["main;leaf 0", "main;leaf 1"] {
+        assert!(told[0].contains(leaf), "{leaf} is not in {}", told[0]);
+    }
+}
+
+/// Its other rows are in use elsewhere, and would be there twice.
+#[test]
+fn a_copy_is_known_for_one_without_its_note() {
+    let dir = memory_dir();
+    damage_one_of_two_row_groups(dir.path());
+    repair(dir.path(), &mut |_| {}).unwrap();
+    // Merged with others, so that nothing in use has the name of the one that it is a copy of.
+    compact(dir.path(), &mut |_| {}).unwrap();
+    let before = (told(dir.path()), rows_of_tenants(dir.path()));
+    let notes = fs::read_dir(dir.path().join("quarantine")).unwrap().map(|entry| entry.unwrap().path());
+    for note in notes.filter(|path| path.is_file()) {
+        fs::remove_file(note).unwrap();
+    }
+    for _ in 0..2 {
+        assert_eq!(checked(dir.path()).findings, []);
+        assert!(repair(dir.path(), &mut |_| {}).unwrap().done.is_empty());
+        assert_eq!((told(dir.path()), rows_of_tenants(dir.path())), before);
+    }
+}
+
+#[test]
+fn a_repair_that_has_no_room_makes_one_copy_however_often_it_is_tried() {
+    let dir = memory_dir();
+    damage_one_of_two_row_groups(dir.path());
+    let faulty = FaultyFiles::default();
+    faulty.set_rule(|op, path| {
+        let is_new = op == Op::Create && path.parent().is_some_and(|parent| is_of(parent, "tmp-0"));
+        let is_segment = path.components().any(|part| part.as_os_str() == "segments");
+        (is_new && is_segment).then(|| std::io::ErrorKind::StorageFull.into())
+    });
+    let files: Arc<dyn FileLayer> = Arc::new(faulty);
+    for _ in 0..3 {
+        assert!(repair_on(&files, dir.path(), &mut |_| {}).unwrap_err().is_disk_full());
+        let quarantine = stats(dir.path()).unwrap().quarantine;
+        assert_eq!((quarantine.segments, quarantine.rows), (1, 33));
+    }
+    assert!(repair(dir.path(), &mut |_| {}).unwrap().after.findings.is_empty());
+    assert_eq!(stats(dir.path()).unwrap().quarantine.segments, 1);
 }

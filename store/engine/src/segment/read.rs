@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use pyrite_model::{StackId, TimeRange, UnixMs};
 
-use super::cover::{Piece, Resolution, cover};
+use super::cover::{Piece, Resolution, ceil, cover};
 use super::manifest::{DictionaryUse, Manifest};
 use super::rollup::{Rollup, Shape};
 use super::row_table::{GroupScan, Place, RowTable};
@@ -171,10 +171,12 @@ impl SegmentReader {
         let ladder = self.manifest.ladder(shape);
         let usable = ladder.iter().take_while(|rollup| wanted.grid.allows(rollup.bucket_ms));
         let bucket_ms: Vec<i64> = usable.map(|rollup| rollup.bucket_ms).collect();
-        // Where the window holds all of the segment, so do the buckets that hold its ends.
+        // Where the window holds all of the segment, so do the buckets that hold its ends. The last instants of time are in
+        // none.
         let range = self.manifest.range();
         let within = wanted.window.start <= range.start && range.end <= wanted.window.end;
-        let pieces = match bucket_ms.len().checked_sub(1).filter(|_| within) {
+        let has_all = |coarsest: &usize| within && ceil(range.end.0, bucket_ms[*coarsest]).is_some();
+        let pieces = match bucket_ms.len().checked_sub(1).filter(has_all) {
             Some(coarsest) => vec![Piece { from: Resolution::Rollup(coarsest), range: EVER }],
             None => cover(wanted.window, &bucket_ms),
         };

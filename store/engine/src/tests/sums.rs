@@ -193,3 +193,18 @@ fn a_day_is_read_from_few_rows_and_is_no_smaller_for_it() {
     let day = TimeRange::new(UnixMs(1), UnixMs(24 * HOUR_MS));
     assert_eq!(merged(&store, &stacks(None, day, &[])).values().sum::<i64>(), total);
 }
+
+#[test]
+fn rows_at_the_ends_of_time_are_among_the_others() {
+    let dir = memory_dir();
+    let store = open(dir.path());
+    // For the last instants of time there is no day, hour or minute that ends behind them.
+    let rows =
+        [(0, i64::MIN, 0, 1), (0, 70_000, 1, 10), (0, i64::MAX - 90_000, 2, 100), (0, i64::MAX, 3, 1000)];
+    append(&store, &rows);
+    let all = TimeRange::new(UnixMs(i64::MIN), UnixMs(i64::MAX));
+    for _ in 0..2 {
+        assert_eq!(merged(&store, &stacks(None, all, &[])).values().sum::<i64>(), 1111);
+        store.flush().unwrap();
+    }
+}

@@ -31,7 +31,7 @@ use crate::shared::View;
 
 /// How much earlier the profile before may be.
 const REACH_MS: i64 = 3_600_000;
-/// Lengths of slices: the first, and the longest.
+/// Lengths of slices: the first, and the longest behind one that had rows.
 const FIRST_SLICE_MS: i64 = 3_600_000;
 const LONGEST_SLICE_MS: i64 = 24 * 3_600_000;
 
@@ -54,7 +54,7 @@ pub(crate) fn run<F: Fold>(scan: Scan<'_>, fold: &mut F) -> Result<(), QueryErro
             read => read?,
         }
         let rows = rows.rows;
-        slices.advance(range, rows.len() < limit / 4);
+        slices.advance(range, rows.len(), limit);
         // Twice: as they are read, and as they are put together with those before them.
         let needed = 2 * (rows.len() + comparison.held()) * size_of::<Row>();
         job.keep(needed.saturating_sub(counted));
@@ -92,16 +92,19 @@ impl Slices {
         self.length > 0
     }
 
-    /// Goes on behind a slice, in longer ones where there is room.
-    fn advance(&mut self, slice: TimeRange, has_room: bool) {
+    /// Goes on behind a slice that had so many of at most `limit` rows, in longer ones where there is room.
+    fn advance(&mut self, slice: TimeRange, rows: usize, limit: usize) {
         self.at = slice.end.0.saturating_add(1);
         if slice.end.0 == i64::MAX {
             // There is nothing behind it.
             self.end = i64::MIN;
         }
-        if has_room {
-            self.length = (self.length * 2).min(LONGEST_SLICE_MS);
-        }
+        self.length = match self.length.saturating_mul(2) {
+            // One segment may hold rows from both ends of time: a day after the other would be without end.
+            longer if rows == 0 => longer,
+            longer if rows < limit / 4 => longer.min(LONGEST_SLICE_MS),
+            _ => self.length.min(LONGEST_SLICE_MS),
+        };
     }
 }
 

@@ -251,3 +251,19 @@ fn what_is_too_much_to_compare_is_refused() {
     append(&store, (2, MINUTE_MS, [5, 5, 5]));
     assert_eq!(store.merge_stacks(&stacks(Some(2), EVERYTHING)).unwrap().total(), 15);
 }
+
+#[test]
+fn rows_of_two_ages_are_compared_at_once() {
+    let dir = memory_dir();
+    let store = open(dir.path(), Limits::default());
+    for time in [0, MINUTE_MS, i64::MAX - MINUTE_MS, i64::MAX] {
+        append(&store, (0, time, [1 + time % 7, 5, 0]));
+    }
+    store.flush().unwrap();
+    let (ended, answer) = std::sync::mpsc::channel();
+    let _asking = std::thread::spawn(move || ended.send(total(&store, EVERYTHING)));
+    let total = answer.recv_timeout(std::time::Duration::from_mins(1)).expect("an answer within a minute");
+    let at = |time: i64| 1 + time % 7;
+    let new = |before: i64, after: i64| if after < before { after + 5 } else { after - before };
+    assert_eq!(total, new(at(0), at(MINUTE_MS)) + new(at(i64::MAX - MINUTE_MS), at(i64::MAX)));
+}

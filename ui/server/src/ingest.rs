@@ -127,6 +127,7 @@ impl Content {
         let labels = self.app.series_labels(app, self.spy());
         let time = if self.query.from.is_empty() { now() } else { attime::parse(&self.query.from, now()) };
         let limits = &state.limits.push;
+        limits.check_time(time, now()).map_err(ApiError::Ingest)?;
         folded::decode(&self.body, TextProfile { labels, kind, time, lines, limits })
     }
 

@@ -306,7 +306,7 @@ pub(crate) fn row_limit(asked: Option<i64>) -> Result<usize, ApiError> {
 /// A step in seconds as whole milliseconds, at least one.
 pub(crate) fn step_ms(seconds: f64) -> Result<i64, ApiError> {
     let ms = (seconds * 1000.0).round();
-    if (1.0..=1e15).contains(&ms) {
+    if seconds >= 0.001 && ms <= 1e15 {
         return Ok(ms as i64);
     }
     Err(ApiError::BadValue { what: "step", expected: "at least 0.001 seconds", found: seconds.to_string() })

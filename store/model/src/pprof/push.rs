@@ -63,6 +63,19 @@ impl Default for PushLimits {
     }
 }
 
+impl PushLimits {
+    /// Refuses a profile that was taken too long ago, or has not been taken yet.
+    pub fn check_time(&self, time: UnixMs, now: UnixMs) -> Result<(), PprofError> {
+        let (from_ms, until_ms) =
+            (now.0.saturating_sub(self.max_age_ms), now.0.saturating_add(self.max_ahead_ms));
+        if (from_ms..=until_ms).contains(&time.0) {
+            Ok(())
+        } else {
+            Err(PprofError::Time { time_ms: time.0, from_ms, until_ms })
+        }
+    }
+}
+
 /// All that a profile's rows depend on besides its bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct PushContext<'a> {
@@ -194,14 +207,8 @@ fn row_time(profile: &Profile<'_>, context: &PushContext<'_>) -> Result<UnixMs, 
         return Ok(context.now);
     }
     let time = UnixMs::from_unix_ns(profile.time_nanos);
-    let (now, limits) = (context.now.0, context.limits);
-    let (from_ms, until_ms) =
-        (now.saturating_sub(limits.max_age_ms), now.saturating_add(limits.max_ahead_ms));
-    if (from_ms..=until_ms).contains(&time.0) {
-        Ok(time)
-    } else {
-        Err(PprofError::Time { time_ms: time.0, from_ms, until_ms })
-    }
+    context.limits.check_time(time, context.now)?;
+    Ok(time)
 }
 
 /// A profile on its way into a batch.

@@ -224,6 +224,7 @@ async fn what_cannot_be_meant_is_refused() {
         with("top", &window("", "{}", 2, 1)),
         with("series", &query),
         with("series", &format!("{query}&step=0")),
+        with("series", &format!("{query}&step=0.0009")),
         with("series", &format!("{query}&step=NaN")),
         with("series", &format!("{query}&step=-1")),
         with("diff", &left),

@@ -287,6 +287,8 @@ async fn ingest_takes_forms_pprof_and_text() {
         ("/ingest?name=x&format=pprof", "", b"garbage".to_vec(), 422),
         ("/ingest?name=x", "", b"a;b\n".to_vec(), 422),
         ("/ingest?name=x.unknown", "", b"a;b 1\n".to_vec(), 422),
+        ("/ingest?name=x&from=1700000000", "", b"a;b 1\n".to_vec(), 422),
+        ("/ingest?name=x&from=99999999999999999999", "", b"a;b 1\n".to_vec(), 422),
         ("/ingest?name=x&format=jfr", "", vec![], 501),
         ("/ingest?name=x", "binary/octet-stream+trie", vec![], 501),
     ] {

@@ -1,6 +1,6 @@
 //! Epochs as they lie on the disk, seen and mended from outside, where no store is open.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::epoch::{self, Epoch, EpochId, LostPart, TEMPORARY};
@@ -12,7 +12,6 @@ use crate::table::TableIndex;
 
 /// What there is of one epoch.
 pub(crate) struct EpochState {
-    pub(crate) id: EpochId,
     /// The directories of the parts that can be read.
     pub(crate) parts: Vec<PathBuf>,
     pub(crate) lost: Option<LostPart>,
@@ -22,19 +21,20 @@ pub(crate) struct EpochState {
     pub(crate) files: Vec<(PathBuf, TableIndex)>,
 }
 
+/// Epochs, or why the system does not read them.
+pub(crate) type EpochStates = BTreeMap<EpochId, Result<EpochState, StoreError>>;
+
 /// Reads every epoch that is there, and says so of one that is needed and is not. `needed` says how many stacks of an
 /// epoch some segment refers to.
 pub(crate) fn inspect(
     files: &dyn FileLayer,
     dir: &Path,
     needed: &BTreeMap<EpochId, usize>,
-) -> Result<Vec<EpochState>, StoreError> {
-    let mut ids = epoch_ids(files, dir)?;
+) -> Result<EpochStates, StoreError> {
+    let mut ids: BTreeSet<EpochId> = epoch_ids(files, dir)?.into_iter().collect();
     ids.extend(needed.keys());
-    ids.sort_unstable();
-    ids.dedup();
     let state = |id: EpochId| inspect_epoch(files, dir, id, needed.get(&id).copied().unwrap_or(0));
-    ids.into_iter().map(state).collect()
+    Ok(ids.into_iter().map(|id| (id, state(id))).collect())
 }
 
 fn inspect_epoch(
@@ -57,7 +57,7 @@ fn inspect_epoch(
         let of_part = part::tables(files, part)?.into_iter();
         tables.extend(of_part.map(|(file, index)| (part.join(file), index)));
     }
-    Ok(EpochState { id, parts, lost, leftovers, files: tables })
+    Ok(EpochState { parts, lost, leftovers, files: tables })
 }
 
 /// Writes an epoch of which a part is lost anew as one part, in which the lost stacks are called so, and sets aside what

@@ -58,6 +58,12 @@ pub enum ArchiveError {
         /// The first finding.
         what: String,
     },
+    /// What would go into it is not read by the system.
+    #[error("what is to be exported cannot be read: {what}")]
+    Unreadable {
+        /// The file, and what the system said.
+        what: String,
+    },
     /// The store took rows only up to here.
     #[error("{stored} rows were stored and the rest was not")]
     Refused {
@@ -103,6 +109,9 @@ impl Store {
             if let Some(damage) = checked.damage.first() {
                 return Err(ArchiveError::Unsound { what: damage.to_string() });
             }
+            if let Some(what) = checked.unreadable.into_iter().next() {
+                return Err(ArchiveError::Unreadable { what });
+            }
             archive.tree(&dir, dir.strip_prefix(&layout.root).unwrap_or(&dir))?;
             done += segment.bytes;
         }
@@ -118,8 +127,8 @@ fn sound_dictionaries(
     segments: &[Arc<SegmentInfo>],
 ) -> Result<Vec<EpochState>, ArchiveError> {
     let in_use = stacks_in_use(segments.iter().filter_map(|segment| segment.dictionary));
-    let mut states = inspect(files, dir, &in_use)?;
-    states.retain(|state| in_use.contains_key(&state.id));
+    let states = inspect(files, dir, &in_use)?.into_iter().filter(|(id, _)| in_use.contains_key(id));
+    let states = states.map(|(_, state)| state).collect::<Result<Vec<_>, _>>()?;
     for state in &states {
         if let Some(lost) = &state.lost {
             return Err(ArchiveError::Unsound { what: format!("{}: {}", lost.dir.display(), lost.why) });

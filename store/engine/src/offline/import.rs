@@ -67,8 +67,9 @@ impl Store {
                 || damage.file.starts_with(dir.join("dictionaries"))
                 || damage.file == dir.join("format")
         });
-        if let Some(damage) = damaged {
-            return Err(ArchiveError::Damaged { what: damage.to_string() });
+        let what = damaged.map(ToString::to_string).or(report.unreadable.into_iter().next());
+        if let Some(what) = what {
+            return Err(ArchiveError::Damaged { what });
         }
         let source = assemble(keeping_all(dir), Arc::clone(&self.shared().files), Arc::new(now))?;
         let view = source.shared.view();

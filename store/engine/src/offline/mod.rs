@@ -24,6 +24,8 @@ use pyrite_model::TimeRange;
 
 pub use self::archive::{ARCHIVE_MAGIC_AT, ArchiveError, is_archive};
 pub use self::check::check;
+#[cfg(test)]
+pub(crate) use self::check::check_locked;
 pub use self::import::Imported;
 #[cfg(test)]
 pub(crate) use self::repair::repair_on;

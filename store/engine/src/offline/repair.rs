@@ -139,7 +139,7 @@ impl<'a> Repair<'a> {
     fn apply(&mut self, file: &Path, remedy: &Remedy, damage: &[&Damage]) -> Result<bool, StoreError> {
         let why = damage.first().map(|damage| damage.what.as_str()).unwrap_or_default();
         match remedy {
-            Remedy::Start(_) => return Ok(false),
+            Remedy::Leave | Remedy::Start(_) => return Ok(false),
             // Last, when nothing needs to be known from the old one any more.
             Remedy::RebuildCatalogue => {
                 self.rebuild = true;

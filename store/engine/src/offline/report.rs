@@ -24,6 +24,8 @@ pub struct CheckReport {
     pub parts: u64,
     /// Everything that is not as it must be, worst first.
     pub findings: Vec<Damage>,
+    /// Files that the system did not read, each with what it said: nobody knows whether they are sound.
+    pub unreadable: Vec<String>,
     /// What could not be looked at, and why.
     pub not_covered: Vec<String>,
 }
@@ -46,6 +48,8 @@ pub struct Damage {
 /// What repair does, the least first.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Remedy {
+    /// Nothing: what it would take cannot be read.
+    Leave,
     /// Any start does it.
     Start(&'static str),
     /// The version of the layout is written anew.
@@ -74,6 +78,7 @@ pub enum Remedy {
 impl fmt::Display for Remedy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Leave => write!(f, "leave it as it is, for not all of its segment can be read"),
             Self::Start(what) => write!(f, "{what}"),
             Self::StateFormat => write!(f, "state the version of the layout anew"),
             Self::BringBack(_) => write!(f, "move it back and put its sound rows in use again"),
@@ -134,6 +139,16 @@ pub(super) fn file_of(error: &StoreError) -> Option<&Path> {
     }
 }
 
+/// What an error says where it is the system that does not read a file. Any other error stays one: then nothing can be told.
+pub(super) fn unreadable(error: StoreError) -> Result<String, StoreError> {
+    match error {
+        StoreError::Io { .. } | StoreError::Parquet { .. } | StoreError::Catalogue { .. } => {
+            Ok(error.in_full())
+        }
+        error => Err(error),
+    }
+}
+
 /// What an error says beside the file that it is about.
 pub(super) fn in_words(error: &StoreError) -> String {
     match error {
@@ -167,7 +182,7 @@ impl CheckReport {
 impl Remedy {
     /// Whether it is done once, however many files want it.
     fn is_of_all(&self) -> bool {
-        !matches!(self, Self::Reframe { .. } | Self::Start(_))
+        !matches!(self, Self::Reframe { .. } | Self::Start(_) | Self::Leave)
     }
 
     /// The segment that is another one, or none, afterwards.

@@ -8,7 +8,7 @@ use pyrite_store::offline::{self, CheckReport, Repaired};
 use super::{Bar, config, stop_it};
 use crate::cli::{DataArgs, RepairArgs};
 
-/// What `check` ends with where it could not look.
+/// What `check` ends with where it could not look, or not at everything.
 const COULD_NOT_CHECK: u8 = 2;
 
 /// Ends with 0 where all is as it must be, 1 where something is not, 2 where that cannot be told.
@@ -20,7 +20,11 @@ pub(super) fn check(args: &DataArgs) -> ExitCode {
     match checked {
         Ok(report) => {
             print(&report);
-            if report.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            match (report.findings.is_empty(), report.unreadable.is_empty()) {
+                (true, true) => ExitCode::SUCCESS,
+                (true, false) => ExitCode::from(COULD_NOT_CHECK),
+                (false, _) => ExitCode::FAILURE,
+            }
         }
         Err(error) => {
             eprintln!("pyrite: could not check: {error:#}");
@@ -38,24 +42,32 @@ pub(super) fn repair(args: &RepairArgs) -> Result<ExitCode> {
         drop(bar);
         print(&plan);
         say_plan(&plan);
-        return Ok(if plan.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        return Ok(if is_clean(&plan) { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
     let repaired = offline::repair(&config.data, &mut |step| bar.show(step)).map_err(stop_it)?;
     drop(bar);
     let Repaired { before, done, start, after } = repaired;
     print(&before);
     say(&done, &start.findings);
-    if after.findings.is_empty() {
+    if is_clean(&after) {
         return Ok(ExitCode::SUCCESS);
     }
     print(&after);
     Ok(ExitCode::FAILURE)
 }
 
+/// Whether all is as it must be, and known to be so.
+fn is_clean(report: &CheckReport) -> bool {
+    report.findings.is_empty() && report.unreadable.is_empty()
+}
+
 #[expect(clippy::print_stdout, reason = "the findings are what the user asked for")]
 fn print(report: &CheckReport) {
     for damage in &report.findings {
         println!("{damage}");
+    }
+    for unread in &report.unreadable {
+        println!("not read: {unread}");
     }
     for missed in &report.not_covered {
         println!("not checked: {missed}");

@@ -1,7 +1,7 @@
 //! Checking a data directory: everything is read, everything is compared with what says the same elsewhere.
 //!
 //! Nothing is written and no lock is held. Where a Pyrite works on the directory meanwhile, what it replaces or removes
-//! while this reads is left out, and so is the log, whose end moves.
+//! while this reads is left out, and so is the log, whose end moves. What the system does not read is named, and the rest read.
 
 mod catalogue;
 mod fingerprint;
@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::report::{CheckReport, Damage, Remedy, in_words};
+use super::report::{CheckReport, Damage, Remedy, in_words, unreadable};
 use super::{Progress, Step, format_of, joined, list};
 use crate::catalogue::Catalogue;
 use crate::dictionary::{EpochId, EpochLimits, EpochState, Epochs, inspect};
@@ -39,7 +39,7 @@ pub fn check(dir: &Path, progress: Progress<'_>) -> Result<CheckReport, StoreErr
 }
 
 /// The same for who holds the lock.
-pub(super) fn check_locked(
+pub(crate) fn check_locked(
     files: &Arc<dyn FileLayer>,
     dir: &Path,
     progress: Progress<'_>,
@@ -104,6 +104,7 @@ impl Check {
             self.report.segments += 1;
             self.report.rows += checked.info.as_ref().map_or(0, |info| info.rows);
             self.report.findings.extend(checked.damage);
+            self.report.unreadable.extend(checked.unreadable);
             let too_large = |path: PathBuf| format!("sums in {}: their values are too large", path.display());
             self.report.not_covered.extend(checked.uncompared.into_iter().map(too_large));
         }
@@ -112,6 +113,16 @@ impl Check {
 
     fn find(&mut self, damage: Damage) {
         self.report.findings.push(damage);
+    }
+
+    /// Notes what the system does not read.
+    fn pass(&mut self, error: StoreError) -> Result<(), StoreError> {
+        let what = unreadable(error)?;
+        // More than one may need the same file.
+        if !self.report.unreadable.contains(&what) {
+            self.report.unreadable.push(what);
+        }
+        Ok(())
     }
 
     fn is_running(&self) -> bool {
@@ -142,11 +153,12 @@ impl Check {
         for (done, name) in (0..).zip(names) {
             progress(Step { what: &name, done, of });
             let segment = segment::check(self.files.as_ref(), &dir.join(&name), &name)?;
-            // One that was replaced while it was read is not there any more.
-            if self.is_running() && self.files.list(&dir.join(&name)).is_err() {
-                continue;
-            }
             checked.push(segment);
+        }
+        if self.is_running() {
+            // Those that were replaced while they were read are not there any more.
+            let left = list(self.files.as_ref(), &dir)?;
+            checked.retain(|segment: &Checked| left.contains(&segment.name));
         }
         progress(Step { what: "dictionaries and log", done: of, of });
         Ok(checked)
@@ -155,42 +167,62 @@ impl Check {
     fn dictionaries(&mut self, segments: &[Checked]) -> Result<(), StoreError> {
         let (files, dir) = (Arc::clone(&self.files), self.layout.dictionaries.clone());
         let mut states = inspect(files.as_ref(), &dir, &self.in_use)?;
-        if self.is_running() && states.iter().any(|state| state.lost.is_some()) {
+        let is_in_doubt = |state: &Result<EpochState, StoreError>| match state {
+            Ok(state) => state.lost.is_some(),
+            Err(error) => error.is_missing(),
+        };
+        if self.is_running() && states.values().any(is_in_doubt) {
             // Parts that were written anew as one while they were read.
             states = inspect(files.as_ref(), &dir, &self.in_use)?;
         }
-        let newest = states.last().map(|newest| newest.id);
-        for state in states {
-            self.report.parts += state.parts.len() as u64;
-            for (path, index) in &state.files {
-                let framed = frame::check(files.as_ref(), path, index)?;
-                self.report.findings.extend(framed);
+        let newest = states.keys().last().copied();
+        for (id, state) in states {
+            match state {
+                // A start looks after the newest alone.
+                Ok(state) => self.dictionary(id, state, newest == Some(id), segments)?,
+                Err(error) => self.pass(error)?,
             }
-            // A start looks after the newest alone.
-            if !self.is_running() && newest == Some(state.id) {
-                let remedy = || Remedy::Start("remove it; what it holds is elsewhere");
-                let what = "a part that was never finished, or that another one replaces";
-                let left = state.leftovers.iter().map(|dir| Damage::new(dir, what, remedy()));
-                self.report.findings.extend(left);
-            }
-            self.lost_part(state, segments);
         }
         Ok(())
     }
 
-    fn lost_part(&mut self, state: EpochState, segments: &[Checked]) {
+    fn dictionary(
+        &mut self,
+        id: EpochId,
+        state: EpochState,
+        is_newest: bool,
+        segments: &[Checked],
+    ) -> Result<(), StoreError> {
+        self.report.parts += state.parts.len() as u64;
+        for (path, index) in &state.files {
+            match frame::check(self.files.as_ref(), path, index) {
+                Ok(framed) => self.report.findings.extend(framed),
+                Err(error) => self.pass(error)?,
+            }
+        }
+        if !self.is_running() && is_newest {
+            let remedy = || Remedy::Start("remove it; what it holds is elsewhere");
+            let what = "a part that was never finished, or that another one replaces";
+            let left = state.leftovers.iter().map(|dir| Damage::new(dir, what, remedy()));
+            self.report.findings.extend(left);
+        }
+        self.lost_part(id, state, segments);
+        Ok(())
+    }
+
+    fn lost_part(&mut self, id: EpochId, state: EpochState, segments: &[Checked]) {
         // One that nothing uses may have been on its way out.
-        let is_used = self.in_use.contains_key(&state.id) || self.logged.contains(&state.id);
+        let is_used = self.in_use.contains_key(&id) || self.logged.contains(&id);
         let Some(lost) = state.lost.filter(|_| is_used) else { return };
         let using: Vec<_> = segments
             .iter()
-            .filter(|checked| checked.epoch() == Some(state.id))
+            .filter(|checked| checked.epoch() == Some(id))
             .filter_map(|checked| checked.info.as_ref())
             .collect();
         let what = format!("{}; {} stacks have lost their names", lost.why, lost.stacks);
         let rows = Some(using.iter().map(|info| info.rows).sum());
         let range = joined(using.iter().map(|info| info.range));
-        let damage = Damage::new(&lost.dir, what, Remedy::RewriteDictionary(state.id.0));
+        let damage = Damage::new(&lost.dir, what, Remedy::RewriteDictionary(id.0));
         self.find(Damage { rows, range, ..damage });
     }
 
@@ -201,15 +233,21 @@ impl Check {
         }
         let manifests = segments.iter().filter_map(|checked| checked.manifest.as_ref());
         let mut taken: BTreeSet<String> = manifests.flat_map(|manifest| manifest.replaces.clone()).collect();
-        taken.extend(segments.iter().map(|checked| checked.name.clone()));
+        let in_use: BTreeSet<String> = segments.iter().map(|checked| checked.name.clone()).collect();
+        taken.extend(in_use.iter().cloned());
+        let is_of_these = |manifest: &Manifest| manifest.replaces.iter().any(|name| in_use.contains(name));
         let files = Arc::clone(&self.files);
         for held in quarantine::survey(files.as_ref(), &self.layout.quarantine) {
             if held.is_copy || taken.contains(&held.segment) {
                 continue;
             }
             let dir = self.layout.quarantine.join(&held.name);
-            // One that cannot even be read stays where it is.
+            // Of a newer release.
             let Ok(mut checked) = segment::check(files.as_ref(), &dir, &held.segment) else { continue };
+            if checked.manifest.as_ref().is_some_and(is_of_these) {
+                // Those in use would be taken for what it replaces.
+                continue;
+            }
             checked.name_series(None);
             let Some((rows, range)) = checked.sound_rows() else { continue };
             taken.insert(held.segment);
@@ -224,6 +262,7 @@ impl Check {
         let in_segments =
             segments.iter().filter_map(|checked| Some(checked.manifest.as_ref()?.flushed_through));
         let through = in_segments.max().unwrap_or(0);
+        let are_told = segments.iter().all(|checked| checked.unreadable.is_empty());
         let path = self.layout.catalogue.clone();
         if self.is_running() {
             return Ok(Flushed { through, is_certain: false });
@@ -245,14 +284,17 @@ impl Check {
                     checked.name_series(None);
                 }
                 self.find(Damage::new(&path, in_words(&error), Remedy::RebuildCatalogue));
-                Ok(Flushed { through, is_certain: true })
+                Ok(Flushed { through, is_certain: are_told })
             }
             Err(error) if Catalogue::needs_writing(&error) => {
                 let why = "its log is not in it yet and can be read only where one may write";
                 self.report.not_covered.push(format!("the catalogue {}: {why}", path.display()));
                 Ok(Flushed { through, is_certain: false })
             }
-            Err(error) => Err(error),
+            Err(error) => {
+                self.pass(error)?;
+                Ok(Flushed { through, is_certain: false })
+            }
         }
     }
 
@@ -268,8 +310,17 @@ impl Check {
         if flushed.is_certain {
             self.missing_logs(flushed.through.saturating_add(1), &generations);
         }
-        let epochs = looked_at(&self.files, &self.layout, &self.in_use)?;
-        generations.into_iter().try_for_each(|generation| self.log_file(generation, &epochs))
+        let epochs = match looked_at(&self.files, &self.layout, &self.in_use) {
+            Ok(epochs) => epochs,
+            Err(error) => return self.pass(error),
+        };
+        for generation in generations {
+            if let Err(error) = self.log_file(generation, &epochs) {
+                // What those behind it build on is not known then.
+                return self.pass(error);
+            }
+        }
+        Ok(())
     }
 
     /// What is missing of the log from one generation on. There is always one: a flush makes the file of the next before

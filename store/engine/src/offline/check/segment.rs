@@ -11,7 +11,7 @@ use crate::StoreError;
 use crate::catalogue::Catalogue;
 use crate::dictionary::EpochId;
 use crate::files::FileLayer;
-use crate::offline::report::{Damage, Remedy, file_of, in_words};
+use crate::offline::report::{Damage, Remedy, file_of, in_words, unreadable};
 use crate::segment::SegmentInfo;
 use crate::segment::manifest::{self, Manifest};
 use crate::segment::own_stacks;
@@ -32,6 +32,8 @@ pub(in crate::offline) struct Checked {
     /// Those that its rows are of, as far as these are legible.
     row_series: Vec<u32>,
     pub(in crate::offline) damage: Vec<Damage>,
+    /// Files that the system did not read, with what it said.
+    pub(in crate::offline) unreadable: Vec<String>,
     /// Files whose sums could not be compared.
     pub(super) uncompared: Vec<PathBuf>,
 }
@@ -50,6 +52,7 @@ pub(in crate::offline) fn check(
         series: None,
         row_series: Vec::new(),
         damage: Vec::new(),
+        unreadable: Vec::new(),
         uncompared: Vec::new(),
     };
     match Manifest::read(files, dir) {
@@ -62,7 +65,11 @@ pub(in crate::offline) fn check(
             let remedy = Remedy::QuarantineSegment(name.to_owned());
             checked.damage.push(Damage::new(&dir.join(manifest::FILE), in_words(&error), remedy));
         }
-        Err(error) => return Err(error),
+        Err(error) => checked.pass(error)?,
+    }
+    if !checked.unreadable.is_empty() {
+        // To write it anew would meet the same, and to move it away would say more than is known.
+        checked.damage.iter_mut().for_each(|damage| damage.remedy = Remedy::Leave);
     }
     Ok(checked)
 }
@@ -70,7 +77,10 @@ pub(in crate::offline) fn check(
 impl Checked {
     fn read(&mut self, files: &dyn FileLayer, manifest: &Manifest) -> Result<(), StoreError> {
         for (file, index) in &manifest.tables {
-            self.damage.extend(frame::check(files, &self.dir.join(file), index)?);
+            match frame::check(files, &self.dir.join(file), index) {
+                Ok(damage) => self.damage.extend(damage),
+                Err(error) => self.pass(error)?,
+            }
         }
         let stacks = match manifest.dictionary {
             Some(_) => self.dictionary_stacks(files, manifest),
@@ -128,6 +138,16 @@ impl Checked {
         Ok(columns)
     }
 
+    /// Notes a file that the system does not read.
+    fn pass(&mut self, error: StoreError) -> Result<(), StoreError> {
+        let what = unreadable(error)?;
+        // Its content may have been asked for after its frame.
+        if !self.unreadable.contains(&what) {
+            self.unreadable.push(what);
+        }
+        Ok(())
+    }
+
     /// Notes damage of a file; a `vital` one cannot be made anew from the others.
     fn attempt<T>(
         &mut self,
@@ -144,7 +164,7 @@ impl Checked {
                 self.note(&path, vital, in_words(&error));
                 Ok(None)
             }
-            Err(error) => Err(error),
+            Err(error) => self.pass(error).map(|()| None),
         }
     }
 
@@ -218,7 +238,8 @@ impl Checked {
     /// How many rows repair would keep, and when all of them were; `None` where it keeps none.
     pub(super) fn sound_rows(&self) -> Option<(u64, TimeRange)> {
         let SegmentInfo { rows, range, .. } = self.info.as_ref()?;
-        if self.damage.iter().any(|damage| matches!(damage.remedy, Remedy::QuarantineSegment(_))) {
+        let is_beyond = |damage: &Damage| matches!(damage.remedy, Remedy::QuarantineSegment(_));
+        if !self.unreadable.is_empty() || self.damage.iter().any(is_beyond) {
             return None;
         }
         let lost = self.damage.iter().filter(|damage| matches!(damage.remedy, Remedy::SaveRows(_)));

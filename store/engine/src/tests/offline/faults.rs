@@ -12,12 +12,12 @@ use pyrite_model::{Row, Tenants, UnixMs};
 use super::{HOUR_MS, TENANTS, checked, copy, fill_all, told, told_to};
 use crate::catalogue::Retired;
 use crate::files::{FileLayer, RealFiles};
-use crate::offline::{Remedy, check, compact, keeping_all, repair, repair_on, stats};
+use crate::offline::{Remedy, check, check_locked, compact, keeping_all, repair, repair_on, stats};
 use crate::segment::manifest::Manifest;
 use crate::segment::schema::{self, Packing, SAMPLES};
 use crate::table::{Column, TableWriter};
 use crate::tests::faults::{FaultyFiles, Op};
-use crate::tests::{batch, memory_dir};
+use crate::tests::{EVERYTHING, batch, memory_dir};
 use crate::{Limits, Store, StoreConfig, StoreError};
 
 fn files_below(dir: &Path) -> Vec<PathBuf> {
@@ -378,6 +378,87 @@ fn a_copy_is_known_for_one_without_its_note() {
         assert!(repair(dir.path(), &mut |_| {}).unwrap().done.is_empty());
         assert_eq!((told(dir.path()), rows_of_tenants(dir.path())), before);
     }
+}
+
+#[test]
+fn what_was_merged_does_not_come_back_beside_what_it_was_made_of() {
+    let dir = memory_dir();
+    fill_all(dir.path());
+    let before = (told(dir.path()), segments(dir.path()));
+    let merged = copy(dir.path());
+    compact(merged.path(), &mut |_| {}).unwrap();
+    let [segment] = &segments(merged.path())[..] else { panic!("{before:?}") };
+    let place = dir.path().join("quarantine").join(segment.file_name().unwrap());
+    fs::create_dir_all(place.parent().unwrap()).unwrap();
+    assert!(Command::new("cp").arg("-a").arg(segment).arg(&place).status().unwrap().success());
+    assert_eq!(checked(dir.path()).findings, []);
+    repair(dir.path(), &mut |_| {}).unwrap();
+    assert_eq!((told(dir.path()), segments(dir.path())), before);
+    assert!(place.exists());
+}
+
+/// As a disk does with a bad sector.
+fn no_reading(of: &Path) -> (Arc<dyn FileLayer>, String) {
+    let (faulty, of) = (FaultyFiles::default(), of.to_owned());
+    let named = of.display().to_string();
+    faulty.set_read_rule(move |path| (path == of).then(|| std::io::Error::from_raw_os_error(EIO)));
+    let files: Arc<dyn FileLayer> = Arc::new(faulty);
+    (files, named)
+}
+
+const EIO: i32 = 5;
+
+#[test]
+fn what_the_system_does_not_read_is_named_and_the_rest_is_checked() {
+    let dir = memory_dir();
+    fill_all(dir.path());
+    let [first, second] = &segments(dir.path())[..] else { panic!("two segments") };
+    let damaged = second.join("rollup-60s.parquet");
+    flip(&damaged, 40);
+    let of_first = files_below(first).into_iter();
+    let others = [dir.path().join("dictionaries"), dir.path().join("wal")];
+    let mut looked_at = 0;
+    for file in of_first.chain(others.iter().flat_map(|dir| files_below(dir))) {
+        let (files, name) = no_reading(&file);
+        let report = check_locked(&files, dir.path(), &mut |_| {}).unwrap();
+        let [unreadable] = &report.unreadable[..] else { panic!("{name}: {report:?}") };
+        assert!(unreadable.contains(&name) && unreadable.contains("Input/output error"), "{unreadable}");
+        let [damage] = &report.findings[..] else { panic!("{name}: {report:?}") };
+        assert_eq!(damage.file, damaged);
+        looked_at += 1;
+    }
+    assert!(looked_at > 10, "{looked_at} files");
+}
+
+#[test]
+fn a_segment_that_the_system_does_not_read_is_left_and_others_are_mended() {
+    let dir = memory_dir();
+    fill_all(dir.path());
+    let before = told(dir.path());
+    let [first, second] = &segments(dir.path())[..] else { panic!("two segments") };
+    // Damage that could be mended with what cannot be read.
+    for segment in [first, second] {
+        flip(&segment.join("rollup-60s.parquet"), 40);
+    }
+    let (files, name) = no_reading(&first.join("stacks.parquet"));
+    let repaired = repair_on(&files, dir.path(), &mut |_| {}).unwrap();
+    let [left] = &repaired.after.findings[..] else { panic!("{repaired:?}") };
+    assert_eq!((&left.file, &left.remedy), (&first.join("rollup-60s.parquet"), &Remedy::Leave));
+    assert!(repaired.after.unreadable[0].contains(&name), "{repaired:?}");
+    assert!(first.exists() && !second.exists(), "{repaired:?}");
+    // Read again, as a disk does that was not plugged in well.
+    assert!(repair(dir.path(), &mut |_| {}).unwrap().after.findings.is_empty());
+    assert_eq!(told(dir.path()), before);
+}
+
+#[test]
+fn what_the_system_does_not_read_does_not_go_out() {
+    let dir = memory_dir();
+    fill_all(dir.path());
+    let (files, name) = no_reading(&segments(dir.path())[0].join("stacks.parquet"));
+    let store = Store::open_on(keeping_all(dir.path()), files, Arc::new(|| UnixMs(0))).unwrap().0;
+    let refused = store.export_archive(EVERYTHING, Vec::new(), &mut |_| {}).unwrap_err();
+    assert!(refused.to_string().contains(&name), "{refused}");
 }
 
 #[test]

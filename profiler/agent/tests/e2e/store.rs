@@ -600,6 +600,20 @@ fn old_profiles_come_in_and_it_is_said_how_long_they_stay() {
 }
 
 #[test]
+fn an_import_of_several_files_says_which_of_them_came() {
+    let (dir, out) = (TempDir::new().expect("a directory"), TempDir::new().expect("a directory"));
+    let (sound, text) = (out.path().join("sound.pb"), out.path().join("text"));
+    let profile = pprof(["cpu", "nanoseconds", "cpu", "nanoseconds"], now_ms(), &[("leaf", 5)]);
+    fs::write(&sound, profile).and_then(|()| fs::write(&text, "not a profile")).expect("ours");
+    let files = [&sound, &text].map(|path| path.to_str().expect("UTF-8"));
+    let ran = store("import", dir.path(), &files);
+    assert_eq!(ran.code, Some(1), "{}", ran.all());
+    for said in ["1 rows imported", files[1], "1 files before it are stored"] {
+        assert!(ran.err.contains(said), "{said} is not in {}", ran.all());
+    }
+}
+
+#[test]
 fn compaction_leaves_few_segments_that_answer_the_same() {
     let data = Data::new();
     let graphs = data.flame_graphs(data.copy().path());

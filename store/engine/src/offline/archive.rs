@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use pyrite_model::TimeRange;
 
-use super::{Progress, Step, check};
+use super::{Imported, Progress, Step, check};
 use crate::dictionary::{EpochState, inspect};
 use crate::files::{FileLayer, read_all};
 use crate::segment::{SegmentInfo, stacks_in_use};
@@ -64,15 +64,37 @@ pub enum ArchiveError {
         /// The file, and what the system said.
         what: String,
     },
-    /// The store took rows only up to here.
-    #[error("{stored} rows were stored and the rest was not")]
-    Refused {
-        /// How many rows are stored.
-        stored: u64,
+    /// Its rows are stored up to here. Imported again, it goes on behind them.
+    #[error("{done} of its {of} rows are stored; the same archive, imported again, goes on behind them")]
+    Stopped {
+        /// What this import has stored.
+        stored: Imported,
+        /// How many rows are stored, those of imports before included.
+        done: u64,
+        /// How many there are.
+        of: u64,
         /// Why no more.
         #[source]
-        source: AppendError,
+        source: Box<Halt>,
     },
+}
+
+/// Why no more rows are stored.
+#[derive(Debug, thiserror::Error)]
+pub enum Halt {
+    /// The store does not take them.
+    #[error(transparent)]
+    Refused(#[from] AppendError),
+    /// A file of the store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What tells one archive from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ArchiveId {
+    pub(super) bytes: u64,
+    pub(super) crc32c: u32,
 }
 
 impl Store {
@@ -170,31 +192,40 @@ impl<W: Write> Packer<'_, W> {
     }
 }
 
-/// Knows whether what it reads has ended.
-struct Ended<R> {
+/// Knows what it has read, and whether that was all.
+struct Watched<R> {
     source: R,
     ended: bool,
+    id: ArchiveId,
 }
 
-impl<R: Read> Read for Ended<R> {
+impl<R: Read> Read for Watched<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.source.read(buffer)?;
         self.ended |= read == 0 && !buffer.is_empty();
+        self.id.bytes += read as u64;
+        self.id.crc32c = crc32c::crc32c_append(self.id.crc32c, &buffer[..read]);
         Ok(read)
     }
 }
 
-/// Unpacks an archive into an empty directory.
-pub(super) fn unpack(files: &dyn FileLayer, archive: impl Read, dir: &Path) -> Result<(), ArchiveError> {
-    let mut archive = tar::Archive::new(Ended { source: archive, ended: false });
+/// Unpacks an archive into an empty directory, and says which one it is.
+pub(super) fn unpack(
+    files: &dyn FileLayer,
+    source: impl Read,
+    dir: &Path,
+) -> Result<ArchiveId, ArchiveError> {
+    let id = ArchiveId { bytes: 0, crc32c: 0 };
+    let mut archive = tar::Archive::new(Watched { source, ended: false, id });
     for entry in archive.entries().map_err(ArchiveError::Torn)? {
         unpack_entry(files, entry.map_err(ArchiveError::Torn)?, dir)?;
     }
     // Empty blocks say that all of it is there.
-    if archive.into_inner().ended {
+    let Watched { ended, id, .. } = archive.into_inner();
+    if ended {
         return Err(ArchiveError::Torn(io::ErrorKind::UnexpectedEof.into()));
     }
-    Ok(())
+    Ok(id)
 }
 
 fn unpack_entry(

@@ -11,6 +11,7 @@
 mod archive;
 mod check;
 mod import;
+mod journal;
 mod repair;
 mod report;
 mod rewrite;
@@ -22,7 +23,7 @@ use std::time::Duration;
 
 use pyrite_model::TimeRange;
 
-pub use self::archive::{ARCHIVE_MAGIC_AT, ArchiveError, is_archive};
+pub use self::archive::{ARCHIVE_MAGIC_AT, ArchiveError, Halt, is_archive};
 pub use self::check::check;
 #[cfg(test)]
 pub(crate) use self::check::check_locked;

@@ -1,6 +1,6 @@
 //! `pyrite store import`.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::Path;
 use std::process::ExitCode;
@@ -37,23 +37,31 @@ pub(super) fn import(args: &ImportArgs) -> Result<ExitCode> {
         match import_file(&store, args, file, &bar) {
             Ok(imported) => add(&mut sum, imported),
             Err(error) => {
-                if let Some(ArchiveError::Refused { stored, .. }) = error.downcast_ref() {
-                    sum.rows += stored;
+                if let Some(ArchiveError::Stopped { stored, .. }) = error.downcast_ref() {
+                    add(&mut sum, *stored);
                 }
-                outcome = Err(error.context(format!("failed to import {}", file.display())));
+                let before =
+                    format!(" ({done} files before it are stored: leave them out when it is repeated)");
+                let before = if done > 0 { before.as_str() } else { "" };
+                outcome = Err(error.context(format!("failed to import {}{before}", file.display())));
                 break;
             }
         }
     }
     drop(bar);
-    store.flush()?;
-    let bytes = store.stats().segment_bytes;
-    store.close()?;
+    // Before anything else can fail: they are in the log.
     eprintln!("{} rows imported", sum.rows);
+    let flushed = store.flush();
+    let bytes = store.stats().segment_bytes;
+    let closed = store.close();
     for warning in warnings(&config, &sum, bytes, instant::now()) {
         eprintln!("{warning}");
     }
-    outcome.map(|()| ExitCode::SUCCESS)
+    outcome?;
+    flushed
+        .and(closed)
+        .context("the rows are stored, in the log alone: they could not be written as segments")?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn add(sum: &mut Imported, more: Imported) {
@@ -98,7 +106,10 @@ fn import_file(store: &Store, args: &ImportArgs, path: &Path, bar: &Bar) -> Resu
         let archive = BufReader::new(File::open(path)?);
         return Ok(store.import_archive(archive, &mut |step| bar.show(step))?);
     }
-    let batch = read_pprof(args, &fs::read(path)?)?;
+    let mut bytes = Vec::new();
+    // Packed it is smaller still; one byte more tells that it is too large.
+    File::open(path)?.take(MAX_PROFILE_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    let batch = read_pprof(args, &bytes)?;
     store.append_patiently(&batch)?;
     let times = || batch.series.iter().flat_map(|series| &series.rows).map(|row| row.time);
     let range = times().min().zip(times().max()).map(|(start, end)| TimeRange::new(start, end));

@@ -17,6 +17,7 @@
 
 use std::cmp::Reverse;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hashbrown::HashMap;
 use pyrite_model::{SeriesKey, StackId, SymbolTable, TimeRange, UnixMs};
@@ -48,7 +49,7 @@ pub(crate) fn run<F: Fold>(scan: Scan<'_>, fold: &mut F) -> Result<(), QueryErro
     let mut slices = Slices::new(query.range);
     while let Some(range) = slices.next(&shared.view()) {
         let slice = StackQuery { range, ..query.clone() };
-        let mut rows = Collecting { known: &mut comparison.known, limit, rows: Vec::new() };
+        let mut rows = Collecting::new(&mut comparison.known, limit);
         match (Scan { query: &slice, ..scan }).run_stored(&mut rows) {
             Err(QueryError::TooManyToCompare { .. }) if slices.shorten() => continue,
             read => read?,
@@ -206,12 +207,21 @@ impl Known {
 struct Collecting<'a> {
     known: &'a mut Known,
     limit: usize,
+    /// How many rows all parts have been given: several are read at once, and share what may be held.
+    taken: Arc<AtomicUsize>,
     rows: Vec<Row>,
+}
+
+impl<'a> Collecting<'a> {
+    fn new(known: &'a mut Known, limit: usize) -> Self {
+        Self { known, limit, taken: Arc::default(), rows: Vec::new() }
+    }
 }
 
 /// The same of one source, or of a share of it, whose stacks they still have.
 struct CollectingPart {
-    room: usize,
+    limit: usize,
+    taken: Arc<AtomicUsize>,
     is_full: bool,
     /// Series by their ids in the source.
     series: HashMap<u32, u32>,
@@ -232,13 +242,17 @@ impl Fold for Collecting<'_> {
     fn begin(&mut self, source: &Source<'_>) -> Result<CollectingPart, QueryError> {
         let compared = source.series.iter().filter(|(_, key)| key.is_cumulative());
         let series = compared.map(|(id, key)| (*id, self.known.series(key))).collect();
-        Ok(CollectingPart { room: self.limit - self.rows.len(), is_full: false, series, rows: Vec::new() })
+        let (limit, taken) = (self.limit, Arc::clone(&self.taken));
+        Ok(CollectingPart { limit, taken, is_full: false, series, rows: Vec::new() })
     }
 
     fn add(part: &mut CollectingPart, rows: Run<'_>) {
         let Some(&series) = part.series.get(&rows.series) else { return };
-        if part.rows.len() + rows.values.len() > part.room {
+        let count = rows.values.len();
+        if part.taken.fetch_add(count, Ordering::Relaxed).saturating_add(count) > part.limit {
             part.is_full = true;
+            // None of them is going to be compared.
+            part.rows = Vec::new();
             return;
         }
         let each = rows.times.iter().zip(rows.stacks).zip(rows.values);
@@ -257,7 +271,7 @@ impl Fold for Collecting<'_> {
     }
 
     fn end(&mut self, part: CollectingPart, source: &Source<'_>) -> Result<(), QueryError> {
-        if part.is_full || self.rows.len() + part.rows.len() > self.limit {
+        if part.is_full {
             return Err(QueryError::TooManyToCompare { limit: self.limit });
         }
         if let Some(stacks) = source.stacks.filter(|_| !part.rows.is_empty()) {
@@ -353,4 +367,31 @@ impl Comparison<'_> {
 /// Whether something of this time can have the profile before it.
 fn is_in_reach(before: &[Row], time: i64) -> bool {
     before.first().is_some_and(|row| row.time >= time.saturating_sub(REACH_MS))
+}
+
+#[cfg(test)]
+mod tests {
+    use pyrite_model::{LabelSet, Tenant};
+
+    use super::*;
+
+    #[test]
+    fn parts_that_are_read_at_once_hold_no_more_than_one() {
+        const LIMIT: usize = 1000;
+        let profile_type = "memory:alloc_space:bytes:space:bytes".parse().unwrap();
+        let key = SeriesKey { labels: LabelSet::default(), profile_type, tenant: Tenant::default() };
+        let (mut known, series) = (Known::default(), [(0, Arc::new(key))]);
+        let mut rows = Collecting::new(&mut known, LIMIT);
+        let source = Source { series: &series, stacks: None };
+        let mut parts: Vec<_> = (0..16).map(|_| rows.begin(&source).unwrap()).collect();
+        for _ in 0..LIMIT {
+            for part in &mut parts {
+                Collecting::add(part, Run { series: 0, times: &[1], stacks: &[1], values: &[1] });
+            }
+        }
+        let bytes: usize = parts.iter().map(Collecting::bytes).sum();
+        assert!(bytes <= 2 * LIMIT * size_of::<Row>(), "{bytes} bytes");
+        let ended = parts.into_iter().try_for_each(|part| rows.end(part, &source));
+        assert!(matches!(ended, Err(QueryError::TooManyToCompare { limit: LIMIT })), "{ended:?}");
+    }
 }

@@ -589,7 +589,7 @@ fn old_profiles_come_in_and_it_is_said_how_long_they_stay() {
     store("import", dir.path(), &["--time", "2001-09-09T01:46:40Z", &timeless]).succeeded();
     assert_eq!(rows(), json!(2));
     let config = dir.path().join("kept.toml");
-    fs::write(&config, "[retention]\nmax_age = '36500d'\n").expect("ours");
+    fs::write(&config, "[retention.profiles]\nmax_age = '36500d'\n").expect("ours");
     let config = config.to_str().expect("UTF-8");
     let ran = store("import", dir.path(), &["--config", config, &old]).succeeded();
     assert!(!ran.err.contains("older than"), "{}", ran.all());

@@ -80,14 +80,14 @@ fn warnings(config: &Config, imported: &Imported, bytes: u64, now: UnixMs) -> Ve
         let days = max_age_ms as f64 / 86_400_000.0;
         warnings.push(format!(
             "rows from {} to {end} are older than the {days:.1} days that are kept: `run` and `server` remove them \
-             unless max_age under [retention] in their configuration file is raised first",
+             unless max_age under [retention.profiles] in their configuration file is raised first",
             range.start
         ));
     }
     if bytes > config.max_bytes {
         warnings.push(format!(
             "the segments take {}, more than the {} that are kept: `run` and `server` remove the oldest unless max_size \
-             under [retention] in their configuration file is raised first",
+             under [retention.profiles] in their configuration file is raised first",
             size(bytes),
             size(config.max_bytes)
         ));

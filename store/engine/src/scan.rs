@@ -153,16 +153,16 @@ struct OpenSegment<'a> {
     ids: IdSet,
     reader: Arc<SegmentReader>,
     /// Where it matters which ones rows have.
-    stacks: Option<Arc<StackIds>>,
+    stacks: Option<StackIds>,
 }
 
 impl OpenSegment<'_> {
     fn source(&self) -> Source<'_> {
-        Source { series: &self.series, stacks: self.stacks.as_deref().map(SourceStacks::of_segment) }
+        Source { series: &self.series, stacks: self.stacks.as_ref().map(SourceStacks::of_segment) }
     }
 
     fn stack_count(&self) -> usize {
-        self.stacks.as_deref().map_or(0, |ids| ids.stacks.len())
+        self.stacks.as_ref().map_or(0, |ids| ids.stacks.len())
     }
 
     fn plan(&self, scan: Scan<'_>, grid: Grid) -> Result<Vec<GroupScan<'_>>, QueryError> {

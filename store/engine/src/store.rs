@@ -186,8 +186,7 @@ impl Store {
 
     /// One value per stack over all rows of the query; stacks whose values cancel out are left out.
     pub fn merge_stacks(&self, query: &StackQuery) -> Result<StackProfile, QueryError> {
-        let job = self.begin("stacks")?;
-        sums::merge_stacks(Scan { shared: &self.0.shared, job: &job, query })
+        self.read_rows("stacks", |job| sums::merge_stacks(Scan { shared: &self.0.shared, job, query }))
     }
 
     /// The flame tree of all rows of the queries, each of which is a side; one without a query is empty. It is cut to about
@@ -198,20 +197,17 @@ impl Store {
         max_nodes: usize,
     ) -> Result<FlameTree<SIDES>, QueryError> {
         let kind = if SIDES == 1 { "flame graph" } else { "comparison" };
-        let job = self.begin(kind)?;
-        sums::flame_tree(&self.0.shared, &job, queries, max_nodes)
+        self.read_rows(kind, |job| sums::flame_tree(&self.0.shared, job, queries, max_nodes))
     }
 
     /// Values over time by group; the group with the largest sum comes first.
     pub fn select_series(&self, query: &SeriesQuery) -> Result<Vec<GroupSeries>, QueryError> {
-        let job = self.begin("values over time")?;
-        select_series(&self.0.shared, &job, query)
+        self.read_rows("values over time", |job| select_series(&self.0.shared, job, query))
     }
 
     /// The profiles of each series, sorted by labels. A profile is all that a series has of one instant.
     pub fn profiles(&self, query: &StackQuery) -> Result<Vec<SeriesProfiles>, QueryError> {
-        let job = self.begin("profiles")?;
-        profiles::list(Scan { shared: &self.0.shared, job: &job, query })
+        self.read_rows("profiles", |job| profiles::list(Scan { shared: &self.0.shared, job, query }))
     }
 
     /// First and last time of the tenants' rows; `None` where they have none.
@@ -273,6 +269,18 @@ impl Store {
         job.asks_for(kind);
         job.check()?;
         Ok(job)
+    }
+
+    /// Runs a query, and lets go of the dictionaries that it alone needed.
+    fn read_rows<T>(
+        &self,
+        kind: &'static str,
+        run: impl FnOnce(&Job) -> Result<T, QueryError>,
+    ) -> Result<T, QueryError> {
+        let job = self.begin(kind)?;
+        let answer = run(&job);
+        self.0.shared.epochs.forget_unused();
+        answer
     }
 
     fn find(&self, tenants: &Tenants, selectors: &[Selector], range: TimeRange) -> Answers<'_> {

@@ -139,7 +139,7 @@ impl Epochs {
         Ok(disk_use(self.files.as_ref(), &self.dir)?.iter().map(|used| used.bytes).sum())
     }
 
-    /// Lets go of what is too much now that a head is gone.
+    /// Lets go of what is too much now that a head or a query is gone.
     pub(crate) fn forget_unused(&self) {
         self.trim(&mut lock(&self.old), 0);
     }
@@ -193,10 +193,11 @@ impl Epochs {
     }
 
     /// Forgets those that were used longest ago until the rest is small enough or there are no more than `least`. One that a
-    /// head has stays. It is in memory anyway, and on the disk its parts are about to be written anew as others: who read it
-    /// from there meanwhile would miss some, and take them for lost.
+    /// query has stays, for it is in memory anyway and would be there twice; and so does one that a head has: on the disk its
+    /// parts are about to be written anew as others, and who read it from there meanwhile would take some for lost.
     fn trim(&self, old: &mut Vec<Arc<Epoch>>, least: usize) {
-        let is_free = |epoch: &Arc<Epoch>| Arc::strong_count(epoch) == 1;
+        let is_free =
+            |epoch: &Arc<Epoch>| Arc::strong_count(epoch) == 1 && Arc::strong_count(epoch.dictionary()) == 1;
         let bytes = |epoch: &Arc<Epoch>| epoch.dictionary().bytes();
         while old.len() > least
             && old.iter().filter(|epoch| is_free(epoch)).map(bytes).sum::<usize>() > self.limits.kept_bytes

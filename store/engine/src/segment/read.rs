@@ -47,7 +47,19 @@ impl IdSet {
 pub(crate) struct StackIds {
     pub(crate) dictionary: Arc<Dictionary>,
     /// By id in the segment.
-    pub(crate) stacks: Vec<StackId>,
+    pub(crate) stacks: Arc<[StackId]>,
+}
+
+/// What was read of a segment's stacks. The dictionary of an epoch is not kept with them: how much of those is in memory is not
+/// for those to say who once needed one.
+#[derive(Clone)]
+enum Loaded {
+    /// In format 1.
+    Own(StackIds),
+    OfEpoch {
+        used: DictionaryUse,
+        stacks: Arc<[StackId]>,
+    },
 }
 
 /// By stack of a segment.
@@ -69,7 +81,7 @@ pub(crate) struct SegmentReader {
     /// As the manifest lists them.
     rollups: Vec<RowTable>,
     totals: Vec<RowTable>,
-    stacks: Mutex<Option<Arc<StackIds>>>,
+    stacks: Mutex<Option<Loaded>>,
 }
 
 impl SegmentReader {
@@ -84,27 +96,34 @@ impl SegmentReader {
         Ok(Self { dir: dir.to_owned(), manifest, samples, rollups, totals, stacks: Mutex::new(None) })
     }
 
-    /// What its stack ids mean, read when first asked for.
-    pub(crate) fn stacks(&self, files: &dyn FileLayer, epochs: &Epochs) -> Result<Arc<StackIds>, StoreError> {
-        let mut loaded = lock(&self.stacks);
-        if let Some(stacks) = &*loaded {
-            return Ok(Arc::clone(stacks));
+    /// What its stack ids mean.
+    pub(crate) fn stacks(&self, files: &dyn FileLayer, epochs: &Epochs) -> Result<StackIds, StoreError> {
+        match self.loaded(files)? {
+            Loaded::Own(stacks) => Ok(stacks),
+            Loaded::OfEpoch { used: DictionaryUse { epoch, stacks: end }, stacks } => {
+                Ok(StackIds { dictionary: epochs.get(epoch, end)?, stacks })
+            }
         }
-        let stacks = Arc::new(match self.manifest.dictionary {
-            None => v1::read_stacks(files, &self.dir, &self.manifest)?,
-            Some(DictionaryUse { epoch, stacks: end }) => {
+    }
+
+    /// Read when first asked for.
+    fn loaded(&self, files: &dyn FileLayer) -> Result<Loaded, StoreError> {
+        let mut loaded = lock(&self.stacks);
+        if let Some(loaded) = &*loaded {
+            return Ok(loaded.clone());
+        }
+        let read = match self.manifest.dictionary {
+            None => Loaded::Own(v1::read_stacks(files, &self.dir, &self.manifest)?),
+            Some(used) => {
                 let ids = self.stack_column(files, 1)?;
-                if ids.iter().any(|id| *id as usize >= end) {
+                if ids.iter().any(|id| *id as usize >= used.stacks) {
                     return Err(self.corrupt("a stack is beyond its dictionary"));
                 }
-                StackIds {
-                    dictionary: epochs.get(epoch, end)?,
-                    stacks: ids.into_iter().map(StackId).collect(),
-                }
+                Loaded::OfEpoch { used, stacks: ids.into_iter().map(StackId).collect() }
             }
-        });
-        *loaded = Some(Arc::clone(&stacks));
-        Ok(stacks)
+        };
+        *loaded = Some(read.clone());
+        Ok(read)
     }
 
     /// What it says of its stacks. In format 2 only.
@@ -146,12 +165,12 @@ impl SegmentReader {
 
     /// Estimated memory.
     pub(crate) fn bytes(&self) -> usize {
-        let own = |stacks: &StackIds| {
+        let stacks = match &*lock(&self.stacks) {
+            None => 0,
+            Some(Loaded::Own(ids)) => ids.dictionary.bytes() + size_of_val(&*ids.stacks),
             // The epoch's dictionary is everybody's.
-            let dictionary = if self.manifest.format == 1 { stacks.dictionary.bytes() } else { 0 };
-            dictionary + stacks.stacks.len() * size_of::<StackId>()
+            Some(Loaded::OfEpoch { stacks, .. }) => size_of_val(&**stacks),
         };
-        let stacks = lock(&self.stacks).as_deref().map_or(0, own);
         // The fixed parts and the manifest, whose windows and checksums are some 60 bytes for a row group.
         let groups: usize = self.manifest.tables.values().map(|table| table.row_groups.len()).sum();
         8192 + groups * 64 + self.row_tables().map(RowTable::bytes).sum::<usize>() + stacks

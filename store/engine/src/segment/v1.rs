@@ -23,5 +23,5 @@ pub(crate) fn read_stacks(
     if manifest.tables.get(STACKS.file).map(|table| table.rows) != Some(stacks.len() as u64) {
         return Err(StoreError::corrupt(dir, "the manifest lists another number of stacks"));
     }
-    Ok(StackIds { dictionary: Arc::new(Dictionary::new(symbols)), stacks })
+    Ok(StackIds { dictionary: Arc::new(Dictionary::new(symbols)), stacks: stacks.into() })
 }

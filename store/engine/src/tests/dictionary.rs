@@ -9,6 +9,7 @@ use pyrite_model::{UnixMs, frame_names};
 
 use super::faults::{FaultyFiles, Op};
 use super::{batch, config, memory_dir, open_on, profile, total};
+use crate::dictionary::EpochId;
 use crate::files::RealFiles;
 use crate::maintain::Work;
 use crate::{Finding, Limits, OpenReport, Retention, Store, StoreConfig};
@@ -269,8 +270,10 @@ fn a_dictionary_that_a_head_still_adds_to_the_disk_is_not_read_from_there() {
     // When the head is gone, so is its dictionary.
     files.clear_rule();
     drop(frozen);
+    let left = Arc::downgrade(&dictionary);
+    drop(dictionary);
     store.flush().unwrap();
-    assert!(!Arc::ptr_eq(&dictionary, &shared.epochs.get(id, 1).unwrap()));
+    assert!(left.upgrade().is_none());
     assert_eq!(leaves(&store), named(&[("a", 1), ("b", 1)]));
 }
 
@@ -338,4 +341,25 @@ fn what_somebody_puts_among_dictionaries_does_not_end_retention() {
     store_leaves(&store, &["a"]);
     fs::write(dir.path().join("dictionaries/00000001/notes"), "mine").unwrap();
     store.maintenance().retain().unwrap();
+}
+
+#[test]
+fn what_a_query_reads_of_old_dictionaries_is_there_once_and_goes_with_it() {
+    let dir = memory_dir();
+    let store = open_small(dir.path(), &FaultyFiles::default());
+    for leaves in [["a", "b"], ["c", "d"], ["e", "f"]] {
+        store_leaves(&store, &leaves);
+    }
+    let epochs = &store.maintenance().shared().epochs;
+    let ids = [1, 2, 3].map(EpochId);
+    let read = ids.map(|id| epochs.get(id, 1).unwrap());
+    for (id, dictionary) in ids.iter().zip(&read) {
+        assert!(Arc::ptr_eq(dictionary, &epochs.get(*id, 1).unwrap()), "{id:?} is read twice");
+    }
+    let held = read.each_ref().map(Arc::downgrade);
+    drop(read);
+    assert_eq!(total(&store), 6);
+    let left = held.iter().filter(|dictionary| dictionary.upgrade().is_some()).count();
+    assert_eq!(left, 0, "there is no room for any");
+    assert_eq!(leaves(&store).len(), 6);
 }

@@ -59,7 +59,7 @@ impl Program<'_> {
             ..Function::default()
         };
         let function = self.symbols.intern_function(function);
-        let lines = vec![Line { function, line }];
+        let lines = Line { function, line }.into();
         let location = self.symbols.intern_location(Location { lines, ..Location::default() });
         self.locations.insert(frame, location);
         location

@@ -40,7 +40,7 @@ fn second(random: &mut Random, time: i64) -> Batch {
             let name = format!("namespace::module{}::Type{of}::function_with_a_name_{process}", process % 10);
             let name = symbols.intern_str(&name);
             let function = symbols.intern_function(pyrite_model::Function { name, ..Default::default() });
-            let lines = vec![pyrite_model::Line { function, line: 0 }];
+            let lines = pyrite_model::Line { function, line: 0 }.into();
             symbols.intern_location(Location { mapping: None, address: of * 64 + process, lines })
         });
         let root_first: Vec<_> = frames.collect();

@@ -261,7 +261,7 @@ mod tests {
         };
         let mut stacks = Vec::new();
         for number in [10, 20] {
-            let lines = vec![line(&mut table, "inlined", number), line(&mut table, "outer", number)];
+            let lines = vec![line(&mut table, "inlined", number), line(&mut table, "outer", number)].into();
             let location = Location { lines, address: u64::from(number), mapping: None };
             let location = table.intern_location(location);
             stacks.push(table.intern_stack(&[location]).unwrap());

@@ -43,7 +43,7 @@ pub(crate) fn unresolved_name(symbols: &SymbolTable, location: &Location) -> Str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Function, Line, Mapping};
+    use crate::{Function, Line, Lines, Mapping};
 
     #[test]
     fn inlined_and_unresolved_frames_have_names() {
@@ -52,16 +52,16 @@ mod tests {
             let name = table.intern_str(name);
             table.intern_function(Function { name, ..Function::default() })
         });
-        let lines = functions.map(|function| Line { function, line: 1 }).to_vec();
+        let lines = functions.map(|function| Line { function, line: 1 }).into_iter().collect();
         let path = table.intern_str("/usr/lib/libc.so.6");
         let mapping = table.intern_mapping(Mapping { path, ..Mapping::default() });
         let at = |mapping, address, lines| Location { mapping, address, lines };
         let leaf_first = [
             at(Some(mapping), 0x10, lines),
-            at(Some(mapping), 0x20, Vec::new()),
-            at(None, 0x30, Vec::new()),
-            at(Some(mapping), 0, Vec::new()),
-            at(None, 0, Vec::new()),
+            at(Some(mapping), 0x20, Lines::default()),
+            at(None, 0x30, Lines::default()),
+            at(Some(mapping), 0, Lines::default()),
+            at(None, 0, Lines::default()),
         ];
         let leaf_first = leaf_first.map(|location| table.intern_location(location));
         let stack = table.intern_stack(&leaf_first).unwrap();

@@ -17,6 +17,7 @@ mod frames;
 mod heatmap;
 mod interner;
 mod labels;
+mod lines;
 mod literals;
 pub mod pprof;
 mod profile_id;
@@ -38,6 +39,7 @@ pub use flame::{
 pub use frames::frame_names;
 pub use heatmap::{Heatmap, HeatmapCell, HeatmapGroup, HeatmapSlot, SIZE_BUCKETS, SizedProfile, Steps};
 pub use labels::{Label, LabelSet, names};
+pub use lines::Lines;
 pub use literals::Candidates;
 pub use profile_id::{ProfileId, ProfileIdError};
 pub use profile_type::{ProfileType, ProfileTypeError};

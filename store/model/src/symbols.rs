@@ -15,6 +15,7 @@ use std::hash::BuildHasher;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 
+use crate::Lines;
 use crate::interner::{Interner, Texts, next_id};
 
 macro_rules! ids {
@@ -84,8 +85,8 @@ pub struct Location {
     /// Address within the mapping: a file offset, or as given where a pushed profile does not say how it was mapped;
     /// 0 where unknown, and for pushed locations that have lines.
     pub address: u64,
-    /// Inlined functions first, the function that really holds the address last; empty where unresolved.
-    pub lines: Vec<Line>,
+    /// The functions that it is in.
+    pub lines: Lines,
 }
 
 /// A location to look for. It hashes as the location does, for it has the same fields in the same order.
@@ -285,7 +286,7 @@ impl SymbolTable {
         let key = LocationKey { mapping, address, lines };
         let id = match self.locations.find(&key, |known| known.key() == key) {
             Ok(id) => id,
-            Err(hash) => self.locations.add(hash, Location { mapping, address, lines: lines.to_vec() }),
+            Err(hash) => self.locations.add(hash, Location { mapping, address, lines: lines.into() }),
         };
         LocationId(id)
     }
@@ -316,7 +317,7 @@ impl SymbolTable {
     pub fn intern_named_location(&mut self, name: &str) -> LocationId {
         let name = self.intern_str(name);
         let function = self.intern_function(Function { name, ..Function::default() });
-        self.intern_location(Location { mapping: None, address: 0, lines: vec![Line { function, line: 0 }] })
+        self.intern_location_of(None, 0, &[Line { function, line: 0 }])
     }
 
     /// The text of a string.
@@ -390,7 +391,7 @@ impl SymbolTable {
         }
     }
 
-    /// What it takes in memory, roughly: the indexes and the lines of locations are put at what they mostly take.
+    /// What it takes in memory, roughly: the indexes are put at what they mostly take, and a location at one line.
     pub fn estimated_bytes(&self) -> usize {
         let index = size_of::<u32>() + 1;
         let TableLens { strings, mappings, functions, locations, stacks } = self.lens();
@@ -398,7 +399,7 @@ impl SymbolTable {
             + strings * index
             + mappings * (size_of::<Mapping>() + index)
             + functions * (size_of::<Function>() + index)
-            + locations * (size_of::<Location>() + 2 * size_of::<Line>() + index)
+            + locations * (size_of::<Location>() + index)
             + stacks * (size_of::<StackNode>() + size_of::<StackId>())
     }
 
@@ -454,7 +455,7 @@ mod tests {
     use super::*;
 
     fn names_leaf_first(table: &SymbolTable, id: StackId) -> Vec<String> {
-        let lines = table.stack_locations(id).flat_map(|l| table.location(l).lines.clone());
+        let lines = table.stack_locations(id).flat_map(|l| table.location(l).lines.to_vec());
         lines.map(|line| table.str(table.function(line.function).name).to_owned()).collect()
     }
 
@@ -516,7 +517,7 @@ mod tests {
             for address in [0, 1 << 40] {
                 for lines in [&lines[..], &lines[..1], &[]] {
                     let id = table.intern_location_of(mapping, address, lines);
-                    let location = Location { mapping, address, lines: lines.to_vec() };
+                    let location = Location { mapping, address, lines: lines.into() };
                     assert_eq!(*table.location(id), location);
                     assert_eq!(table.intern_location(location), id);
                     assert_eq!(table.intern_location_of(mapping, address, lines), id);

@@ -108,7 +108,7 @@ mod tests {
         let locations = names.map(|name| {
             let name = source.intern_str(name);
             let function = source.intern_function(Function { name, ..Function::default() });
-            let lines = vec![Line { function, line: 3 }];
+            let lines = Line { function, line: 3 }.into();
             source.intern_location(Location { mapping: Some(mapping), address: 0, lines })
         });
         let [main, a, b] = locations;

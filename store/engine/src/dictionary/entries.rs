@@ -153,7 +153,7 @@ impl Entries {
         }
         for (id, location) in (self.first.locations..).zip(&self.locations) {
             let StoredLocation { mapping, address, lines } = location;
-            let lines = self.lines[lines.clone()].to_vec();
+            let lines = self.lines[lines.clone()].into();
             let location = Location { mapping: mapping.map(MappingId), address: *address, lines };
             ordered &= symbols.intern_location(location).index() == id;
         }

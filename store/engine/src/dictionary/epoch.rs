@@ -205,7 +205,7 @@ fn pad(symbols: &mut SymbolTable, end: usize) -> usize {
     let function = symbols.intern_function(Function { name, ..Function::default() });
     for id in known..end {
         // Told apart by their line alone, so that each has its own id.
-        let lines = vec![Line { function, line: id as u32 }];
+        let lines = Line { function, line: id as u32 }.into();
         let location = symbols.intern_location(Location { lines, ..Location::default() });
         symbols.intern_stack_node(StackNode { parent: None, location });
     }

@@ -34,7 +34,7 @@ use crate::sync::{read, write};
 /// Estimated memory of entries, with their slots in indexes and the slack of growing tables.
 const STRING_BYTES: usize = 96;
 const FUNCTION_BYTES: usize = 32;
-const LOCATION_BYTES: usize = 88;
+const LOCATION_BYTES: usize = 64;
 const STACK_BYTES: usize = 40;
 
 /// Stacks that are added to a call tree before those who wait for the symbols have a turn.

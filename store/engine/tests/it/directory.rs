@@ -177,9 +177,9 @@ fn symbols_come_back_whole() {
     let mapping = Some(symbols.intern_mapping(Mapping { build_id, path }));
     let function = symbols.intern_function(Function { name, system_name, filename, start_line: 3 });
     let bare = symbols.intern_function(Function { name: path, ..Function::default() });
-    let lines = vec![Line { function: bare, line: 0 }, Line { function, line: 9 }];
+    let lines = vec![Line { function: bare, line: 0 }, Line { function, line: 9 }].into();
     let resolved = symbols.intern_location(Location { mapping, address: u64::MAX, lines });
-    let unresolved = symbols.intern_location(Location { mapping, address: 5, lines: Vec::new() });
+    let unresolved = symbols.intern_location(Location { mapping, address: 5, ..Location::default() });
     let stack = symbols.intern_stack(&[unresolved, resolved]).unwrap();
     let rows = vec![Row { time: UnixMs(0), stack, value: i64::MAX }];
     let profile_type = ProfileType::cpu_time();

@@ -255,7 +255,7 @@ fn intern_frame(symbols: &mut SymbolTable, frame: &Frame) -> LocationId {
         let function = Function { name, system_name, filename, start_line: *start_line };
         lines.push(Line { function: symbols.intern_function(function), line: *line });
     }
-    symbols.intern_location(Location { mapping, address: frame.address, lines })
+    symbols.intern_location(Location { mapping, address: frame.address, lines: lines.into() })
 }
 
 /// Writes `data/` and `expected.json` into a directory.

@@ -80,7 +80,7 @@ pub(crate) fn diff(report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// Merging a table into one that has all of it already, which is what a repeated push costs the head.
+/// Merging a table into one that has all of it already, as a recording does with each second.
 pub(crate) fn merge_symbols(report: &mut Report) -> Result<()> {
     let (symbols, ids) = stacks(PUSHED, 5)?;
     let mut head = SymbolTable::new();

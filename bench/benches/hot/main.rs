@@ -29,13 +29,14 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 type Bench = fn(&mut Report) -> Result<()>;
 
-const BENCHES: [(&str, Bench); 13] = [
+const BENCHES: [(&str, Bench); 14] = [
     ("sampling", sampling::records_to_counted_stacks),
     ("score", sampling::counted_stacks_to_score),
     ("rows", sampling::counted_stacks_to_named_rows),
     ("unwind", unwind::tables_of_executables),
     ("append", store::append_and_flush),
     ("containers", containers::append_a_minute),
+    ("known", containers::append_pushed_minutes),
     ("query", store::query_an_hour),
     ("labels", labels::values_of_labels),
     ("pprof", flame::decode_pprof),

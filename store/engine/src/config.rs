@@ -138,6 +138,9 @@ pub struct Limits {
     pub dictionary_turn_stacks: usize,
     /// Estimated memory of older dictionaries that are kept for the next query.
     pub old_dictionary_bytes: usize,
+    /// Stacks, and as many functions, that appends find in the dictionary by a fingerprint of 16 bytes; 25 to 50 bytes of
+    /// memory each. When there are more all are forgotten and looked up again as they come.
+    pub remembered_stacks: usize,
     /// Rows from which on a segment has sums by minute, hour and day besides them.
     pub sums_from_rows: u64,
 }
@@ -150,6 +153,7 @@ impl Limits {
             dictionary_stacks: 500_000,
             dictionary_turn_stacks: 100_000,
             old_dictionary_bytes: 16 * MIB,
+            remembered_stacks: full_table(1 << 14),
             ..Self::default()
         }
     }
@@ -173,7 +177,13 @@ impl Default for Limits {
             dictionary_stacks: 1_000_000,
             dictionary_turn_stacks: 1_000_000,
             old_dictionary_bytes: 128 * MIB,
+            remembered_stacks: full_table(1 << 18),
             sums_from_rows: 50_000,
         }
     }
+}
+
+/// How many entries a hash table of so many slots takes before it doubles.
+const fn full_table(slots: usize) -> usize {
+    slots / 8 * 7
 }

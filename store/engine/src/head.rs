@@ -1,6 +1,6 @@
 //! The in-memory part of the store: the rows of one WAL generation, whose stacks are those of an epoch's dictionary.
 //!
-//! The writer thread interns a batch, logs what is new since the last durable [`Mark`], syncs, and only then
+//! The writer thread takes a batch in, logs what is new since the last durable [`Mark`], syncs, and only then
 //! publishes the rows; so the dictionary may run ahead of the log, rows never do. Readers take cheap copies of the
 //! block list and hold the lock only while they copy symbols.
 
@@ -9,12 +9,12 @@ use std::time::Instant;
 
 use hashbrown::HashMap;
 use pyrite_model::{
-    Batch, Function, LabelSet, Location, Mapping, ProfileType, SeriesKey, SeriesRows, StackId, StackNode,
-    StringId, TableLens, TimeRange,
+    Batch, Function, LabelSet, Location, Mapping, ProfileType, SeriesKey, SeriesRows, StackNode, StringId,
+    TableLens, TimeRange,
 };
 
 use crate::AppendError;
-use crate::dictionary::{Dictionary, Epoch, Lens};
+use crate::dictionary::{Dictionary, Epoch, Lens, Placed};
 use crate::rows::{BlockEncoder, IdBounds, RowBlock, widen};
 use crate::stored_key::TENANT_LABEL;
 use crate::sync::{read, write};
@@ -88,16 +88,14 @@ impl HeadState {
         Mark { symbols: Lens::of(&self.epoch.dictionary().read()), series: self.series.keys.len() }
     }
 
-    /// Adds the batch's symbols and series to the dictionary and encodes its rows; they stay invisible.
-    pub(crate) fn intern(&mut self, batch: Batch) -> Option<RowBlock> {
-        let remap = self.epoch.dictionary().write().merge(&batch.symbols);
+    /// Adds the batch's series, whose stacks were placed in the dictionary, and encodes its rows; they stay invisible.
+    pub(crate) fn intern(&mut self, batch: Batch, placed: &Placed) -> Option<RowBlock> {
         let mut encoder = BlockEncoder::default();
         for rows in batch.series {
             let SeriesRows { labels, profile_type, rows } = rows;
             let key = SeriesKey { labels, profile_type, tenant: batch.tenant.clone() };
             let series = self.series.intern(key);
-            let stack_of = |id: StackId| remap.stacks[id.index()].0;
-            encoder.run(series, rows.iter().map(|row| (row.time, stack_of(row.stack), row.value)));
+            encoder.run(series, rows.iter().map(|row| (row.time, placed.stack(row.stack).0, row.value)));
         }
         encoder.finish()
     }
@@ -229,10 +227,19 @@ pub(crate) fn validate(batch: &Batch) -> Result<(), AppendError> {
 }
 
 #[cfg(test)]
+impl HeadState {
+    /// What the writer does with a batch.
+    pub(crate) fn take_in(&mut self, batch: Batch) -> Option<RowBlock> {
+        let placed = crate::dictionary::Recall::new(0).place(&batch, self.epoch.dictionary());
+        self.intern(batch, &placed)
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::dictionary::EpochId;
-    use pyrite_model::{LocationId, Row, SymbolTable, Tenant, UnixMs};
+    use pyrite_model::{LocationId, Row, StackId, SymbolTable, Tenant, UnixMs};
 
     fn batch(symbols: SymbolTable, stack: u32) -> Batch {
         let rows = vec![Row { time: UnixMs(1), stack: StackId(stack), value: 1 }];
@@ -257,7 +264,7 @@ mod tests {
         let location = symbols.intern_named_location("main");
         symbols.intern_stack(&[location]);
         let mut head = HeadState::new(Arc::new(Epoch::new(EpochId(1))));
-        let block = head.intern(batch(symbols, 0)).unwrap();
+        let block = head.take_in(batch(symbols, 0)).unwrap();
         assert_eq!((head.rows(), head.range()), (0, None));
         head.publish(block);
         assert_eq!((head.rows(), head.range()), (1, Some(TimeRange::new(UnixMs(1), UnixMs(1)))));

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use pyrite_model::Exposition;
 
 use crate::AppendError;
+use crate::dictionary::{Placed, Recall};
 use crate::shared::Shared;
 
 /// A number that only grows.
@@ -14,6 +15,20 @@ pub(crate) struct Counter(AtomicU64);
 impl Counter {
     pub(crate) fn add(&self, n: u64) {
         self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A number that is what it was last set to.
+#[derive(Debug, Default)]
+pub(crate) struct Gauge(AtomicU64);
+
+impl Gauge {
+    pub(crate) fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
     }
 
     pub(crate) fn get(&self) -> u64 {
@@ -35,12 +50,22 @@ pub(crate) struct Counters {
     pub(crate) removed_by_age: Counter,
     pub(crate) removed_by_size: Counter,
     pub(crate) segments_missing: Counter,
+    pub(crate) stacks_recalled: Counter,
+    pub(crate) stacks_looked_up: Counter,
+    pub(crate) recall_bytes: Gauge,
 }
 
 impl Counters {
     pub(crate) fn reject(&self, error: &AppendError, rows: usize) {
         self.rejected_batches[error.index()].add(1);
         self.rejected_rows[error.index()].add(rows as u64);
+    }
+
+    /// Notes how the stacks of a batch were found.
+    pub(crate) fn placed(&self, placed: &Placed, recall: &Recall) {
+        self.stacks_recalled.add(placed.recalled as u64);
+        self.stacks_looked_up.add(placed.looked_up as u64);
+        self.recall_bytes.set(recall.bytes() as u64);
     }
 }
 
@@ -78,6 +103,11 @@ pub(crate) fn write(shared: &Shared, out: &mut Exposition) {
         out.counter("pyrite_store_rejected_batches_total", "Batches refused.", labels, batches as f64);
         out.counter("pyrite_store_rejected_rows_total", "Rows in refused batches.", labels, rows as f64);
     }
+    for (by, counter) in [("fingerprint", &c.stacks_recalled), ("name", &c.stacks_looked_up)] {
+        let help =
+            "Stacks of batches that were found in the dictionary, or added to it, by what was looked for.";
+        out.counter("pyrite_store_stacks_found_total", help, &[("by", by)], counter.get() as f64);
+    }
     for (reason, counter) in [("age", &c.removed_by_age), ("size", &c.removed_by_size)] {
         let help = "Segments removed by retention.";
         out.counter("pyrite_store_segments_removed_total", help, &[("reason", reason)], counter.get() as f64);
@@ -103,6 +133,9 @@ fn write_gauges(shared: &Shared, out: &mut Exposition) {
     let dictionaries = shared.epochs.bytes();
     let help = "Estimated memory of the dictionaries that segments share.";
     out.gauge("pyrite_store_dictionary_bytes", help, &[], dictionaries as f64);
+    let recall = shared.counters.recall_bytes.get();
+    let help = "Memory of the fingerprints by which stacks are found.";
+    out.gauge("pyrite_store_fingerprint_bytes", help, &[], recall as f64);
     out.gauge("pyrite_store_segments", "Segments in use.", &[], view.segments.len() as f64);
     let bytes: u64 = view.segments.iter().map(|segment| segment.bytes).sum();
     out.gauge("pyrite_store_segment_bytes", "Disk space of the segments in use.", &[], bytes as f64);

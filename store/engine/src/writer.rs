@@ -1,8 +1,8 @@
 //! The writer: the one thread that changes the head and the WAL.
 //!
-//! It takes the first waiting batch and those that queue up behind it, interns them, writes their records with one
-//! write and one sync, makes their rows visible, and only then acknowledges. When the head is due it opens the next
-//! generation and leaves the old one to the flush thread.
+//! It takes the first waiting batch and those that queue up behind it, finds their stacks in the dictionary or adds them,
+//! writes their records with one write and one sync, makes their rows visible, and only then acknowledges. When the head
+//! is due it opens the next generation and leaves the old one to the flush thread.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use pyrite_model::Batch;
 
-use crate::dictionary::Lens;
+use crate::dictionary::{Lens, Recall};
 use crate::head::{Head, HeadState, Mark};
 use crate::rows::RowBlock;
 use crate::shared::Shared;
@@ -58,6 +58,7 @@ pub(crate) struct Writer {
     durable: Mark,
     /// How many stacks the head's dictionary has, to which this thread alone adds.
     stacks: usize,
+    recall: Recall,
     queued_bytes: Arc<AtomicUsize>,
     /// Wakes the flush thread.
     wake: SyncSender<()>,
@@ -83,8 +84,19 @@ impl Writer {
         let head = shared.view().head;
         let OpenGeneration { wal, durable } = open;
         let (records, indexed) = (Vec::new(), head.read().series.keys().len());
-        let (stacks, retry_freeze_at) = (head.epoch().stack_count(), None);
-        Self { shared, head, wal, durable, stacks, queued_bytes, wake, records, indexed, retry_freeze_at }
+        Self {
+            stacks: head.epoch().stack_count(),
+            recall: Recall::new(shared.config.limits.remembered_stacks),
+            shared,
+            head,
+            wal,
+            durable,
+            queued_bytes,
+            wake,
+            records,
+            indexed,
+            retry_freeze_at: None,
+        }
     }
 
     /// Serves the queue until told to stop.
@@ -139,7 +151,7 @@ impl Writer {
         rest
     }
 
-    /// Encodes one batch behind those already staged, or refuses it.
+    /// Takes one batch in behind those already staged, or refuses it.
     fn stage(&mut self, request: Request, mark: &mut Mark, pending: &mut Vec<Pending>) {
         let Request { batch, bytes, acknowledge } = request;
         self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
@@ -147,8 +159,10 @@ impl Writer {
             self.shared.counters.reject(&error, batch.row_count());
             return acknowledge(Err(error));
         }
+        let placed = self.recall.place(&batch, self.head.dictionary());
+        self.shared.counters.placed(&placed, &self.recall);
         let mut head = self.head.write();
-        let staged = head.intern(*batch);
+        let staged = head.intern(*batch, &placed);
         let new_series = head.series.keys()[self.indexed..].to_vec();
         let reached = head.mark();
         self.stacks = reached.symbols.stacks;

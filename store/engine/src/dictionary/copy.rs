@@ -7,9 +7,10 @@ use pyrite_model::{
 
 /// What became of the ids of a symbol table, which may grow meanwhile.
 pub(crate) struct Copier {
-    stacks: Vec<Option<StackId>>,
+    /// Stacks and functions may be put here by who knows their ids in the target.
+    pub(super) stacks: Vec<Option<StackId>>,
     locations: Vec<Option<LocationId>>,
-    functions: Vec<Option<FunctionId>>,
+    pub(super) functions: Vec<Option<FunctionId>>,
     mappings: Vec<Option<MappingId>>,
 }
 

@@ -15,8 +15,10 @@ mod copy;
 mod entries;
 mod epoch;
 mod epochs;
+mod fingerprint;
 mod inspect;
 mod part;
+mod recall;
 
 use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -29,6 +31,7 @@ pub(crate) use self::epoch::{Epoch, EpochId, LostPart, MAX_STACKS};
 pub(crate) use self::epochs::{EpochLimits, Epochs};
 pub(crate) use self::inspect::{EpochState, disk_use, inspect, rewrite};
 pub(crate) use self::part::Lens;
+pub(crate) use self::recall::{Placed, Recall};
 use crate::sync::{read, write};
 
 /// Estimated memory of entries, with their slots in indexes and the slack of growing tables.

@@ -320,11 +320,11 @@ fn head_state(holding: &BTreeMap<SeriesKey, TimeRange>) -> HeadState {
     for tenant in tenants {
         let series = holding.iter().filter(|(key, _)| key.tenant == *tenant).map(rows_of).collect();
         let batch = Batch { tenant: tenant.clone(), symbols: symbols.clone(), series };
-        let rows = state.intern(batch).expect("rows");
+        let rows = state.take_in(batch).expect("rows");
         state.publish(rows);
     }
     let bare = SeriesRows { labels: bare().labels, profile_type: bare().profile_type, rows: Vec::new() };
-    assert!(state.intern(Batch { series: vec![bare], ..Batch::default() }).is_none());
+    assert!(state.take_in(Batch { series: vec![bare], ..Batch::default() }).is_none());
     state
 }
 

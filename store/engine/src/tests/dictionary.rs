@@ -86,6 +86,54 @@ fn a_full_dictionary_is_followed_by_another_and_both_answer() {
     assert_eq!(leaves(&open(dir.path(), 3).0), expect);
 }
 
+/// The bytes of all files below a directory, by their paths in it.
+fn bytes_below(root: &Path, dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let of_one = |path: PathBuf| {
+        if path.is_dir() {
+            return bytes_below(root, &path);
+        }
+        vec![(path.strip_prefix(root).unwrap().to_owned(), fs::read(&path).unwrap())]
+    };
+    entries(dir).into_iter().flat_map(of_one).collect()
+}
+
+/// Pushes, most of which were there before, with flushes, starts and new dictionaries between.
+#[test]
+fn what_is_stored_is_the_same_however_much_is_remembered() {
+    let stored = |remembered_stacks| {
+        let dir = memory_dir();
+        let limits = Limits { dictionary_turn_stacks: 15, remembered_stacks, ..Limits::default() };
+        let open = || {
+            let config = StoreConfig { limits, ..config(dir.path()) };
+            Store::open_on(config, Arc::new(RealFiles), Arc::new(|| UnixMs(0))).unwrap().0
+        };
+        let mut store = open();
+        for n in 0..80 {
+            store.append_blocking(batch("a", n, &format!("leaf{}", n * n % 23 + n / 20 * 5), 1)).unwrap();
+            match n % 20 {
+                7 => store.flush().unwrap(),
+                13 => {
+                    store.close().unwrap();
+                    store = open();
+                }
+                _ => {}
+            }
+        }
+        store.close().unwrap();
+        let kept = ["wal", "segments", "dictionaries"];
+        kept.map(|kept| bytes_below(dir.path(), &dir.path().join(kept))).concat()
+    };
+    let expected = stored(0);
+    assert!(expected.iter().any(|(path, _)| path.starts_with("dictionaries/00000003")), "few dictionaries");
+    for remembered_stacks in [1, 4, 1_000] {
+        let stored = stored(remembered_stacks);
+        assert_eq!(stored.len(), expected.len(), "{remembered_stacks} remembered");
+        for (file, expected) in stored.iter().zip(&expected) {
+            assert!(file == expected, "{:?} or {:?}, {remembered_stacks} remembered", file.0, expected.0);
+        }
+    }
+}
+
 #[test]
 fn a_dictionary_goes_with_its_last_segment() {
     let dir = memory_dir();

@@ -377,7 +377,8 @@ impl World {
     fn config(&self) -> StoreConfig {
         let max_age = Duration::from_millis(MAX_AGE_MS.unsigned_abs());
         let flush = FlushPolicy { max_age: Duration::MAX, ..FlushPolicy::default() };
-        let limits = Limits { dictionary_stacks: 40, sums_from_rows: 4, ..Limits::default() };
+        let limits =
+            Limits { dictionary_stacks: 40, remembered_stacks: 5, sums_from_rows: 4, ..Limits::default() };
         let retention = Retention { max_age, ..Retention::default() };
         StoreConfig { retention, flush, limits, ..StoreConfig::new(&self.layout.root) }
     }

@@ -1,6 +1,6 @@
 //! Why a pushed profile is not stored. Each reason has a short stable name, which labels the metric that counts it.
 
-use crate::pprof::wire::WireError;
+use crate::pprof::wire::{Broken, WireError};
 
 /// Why a pushed profile is not stored.
 #[derive(Debug, thiserror::Error)]
@@ -122,6 +122,13 @@ pub enum PprofError {
         /// Newest accepted time.
         until_ms: i64,
     },
+}
+
+impl From<Broken> for PprofError {
+    #[cold]
+    fn from(broken: Broken) -> Self {
+        Self::Wire(broken.into())
+    }
 }
 
 impl PprofError {

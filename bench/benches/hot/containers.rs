@@ -51,11 +51,11 @@ pub(crate) fn append_pushed_minutes(report: &mut Report) -> Result<()> {
             containers.map(|container| pushed_minute(container, minute, begin)).collect::<Result<_>>()?;
         let which = usize::from(minute != Minute(0));
         rows[which] += batches.iter().map(Batch::row_count).sum::<usize>() as u64;
-        let begun = cpu_time()?;
+        let before = cpu_time()?;
         for batch in batches {
             store.append_blocking(batch)?;
         }
-        cpu[which] += cpu_time()?.saturating_sub(begun);
+        cpu[which] += cpu_time()?.saturating_sub(before);
     }
     report.line("append a minute of 50 containers as pushed, first", "rows", rows[0], cpu[0])?;
     report.line("append a minute of 50 containers as pushed, later", "rows", rows[1], cpu[1])?;

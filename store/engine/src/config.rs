@@ -131,8 +131,10 @@ pub struct Limits {
     pub series: usize,
     /// Tenants with rows; a batch of one more is refused.
     pub tenants: usize,
-    /// Stack nodes of one dictionary, some 50 bytes of memory each; when it has them the head is flushed and the next one begins.
+    /// Stack nodes of one dictionary, some 20 bytes of memory each; when it has them the head is flushed and the next one begins.
     pub dictionary_stacks: usize,
+    /// Estimated memory of one dictionary, its names included, at which the same happens.
+    pub dictionary_bytes: usize,
     /// Stack nodes from which on the next one begins when the head is flushed anyway: where most stacks are new, an old
     /// dictionary is of little use to them.
     pub dictionary_turn_stacks: usize,
@@ -151,6 +153,7 @@ impl Limits {
         Self {
             cache_bytes: 8 * MIB,
             dictionary_stacks: 500_000,
+            dictionary_bytes: 32 * MIB,
             dictionary_turn_stacks: 100_000,
             old_dictionary_bytes: 16 * MIB,
             remembered_stacks: full_table(1 << 14),
@@ -175,6 +178,7 @@ impl Default for Limits {
             series: 1_000_000,
             tenants: 1_000,
             dictionary_stacks: 1_000_000,
+            dictionary_bytes: 128 * MIB,
             dictionary_turn_stacks: 1_000_000,
             old_dictionary_bytes: 128 * MIB,
             remembered_stacks: full_table(1 << 18),

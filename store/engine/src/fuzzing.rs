@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use pyrite_model::{TimeRange, UnixMs};
 
-use crate::dictionary::{EpochLimits, Epochs};
+use crate::dictionary::{EpochLimits, Epochs, Size};
 use crate::files::{FileLayer, ReadFile, RealFiles, WriteFile};
 use crate::segment::manifest;
 use crate::segment::read::{Grid, IdSet, SegmentReader, Wanted};
@@ -16,7 +16,8 @@ use crate::segment::series::read_series;
 use crate::wal;
 
 const GENERATION: u64 = 1;
-const LIMITS: EpochLimits = EpochLimits { turn_at: usize::MAX, max_stacks: usize::MAX, kept_bytes: 0 };
+const LIMITS: EpochLimits =
+    EpochLimits { turn_at: usize::MAX, full: Size { stacks: usize::MAX, bytes: usize::MAX }, kept_bytes: 0 };
 
 /// Replays a log of these bytes.
 pub fn replay(bytes: &[u8]) {

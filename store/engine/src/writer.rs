@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use pyrite_model::Batch;
 
-use crate::dictionary::{Lens, Recall};
+use crate::dictionary::{Lens, Recall, Size};
 use crate::head::{Head, HeadState, Mark};
 use crate::rows::RowBlock;
 use crate::shared::Shared;
@@ -56,8 +56,8 @@ pub(crate) struct Writer {
     wal: WalWriter,
     /// What the log holds of the head's dictionary.
     durable: Mark,
-    /// How many stacks the head's dictionary has, to which this thread alone adds.
-    stacks: usize,
+    /// Of the head's dictionary, to which this thread alone adds.
+    size: Size,
     recall: Recall,
     queued_bytes: Arc<AtomicUsize>,
     /// Wakes the flush thread.
@@ -85,7 +85,7 @@ impl Writer {
         let OpenGeneration { wal, durable } = open;
         let (records, indexed) = (Vec::new(), head.read().series.keys().len());
         Self {
-            stacks: head.epoch().stack_count(),
+            size: head.dictionary().size(),
             recall: Recall::new(shared.config.limits.remembered_stacks),
             shared,
             head,
@@ -165,7 +165,7 @@ impl Writer {
         let staged = head.intern(*batch, &placed);
         let new_series = head.series.keys()[self.indexed..].to_vec();
         let reached = head.mark();
-        self.stacks = reached.symbols.stacks;
+        self.size = self.head.dictionary().size();
         match staged {
             Some(rows) => {
                 encode_record(&mut self.records, &head, *mark, &rows);
@@ -188,7 +188,7 @@ impl Writer {
         };
         if rows > policy.max_rows.saturating_mul(2)
             || bytes > policy.max_bytes.saturating_mul(2)
-            || self.shared.epochs.is_overfull(self.stacks)
+            || self.shared.epochs.is_overfull(self.size)
         {
             return Err(AppendError::Overloaded { what: "the head is full and its flush is behind" });
         }
@@ -246,7 +246,7 @@ impl Writer {
             let head = self.head.read();
             let old = head.first_row_at().is_some_and(|at| at.elapsed() >= policy.max_age);
             let large = head.rows() >= policy.max_rows || head.bytes() >= policy.max_bytes;
-            old || large || self.shared.epochs.is_full(self.stacks)
+            old || large || self.shared.epochs.is_full(self.size)
         };
         if !due || self.retry_freeze_at.is_some_and(|at| Instant::now() < at) {
             return;
@@ -273,7 +273,7 @@ impl Writer {
         let symbols =
             if epoch.id() == self.head.epoch().id() { self.durable.symbols } else { Lens::default() };
         self.durable = Mark { symbols, series: 0 };
-        self.stacks = epoch.stack_count();
+        self.size = epoch.dictionary().size();
         self.indexed = 0;
         let state = HeadState::new(epoch);
         self.head = Arc::new(Head::new(generation, state));

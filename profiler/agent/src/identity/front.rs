@@ -21,8 +21,10 @@ use crate::mapped_file;
 
 /// Processes remembered; a node with more has many short-lived ones, which are read again if they sample again.
 const MAX_PROCESSES: usize = 16_384;
-/// Processes move between groups without notice, mostly right after their start; this bounds how long it goes unseen.
+/// Processes move between groups without notice, mostly right after their start. One that did not is looked at again after
+/// twice the time, up to the longest that a move may go unseen where samples do not tell of it.
 const REREAD_AFTER: Duration = Duration::from_secs(30);
+const REREAD_LATEST: Duration = Duration::from_mins(4);
 /// Walking the tree for one unknown group is allowed this often.
 const RESCAN_AFTER: Duration = Duration::from_secs(1);
 /// A label value that has not occurred for this long makes room for others.
@@ -125,8 +127,14 @@ struct Known {
     exe: Option<String>,
     is_kernel: bool,
     /// `None` for a process that is gone: there is nothing to read again.
-    read_at: Option<Instant>,
+    read: Option<Reading>,
     used_at: Instant,
+}
+
+/// When a process was read, and for how long that is believed.
+struct Reading {
+    at: Instant,
+    holds_for: Duration,
 }
 
 /// Tells who a process is.
@@ -252,10 +260,10 @@ impl Identity {
         now: Instant,
     ) -> Known {
         let cgroup_id = subject.cgroup_id;
-        let was_gone = earlier.as_ref().is_some_and(|known| known.read_at.is_none());
+        let was_gone = earlier.as_ref().is_some_and(|known| known.read.is_none());
         self.stats.process_misses[miss as usize] += u64::from(!was_gone);
         let (placed, exe) = match earlier {
-            Some(known) if !was_gone => return Known { cgroup_id, read_at: None, used_at: now, ..known },
+            Some(known) if !was_gone => return Known { cgroup_id, read: None, used_at: now, ..known },
             Some(known) => (Some(known.unit), known.exe),
             None => (None, None),
         };
@@ -270,7 +278,7 @@ impl Identity {
         } else {
             Arc::new(Unit::Plain)
         };
-        Known { cgroup_id, unit, exe, is_kernel: false, read_at: None, used_at: now }
+        Known { cgroup_id, unit, exe, is_kernel: false, read: None, used_at: now }
     }
 
     fn owner_of_group(&mut self, cgroup_id: u64, now: Instant) -> Option<Arc<Unit>> {
@@ -340,13 +348,17 @@ type Pairs = Vec<(&'static str, String)>;
 
 impl Known {
     fn alive(subject: &Subject<'_>, facts: ProcessFacts, earlier: Option<Self>, now: Instant) -> Self {
+        let unit = unit_of(&facts.cgroup);
+        let stayed = |known: &&Self| known.cgroup_id == subject.cgroup_id && *known.unit == unit;
+        let before = earlier.as_ref().filter(stayed).and_then(|known| known.read.as_ref());
+        let holds_for = before.map_or(REREAD_AFTER, |read| (read.holds_for * 2).min(REREAD_LATEST));
         Self {
             cgroup_id: subject.cgroup_id,
-            unit: Arc::new(unit_of(&facts.cgroup)),
+            unit: Arc::new(unit),
             // One that has ended and is not reaped yet has no program any more.
             exe: facts.exe.or(earlier.and_then(|known| known.exe)),
             is_kernel: facts.is_kernel,
-            read_at: Some(now),
+            read: Some(Reading { at: now, holds_for }),
             used_at: now,
         }
     }
@@ -354,8 +366,8 @@ impl Known {
     /// Whether it need not be looked at again for this sample. One that is gone is placed anew once, by its group.
     fn holds_for(&self, subject: &Subject<'_>, now: Instant) -> bool {
         let is_same_group = self.cgroup_id == subject.cgroup_id;
-        match self.read_at {
-            Some(at) => is_same_group && now - at < REREAD_AFTER,
+        match &self.read {
+            Some(read) => is_same_group && now - read.at < read.holds_for,
             None => is_same_group || self.cgroup_id != 0,
         }
     }

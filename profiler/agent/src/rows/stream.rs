@@ -103,6 +103,11 @@ impl RowStream {
         Some(Ready { batch, ticks: second.ticks() })
     }
 
+    /// Whether [`Self::next_ready`] has anything to look at.
+    pub fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     /// Every container and unit of this node, busy or idle.
     pub fn inventory(&mut self) -> Vec<Service> {
         self.identity.inventory()

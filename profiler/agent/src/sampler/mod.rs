@@ -83,7 +83,7 @@ impl Default for SamplerConfig {
             frequency_hz: 97,
             filter: Filter::default(),
             limits: Limits::default(),
-            drain_interval: Duration::from_millis(150),
+            drain_interval: Duration::from_millis(250),
             ring_bytes: None,
             off_cpu: OffCpuBudget::Off,
             source: None,
@@ -314,8 +314,8 @@ fn read_setting(path: &str) -> String {
     fs::read_to_string(path).map_or_else(|_| "unreadable".to_owned(), |text| text.trim().to_owned())
 }
 
-/// A busy CPU at 97 Hz makes about 6 KB of records in a drain interval, and 240 KB where it runs nothing but new processes
-/// and every stack is copied.
+/// A busy CPU at 97 Hz makes about 10 KB of records in a drain interval. Where it runs nothing but new processes and every
+/// stack is copied it makes 400 KB, and the ring calls when it is half full.
 fn ring_bytes(cpus: usize) -> u32 {
     let bytes = (cpus * (256 << 10)).next_power_of_two().clamp(512 << 10, 8 << 20);
     bytes as u32

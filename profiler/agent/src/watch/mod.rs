@@ -37,6 +37,7 @@ use crate::watch::queue::{EventReceiver, event_queue};
 
 /// How long a second waits for a container's name. A row must be queryable two seconds after its sample.
 const HOLD: Duration = Duration::from_millis(400);
+/// How often is looked whether the name that a second waits for has come.
 const TICK: Duration = Duration::from_millis(100);
 const INVENTORY_EVERY: Duration = Duration::from_secs(10);
 const HEALTH_EVERY: Duration = Duration::from_secs(2);
@@ -121,7 +122,9 @@ impl Rows {
         let mut next_look = Instant::now();
         let mut next_health = Instant::now();
         loop {
-            match events.recv_timeout(TICK) {
+            let idle_until = next_inventory.min(next_health);
+            let due = if self.stream.is_waiting() { next_look.min(idle_until) } else { idle_until };
+            match events.recv_timeout(due.saturating_duration_since(Instant::now())) {
                 Ok(event) => self.stream.on_event(event),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,

@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use pyrite_model::{Function, Line, Location, StackNode, SymbolTable};
 use serde::{Deserialize, Serialize};
@@ -46,6 +47,8 @@ pub(crate) struct Epoch {
     parts: Mutex<Vec<Part>>,
     /// Some entries are lost: others would no longer get the ids that rows know them by, so none are added.
     damaged: AtomicBool,
+    /// When a query last needed it.
+    asked: Mutex<Option<Instant>>,
 }
 
 #[derive(Clone, Debug)]
@@ -64,8 +67,17 @@ impl Part {
 impl Epoch {
     /// One that nothing is known of yet.
     pub(crate) fn new(id: EpochId) -> Self {
-        let (dictionary, parts, damaged) = (Arc::default(), Mutex::default(), AtomicBool::new(false));
-        Self { id, dictionary, parts, damaged }
+        Self::of(id, Dictionary::default(), Vec::new(), false)
+    }
+
+    fn of(id: EpochId, dictionary: Dictionary, parts: Vec<Part>, is_damaged: bool) -> Self {
+        Self {
+            id,
+            dictionary: Arc::new(dictionary),
+            parts: Mutex::new(parts),
+            damaged: AtomicBool::new(is_damaged),
+            asked: Mutex::default(),
+        }
     }
 
     /// Reads an epoch, of which at least `needed` stacks are to be there. From a damaged part on its stacks have no names.
@@ -103,10 +115,8 @@ impl Epoch {
         if damage.is_none() && symbols.stack_nodes().len() < end {
             damage = Some((dir, "segments refer to stacks that it does not have".to_owned()));
         }
-        let damaged = AtomicBool::new(damage.is_some());
         let lost = damage.map(|(dir, why)| LostPart { dir, stacks: pad(&mut symbols, end), why });
-        let dictionary = Arc::new(Dictionary::new(symbols));
-        Ok((Self { id, dictionary, parts: Mutex::new(parts), damaged }, lost))
+        Ok((Self::of(id, Dictionary::new(symbols), parts, lost.is_some()), lost))
     }
 
     /// Makes durable what was read, and removes what others hold as well or what was not finished.
@@ -144,6 +154,15 @@ impl Epoch {
     /// How many stacks it has.
     pub(crate) fn stack_count(&self) -> usize {
         self.dictionary.read().stack_nodes().len()
+    }
+
+    /// A query needs it now.
+    pub(super) fn note_asked(&self) {
+        *lock(&self.asked) = Some(Instant::now());
+    }
+
+    pub(super) fn was_asked_within(&self, time: Duration) -> bool {
+        lock(&self.asked).is_some_and(|at| at.elapsed() < time)
     }
 
     pub(crate) fn is_damaged(&self) -> bool {

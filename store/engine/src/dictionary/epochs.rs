@@ -3,20 +3,24 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
 
 use super::epoch::{Epoch, EpochId, LostPart, epoch_dir};
-use super::{Dictionary, disk_use};
+use super::{Dictionary, Size, disk_use};
 use crate::files::FileLayer;
 use crate::sync::{lock, read, write};
 use crate::{Limits, StoreError};
+
+/// How long an older one that nobody asks for is kept for the next query.
+const KEPT_FOR: Duration = Duration::from_mins(5);
 
 /// How large epochs become, and how much of them is in memory.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct EpochLimits {
     /// With so many stack nodes the next generation of the log begins another.
     pub(crate) turn_at: usize,
-    /// With so many this is not waited for.
-    pub(crate) max_stacks: usize,
+    /// At this size that is not waited for.
+    pub(crate) full: Size,
     /// Estimated memory of older ones that are kept for the next query.
     pub(crate) kept_bytes: usize,
 }
@@ -25,7 +29,7 @@ impl From<&Limits> for EpochLimits {
     fn from(limits: &Limits) -> Self {
         Self {
             turn_at: limits.dictionary_turn_stacks,
-            max_stacks: limits.dictionary_stacks,
+            full: Size { stacks: limits.dictionary_stacks, bytes: limits.dictionary_bytes },
             kept_bytes: limits.old_dictionary_bytes,
         }
     }
@@ -81,7 +85,8 @@ impl Epochs {
     /// The epoch for the rows of a new generation: the current one, or a new one where that is large or damaged.
     pub(crate) fn for_generation(&self) -> Arc<Epoch> {
         let current = self.current();
-        if current.stack_count() >= self.limits.turn_at.min(self.limits.max_stacks) || current.is_damaged() {
+        let size = current.dictionary().size();
+        if size.stacks >= self.limits.turn_at || self.is_full(size) || current.is_damaged() {
             self.turn(EpochId(current.id().0 + 1));
         }
         self.current()
@@ -99,20 +104,22 @@ impl Epochs {
         Ok(self.current())
     }
 
-    /// Whether the next generation is to begin, with another epoch than one with so many stacks.
-    pub(crate) fn is_full(&self, stacks: usize) -> bool {
-        stacks >= self.limits.max_stacks
+    /// Whether the next generation is to begin, with another epoch than one of this size.
+    pub(crate) fn is_full(&self, size: Size) -> bool {
+        let full = self.limits.full;
+        size.stacks >= full.stacks || size.bytes >= full.bytes
     }
 
     /// Whether not even the present generation may add to it.
-    pub(crate) fn is_overfull(&self, stacks: usize) -> bool {
-        stacks >= self.limits.max_stacks.saturating_mul(2)
+    pub(crate) fn is_overfull(&self, size: Size) -> bool {
+        self.is_full(Size { stacks: size.stacks / 2, bytes: size.bytes / 2 })
     }
 
     /// The dictionary of an epoch of which a segment needs so many stacks.
     pub(crate) fn get(&self, id: EpochId, stacks: usize) -> Result<Arc<Dictionary>, StoreError> {
         let current = self.current();
         let epoch = if current.id() == id { current } else { self.old_epoch(id, stacks)? };
+        epoch.note_asked();
         Ok(Arc::clone(epoch.dictionary()))
     }
 
@@ -139,7 +146,7 @@ impl Epochs {
         Ok(disk_use(self.files.as_ref(), &self.dir)?.iter().map(|used| used.bytes).sum())
     }
 
-    /// Lets go of what is too much now that a head or a query is gone.
+    /// Lets go of what is too much or was not asked for lately, now that a head or a query is gone.
     pub(crate) fn forget_unused(&self) {
         self.trim(&mut lock(&self.old), 0);
     }
@@ -192,13 +199,19 @@ impl Epochs {
         Some(epoch)
     }
 
-    /// Forgets those that were used longest ago until the rest is small enough or there are no more than `least`. One that a
-    /// query has stays, for it is in memory anyway and would be there twice; and so does one that a head has: on the disk its
+    /// Forgets those that no query has asked for lately, and of the others those that were used longest ago until the rest is
+    /// small enough, as long as there are more than `least`. One that a query has stays, for it is in memory anyway and would be there twice; and so does one that a head has: on the disk its
     /// parts are about to be written anew as others, and who read it from there meanwhile would take some for lost.
     fn trim(&self, old: &mut Vec<Arc<Epoch>>, least: usize) {
         let is_free =
             |epoch: &Arc<Epoch>| Arc::strong_count(epoch) == 1 && Arc::strong_count(epoch.dictionary()) == 1;
         let bytes = |epoch: &Arc<Epoch>| epoch.dictionary().bytes();
+        let is_idle = |epoch: &Arc<Epoch>| is_free(epoch) && !epoch.was_asked_within(KEPT_FOR);
+        while old.len() > least
+            && let Some(at) = old.iter().position(is_idle)
+        {
+            old.remove(at);
+        }
         while old.len() > least
             && old.iter().filter(|epoch| is_free(epoch)).map(bytes).sum::<usize>() > self.limits.kept_bytes
             && let Some(at) = old.iter().position(is_free)

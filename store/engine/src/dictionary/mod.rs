@@ -22,7 +22,7 @@ mod recall;
 
 use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use pyrite_model::{CallTree, SymbolTable, TableLens};
+use pyrite_model::{CallTree, SymbolTable};
 
 pub(crate) use self::additions::Additions;
 pub(crate) use self::copy::Copier;
@@ -34,14 +34,16 @@ pub(crate) use self::part::Lens;
 pub(crate) use self::recall::{Placed, Recall};
 use crate::sync::{read, write};
 
-/// Estimated memory of entries, with their slots in indexes and the slack of growing tables.
-const STRING_BYTES: usize = 96;
-const FUNCTION_BYTES: usize = 32;
-const LOCATION_BYTES: usize = 64;
-const STACK_BYTES: usize = 40;
-
 /// Stacks that are added to a call tree before those who wait for the symbols have a turn.
 const ADDED_AT_ONCE: usize = 4096;
+
+/// How much a dictionary holds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Size {
+    pub(crate) stacks: usize,
+    /// Estimated memory, without the call tree.
+    pub(crate) bytes: usize,
+}
 
 /// A symbol table that grows, and the call tree of its stacks.
 #[derive(Debug, Default)]
@@ -81,11 +83,16 @@ impl Dictionary {
         }
     }
 
+    pub(crate) fn size(&self) -> Size {
+        let symbols = self.read();
+        let entries = symbols.estimated_bytes();
+        // Tables that double have a quarter to spare on average.
+        Size { stacks: symbols.stack_nodes().len(), bytes: entries + entries / 4 }
+    }
+
     /// Estimated memory.
     pub(crate) fn bytes(&self) -> usize {
-        let TableLens { strings, mappings, functions, locations, stacks } = self.read().lens();
-        let symbols = strings * STRING_BYTES + (mappings + functions) * FUNCTION_BYTES;
-        symbols + locations * LOCATION_BYTES + stacks * STACK_BYTES + read(&self.calls).bytes()
+        self.size().bytes + read(&self.calls).bytes()
     }
 }
 

@@ -86,6 +86,21 @@ fn a_full_dictionary_is_followed_by_another_and_both_answer() {
     assert_eq!(leaves(&open(dir.path(), 3).0), expect);
 }
 
+#[test]
+fn a_dictionary_of_long_names_is_followed_by_another() {
+    let dir = memory_dir();
+    let limits = Limits { dictionary_bytes: 1 << 20, ..Limits::default() };
+    let config = StoreConfig { limits, ..config(dir.path()) };
+    let (store, _) = Store::open_on(config, Arc::new(RealFiles), Arc::new(|| UnixMs(0))).unwrap();
+    let names: Vec<String> = ('a'..='z').map(|name| name.to_string().repeat(60_000)).collect();
+    for name in &names {
+        store_leaves(&store, &[name]);
+    }
+    assert_eq!(entries(&dir.path().join("dictionaries")).len(), 2, "some 75 kB each");
+    let expect: Vec<_> = names.iter().map(|name| (name.clone(), 1)).collect();
+    assert_eq!(leaves(&store), expect);
+}
+
 /// The bytes of all files below a directory, by their paths in it.
 fn bytes_below(root: &Path, dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let of_one = |path: PathBuf| {
@@ -389,6 +404,25 @@ fn what_somebody_puts_among_dictionaries_does_not_end_retention() {
     store_leaves(&store, &["a"]);
     fs::write(dir.path().join("dictionaries/00000001/notes"), "mine").unwrap();
     store.maintenance().retain().unwrap();
+}
+
+#[test]
+fn an_old_dictionary_stays_where_queries_ask_for_it() {
+    for is_asked_for in [false, true] {
+        let dir = memory_dir();
+        let (store, _) = open(dir.path(), 3);
+        let held = {
+            let shared = store.maintenance().shared();
+            let head = shared.view().head;
+            if is_asked_for {
+                shared.epochs.get(head.epoch().id(), 0).unwrap();
+            }
+            Arc::downgrade(head.dictionary())
+        };
+        store_leaves(&store, &["a", "b"]);
+        assert_eq!(held.upgrade().is_some(), is_asked_for);
+        assert_eq!(leaves(&store), named(&[("a", 1), ("b", 1)]));
+    }
 }
 
 #[test]

@@ -17,7 +17,7 @@ use crate::quarantine::{Quarantine, window_text};
 use crate::segment::manifest::Manifest;
 use crate::segment::series::read_series;
 use crate::segment::write::is_temporary;
-use crate::segment::{SegmentInfo, stacks_in_use};
+use crate::segment::{self, SegmentInfo, stacks_in_use};
 use crate::series_index::{Filling, SeriesIndex};
 use crate::shared::{Layout, View};
 use crate::wal::{self, WalWriter};
@@ -56,6 +56,11 @@ pub enum Finding {
     SegmentAdopted {
         /// Its name.
         name: String,
+    },
+    /// Something that somebody else has put among the segments; left alone.
+    NotOurs {
+        /// What it is.
+        path: PathBuf,
     },
     /// A segment that was not finished, its rows being in the log still; removed.
     SegmentUnfinished {
@@ -121,6 +126,7 @@ impl fmt::Display for Finding {
                 )
             }
             Self::SegmentAdopted { name } => write!(f, "segment {name} added to the catalogue"),
+            Self::NotOurs { path } => write!(f, "{} is not of this program and left alone", path.display()),
             Self::SegmentUnfinished { name } => write!(f, "unfinished segment {name} removed"),
             Self::SegmentQuarantined { name, why, range } => {
                 let (start, end) = window_text(*range);
@@ -292,6 +298,9 @@ impl Recovery<'_> {
         for name in on_disk.extract_if(.., |name| is_temporary(name)) {
             self.remove_segment(&name)?;
             self.report.findings.push(Finding::SegmentUnfinished { name });
+        }
+        for name in on_disk.extract_if(.., |name| segment::generations(name).is_none()) {
+            self.report.findings.push(Finding::NotOurs { path: dir.join(name) });
         }
         let removed = catalogue.retired(Retired::Removed)?;
         let removed: Vec<String> = removed.into_iter().map(|segment| segment.name).collect();

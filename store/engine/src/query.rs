@@ -153,7 +153,9 @@ impl Scan<'_> {
     pub(crate) fn run_stored<F: Fold>(self, fold: &mut F) -> Result<(), QueryError> {
         let Self { shared, job, query } = self;
         let view = shared.view();
-        let segments: Vec<_> = view.segments.iter().filter(|s| s.range.overlaps(query.range)).collect();
+        let mut segments: Vec<_> = view.segments.iter().filter(|s| s.range.overlaps(query.range)).collect();
+        // So that one dictionary after the other is needed.
+        segments.sort_by_key(|segment| segment.dictionary.map(|dictionary| dictionary.epoch));
         let overlaps = |range: TimeRange| range.overlaps(query.range);
         let heads = view.heads().filter(|head| head.read().range().is_some_and(overlaps));
         let heads: Vec<_> = heads.map(|head| (head, head.read().rows() as u64)).collect();

@@ -35,10 +35,17 @@ impl Scan<'_> {
     ) -> Result<(), QueryError> {
         let Self { shared, query, .. } = self;
         let mut selection = shared.series.choose(&query.tenants, &query.profile_type, &query.selector);
-        let mut left = segments.iter().map(|segment| &***segment).peekable();
-        while left.peek().is_some() {
-            let opened = self.open_some(&mut left, &mut selection, fold.needs_stacks())?;
-            self.read_together(&opened, fold)?;
+        let epoch = |segment: &SegmentInfo| segment.dictionary.map(|dictionary| dictionary.epoch);
+        // A dictionary may take more memory than all else of a query: those of two epochs are not there together for this.
+        let may_be_together =
+            |a: &&Arc<SegmentInfo>, b: &&Arc<SegmentInfo>| !fold.needs_stacks() || epoch(a) == epoch(b);
+        let groups: Vec<_> = segments.chunk_by(may_be_together).collect();
+        for group in groups {
+            let mut left = group.iter().map(|segment| &***segment).peekable();
+            while left.peek().is_some() {
+                let opened = self.open_some(&mut left, &mut selection, fold.needs_stacks())?;
+                self.read_together(&opened, fold)?;
+            }
         }
         shared.cache.trim();
         Ok(())

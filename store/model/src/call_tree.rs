@@ -156,12 +156,13 @@ impl CallTree {
         &self.names.texts
     }
 
-    pub(crate) fn find_name(&self, name: &str) -> Option<u32> {
-        self.names.ids.get(name).copied()
+    /// The number of a name, added if new.
+    pub(crate) fn intern_name(&mut self, text: &str) -> u32 {
+        self.names.intern(text)
     }
 
     /// The child of a node that has this name.
-    pub(crate) fn find(&self, parent: u32, name: u32) -> Option<u32> {
+    fn find(&self, parent: u32, name: u32) -> Option<u32> {
         match self.first_children[parent as usize] {
             NO_CHILD => None,
             first if self.node_names[first as usize] == name => Some(first),
@@ -175,7 +176,8 @@ impl CallTree {
         }
     }
 
-    fn child(&mut self, parent: u32, name: u32) -> u32 {
+    /// The same, added if new.
+    pub(crate) fn child(&mut self, parent: u32, name: u32) -> u32 {
         if let Some(node) = self.find(parent, name) {
             return node;
         }

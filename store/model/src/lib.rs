@@ -34,7 +34,7 @@ pub use call_tree::CallTree;
 pub use exposition::{Exposition, MetricLabels};
 pub use flame::{
     CallValues, Comparison, FlameTree, Flamebearer, FunctionChange, FunctionValues, Measure, OtherFunctions,
-    RankBy, TopFunctions,
+    PathValues, RankBy, TopFunctions,
 };
 pub use frames::frame_names;
 pub use heatmap::{Heatmap, HeatmapCell, HeatmapGroup, HeatmapSlot, SIZE_BUCKETS, SizedProfile, Steps};

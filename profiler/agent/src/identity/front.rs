@@ -404,3 +404,34 @@ fn first_process(cgroup: &Path) -> Option<u32> {
     let text = std::fs::read_to_string(cgroup.join("cgroup.procs")).ok()?;
     text.lines().next()?.parse().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use pyrite_sampling::BootNs;
+
+    use super::*;
+
+    #[test]
+    fn a_process_that_stays_where_it_is_is_read_less_and_less_often() {
+        let process = ProcessKey { tgid: 1, start: BootNs(1) };
+        let of_group =
+            |cgroup_id| Subject { process, comm: "a", cgroup_id, parent: None, is_kernel_thread: false };
+        let in_unit =
+            |unit| ProcessFacts { cgroup: format!("0::/system.slice/{unit}\n"), ..ProcessFacts::default() };
+        let believed = |known: &Known| known.read.as_ref().unwrap().holds_for.as_secs();
+        let now = Instant::now();
+        let mut known = Known::alive(&of_group(7), in_unit("a.service"), None, now);
+        let mut times = Vec::new();
+        for _ in 0..5 {
+            let believed_for = believed(&known);
+            assert!(known.holds_for(&of_group(7), now + Duration::from_secs(believed_for - 1)));
+            assert!(!known.holds_for(&of_group(7), now + Duration::from_secs(believed_for)));
+            assert!(!known.holds_for(&of_group(8), now), "a sample of another group tells that it moved");
+            times.push(believed_for);
+            known = Known::alive(&of_group(7), in_unit("a.service"), Some(known), now);
+        }
+        assert_eq!(times, [30, 60, 120, 240, 240]);
+        let moved = Known::alive(&of_group(7), in_unit("b.service"), Some(known), now);
+        assert_eq!(believed(&moved), 30);
+    }
+}

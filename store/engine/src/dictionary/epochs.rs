@@ -157,6 +157,11 @@ impl Epochs {
         self.current().dictionary().bytes() + old
     }
 
+    #[cfg(test)]
+    pub(crate) fn old_in_memory(&self) -> usize {
+        lock(&self.old).len()
+    }
+
     fn current(&self) -> Arc<Epoch> {
         Arc::clone(&read(&self.current))
     }

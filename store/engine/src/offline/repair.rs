@@ -67,14 +67,33 @@ pub(crate) fn repair_on(
     // Before the lock is taken, which makes a file: it may be no data directory, or one of a newer release.
     check::ensure_known(files.as_ref(), &layout)?;
     let lock = DirLock::take(&layout.root, &layout.lock)?;
+    let mut done = Vec::new();
+    let mended = mend(files, &layout, lock, &mut done, progress);
+    if mended.is_err() {
+        // Whoever asked hears of the error alone.
+        done.iter().for_each(|what| tracing::warn!("done before repair failed: {what}"));
+    }
+    let (before, start, after) = mended?;
+    Ok(Repaired { before, done, start, after })
+}
+
+/// What was wrong, what the start said, and what is wrong still. What was done is noted as it is.
+fn mend(
+    files: &Arc<dyn FileLayer>,
+    layout: &Layout,
+    lock: DirLock,
+    done: &mut Vec<String>,
+    progress: Progress<'_>,
+) -> Result<(CheckReport, OpenReport, CheckReport), StoreError> {
+    let dir = &*layout.root;
     let before = check::check_locked(files, dir, progress)?;
     let mut held = before.remedies();
     held.retain(|(_, remedy)| matches!(remedy, Remedy::BringBack(_)));
-    let mut done = Repair::new(files, &layout)?.run(held, &before)?;
+    Repair::new(files, layout, done)?.run(held, &before)?;
     // What is back may be damaged as others are.
     let found = if done.is_empty() { before.clone() } else { check::check_locked(files, dir, progress)? };
     let of_files = found.remedies().into_iter().filter(|(_, remedy)| remedy.epoch().is_none());
-    done.extend(Repair::new(files, &layout)?.run(of_files, &found)?);
+    Repair::new(files, layout, done)?.run(of_files, &found)?;
     let Assembled { shared, report: start, lock, generation } =
         assemble_locked(keeping_all(dir), Arc::clone(files), Arc::new(now), lock)?;
     // What a log builds on lost entries becomes a segment now: the entries that take their place have other ids.
@@ -86,11 +105,11 @@ pub(crate) fn repair_on(
     let mut of_dictionaries = after.remedies();
     of_dictionaries.retain(|(_, remedy)| remedy.epoch().is_some());
     if !of_dictionaries.is_empty() {
-        done.extend(Repair::new(files, &layout)?.run(of_dictionaries, &after)?);
+        Repair::new(files, layout, done)?.run(of_dictionaries, &after)?;
         after = check::check_locked(files, dir, progress)?;
     }
     drop(lock);
-    Ok(Repaired { before, done, start, after })
+    Ok((before, start, after))
 }
 
 struct Repair<'a> {
@@ -101,11 +120,15 @@ struct Repair<'a> {
     catalogue: Option<Catalogue>,
     /// Whether that is to be made anew all the same.
     rebuild: bool,
-    done: Vec<String>,
+    done: &'a mut Vec<String>,
 }
 
 impl<'a> Repair<'a> {
-    fn new(files: &'a Arc<dyn FileLayer>, layout: &'a Layout) -> Result<Self, StoreError> {
+    fn new(
+        files: &'a Arc<dyn FileLayer>,
+        layout: &'a Layout,
+        done: &'a mut Vec<String>,
+    ) -> Result<Self, StoreError> {
         let clock: Clock = Arc::new(now);
         let limits = keeping_all(&layout.root).quarantine;
         let quarantine = Quarantine::open(files, layout, &clock, limits)?;
@@ -115,15 +138,15 @@ impl<'a> Repair<'a> {
             Err(error) if error.is_missing() || Catalogue::is_broken(&error) => None,
             opened => Some(opened?),
         };
-        Ok(Self { files, layout, quarantine, catalogue, rebuild: false, done: Vec::new() })
+        Ok(Self { files, layout, quarantine, catalogue, rebuild: false, done })
     }
 
-    /// Applies remedies, which are for what the report has found; says what was done.
+    /// Applies remedies, which are for what the report has found.
     fn run(
         mut self,
         remedies: impl IntoIterator<Item = (PathBuf, Remedy)>,
         report: &CheckReport,
-    ) -> Result<Vec<String>, StoreError> {
+    ) -> Result<(), StoreError> {
         for (file, remedy) in remedies {
             let of_it =
                 report.findings.iter().filter(|damage| damage.file == file && damage.remedy == remedy);
@@ -270,8 +293,8 @@ impl<'a> Repair<'a> {
     }
 
     /// Has the catalogue made anew where it does not say what the segments say.
-    fn finish(mut self) -> Result<Vec<String>, StoreError> {
-        let Some(catalogue) = self.catalogue.take().filter(|_| self.rebuild) else { return Ok(self.done) };
+    fn finish(mut self) -> Result<(), StoreError> {
+        let Some(catalogue) = self.catalogue.take().filter(|_| self.rebuild) else { return Ok(()) };
         let path = &self.layout.catalogue;
         // Their rows are elsewhere, which without the catalogue nobody would know. Where it may be wrong of this, too, they
         // come back: rather that than remove what is in use.
@@ -294,6 +317,6 @@ impl<'a> Repair<'a> {
         }
         let (path, kept) = (path.display(), kept.display());
         self.done.push(format!("{path}: {}; the old one is {kept}", Remedy::RebuildCatalogue));
-        Ok(self.done)
+        Ok(())
     }
 }

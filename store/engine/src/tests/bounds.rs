@@ -11,7 +11,7 @@ use pyrite_model::{
 };
 
 use super::faults::{FaultyFiles, Op};
-use super::{EVERYTHING, batch, config, memory_dir, total};
+use super::{EVERYTHING, batch, config, everything, memory_dir, total};
 use crate::{Limits, QueryError, QueryStatus, SeriesQuery, StackQuery, Stop, Store, StoreConfig};
 
 const MIB: usize = 1 << 20;
@@ -39,10 +39,6 @@ fn wide(stacks: usize, series: usize) -> Batch {
         rows: if i == 0 { rows.clone() } else { vec![rows[0]] },
     };
     Batch { series: (0..series).map(of_series).collect(), symbols, ..Batch::default() }
-}
-
-fn everything() -> StackQuery {
-    StackQuery::new(Tenants::default(), ProfileType::cpu_time(), Selector::all(), EVERYTHING)
 }
 
 fn by_second(group_by: &[&str]) -> SeriesQuery {

@@ -4,11 +4,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pyrite_model::{UnixMs, frame_names};
 
 use super::faults::{FaultyFiles, Op};
-use super::{batch, config, memory_dir, open_on, profile, total};
+use super::{batch, config, everything, memory_dir, open_on, profile, total};
 use crate::dictionary::EpochId;
 use crate::files::RealFiles;
 use crate::maintain::Work;
@@ -404,6 +405,32 @@ fn what_somebody_puts_among_dictionaries_does_not_end_retention() {
     store_leaves(&store, &["a"]);
     fs::write(dir.path().join("dictionaries/00000001/notes"), "mine").unwrap();
     store.maintenance().retain().unwrap();
+}
+
+#[test]
+fn a_query_over_many_dictionaries_has_two_at_a_time() {
+    let dir = memory_dir();
+    let files = FaultyFiles::default();
+    let store = open_small(dir.path(), &files);
+    let names: Vec<String> = (0..40).map(|n| format!("leaf{n:02}")).collect();
+    for pair in names.chunks(2) {
+        store_leaves(&store, &[&pair[0], &pair[1]]);
+    }
+    let (most, seen, watched) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)), store.clone());
+    let (count, look) = (Arc::clone(&most), Arc::clone(&seen));
+    files.set_rule(move |op, path| {
+        if op == Op::Read && path.components().any(|part| part.as_os_str() == "dictionaries") {
+            look.fetch_add(1, Ordering::SeqCst);
+            count.fetch_max(watched.maintenance().shared().epochs.old_in_memory(), Ordering::SeqCst);
+        }
+        None
+    });
+    let profile = leaves(&store);
+    let tree = store.flame_tree([Some(&everything()), Some(&everything())], 0).unwrap();
+    files.clear_rule();
+    assert_eq!(profile, names.iter().map(|name| (name.clone(), 1)).collect::<Vec<_>>());
+    assert_eq!((tree.totals(), tree.node_count()), ([40, 40], 41));
+    assert!(seen.load(Ordering::SeqCst) >= 20 && most.load(Ordering::SeqCst) <= 2, "{most:?} of {seen:?}");
 }
 
 #[test]

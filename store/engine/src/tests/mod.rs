@@ -58,9 +58,13 @@ fn batch(service: &str, time: i64, leaf: &str, value: i64) -> Batch {
     Batch { symbols, series, ..Batch::default() }
 }
 
+/// All CPU time there is.
+fn everything() -> StackQuery {
+    StackQuery::new(Tenants::default(), ProfileType::cpu_time(), Selector::all(), EVERYTHING)
+}
+
 fn profile(store: &Store) -> StackProfile {
-    let (profile_type, selector) = (ProfileType::cpu_time(), Selector::all());
-    store.merge_stacks(&StackQuery::new(Tenants::default(), profile_type, selector, EVERYTHING)).unwrap()
+    store.merge_stacks(&everything()).unwrap()
 }
 
 fn total(store: &Store) -> i64 {

@@ -45,6 +45,28 @@ fn one_process_at_a_time() {
 }
 
 #[test]
+fn what_somebody_puts_among_segments_is_told_and_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    three_segments(dir.path());
+    let strange = ["lost+found", "notes"].map(|name| dir.path().join("segments").join(name));
+    fs::create_dir(&strange[0]).unwrap();
+    fs::write(&strange[1], "mine").unwrap();
+    let (store, report) = open(dir.path());
+    let told = strange.each_ref().map(|path| Finding::NotOurs { path: path.clone() });
+    assert_eq!(report.findings, told);
+    store.close().unwrap();
+    assert_eq!(segments(dir.path()).len(), 5);
+    assert_eq!(fs::read(&strange[1]).unwrap(), b"mine");
+    let checked = pyrite_store::offline::check(dir.path(), &mut |_| {}).unwrap();
+    assert_eq!(checked.findings, []);
+    assert!(
+        strange
+            .iter()
+            .all(|path| checked.not_covered.iter().any(|line| line.starts_with(&*path.to_string_lossy())))
+    );
+}
+
+#[test]
 fn a_directory_of_a_newer_release_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     three_segments(dir.path());

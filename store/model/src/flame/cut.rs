@@ -5,10 +5,44 @@ use std::collections::BinaryHeap;
 
 use hashbrown::HashMap;
 
-use super::{FlameTree, Node, OTHER, ROOT};
+use super::{CallValues, FlameTree, Node, OTHER, ROOT};
+
+impl<const SIDES: usize> FlameTree<SIDES> {
+    /// The tree of the nodes that have values, as far as they are among the largest. With `max_nodes` 0 it is whole.
+    pub fn of(values: &CallValues<'_, SIDES>, max_nodes: usize) -> Self {
+        let CallValues { tree, parents, own, .. } = values;
+        let texts = tree.names();
+        let totals = totals(own.clone(), parents);
+        let threshold = threshold(&totals, max_nodes);
+        let mut kept = Kept::new(own[0], totals[0], own.len());
+        let mut names: Vec<Option<u32>> = vec![None; texts.len()];
+        for (place, &total) in totals.iter().enumerate().skip(1) {
+            let Some(parent) = kept.target(parents[place]) else { continue };
+            let name = values.name_id(place) as usize;
+            let text = &texts[name];
+            if max_nodes > 0 && (largest(&total) < threshold || &**text == OTHER) {
+                kept.fold(parent, total);
+            } else {
+                let name = *names[name].get_or_insert_with(|| kept.name(text));
+                kept.keep(place, Node { parent, name, own: own[place], total });
+            }
+        }
+        kept.into_tree()
+    }
+}
+
+/// The total of every node: its own value and those of all below it. Parents come before their children.
+fn totals<const SIDES: usize>(mut own: Vec<[i64; SIDES]>, parents: &[u32]) -> Vec<[i64; SIDES]> {
+    for node in (1..own.len()).rev() {
+        let total = own[node];
+        let parent = &mut own[parents[node] as usize];
+        parent.iter_mut().zip(total).for_each(|(sum, value)| *sum = sum.saturating_add(value));
+    }
+    own
+}
 
 /// The smallest total that stays: the `max_nodes`-th largest, or 0 where there is room for all.
-pub(super) fn threshold<const SIDES: usize>(totals: &[[i64; SIDES]], max_nodes: usize) -> i64 {
+fn threshold<const SIDES: usize>(totals: &[[i64; SIDES]], max_nodes: usize) -> i64 {
     let counted = if SIDES == 1 { &totals[1..] } else { totals };
     nth_largest(counted.iter().map(largest), max_nodes).unwrap_or(0)
 }
@@ -32,7 +66,7 @@ pub(super) fn nth_largest<T: Copy + Ord>(values: impl ExactSizeIterator<Item = T
     found.peek().map(|smallest| smallest.0)
 }
 
-pub(super) fn largest<const SIDES: usize>(total: &[i64; SIDES]) -> i64 {
+fn largest<const SIDES: usize>(total: &[i64; SIDES]) -> i64 {
     total.iter().copied().max().unwrap_or(0)
 }
 

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! values by stack ──CallTree──▶ values by node ──cut──▶ FlameTree<1> ──▶ Flamebearer<1>   4 numbers per node: xΔ total self name
-//!                                               │            └───▶ wire bytes
-//!                                               └─────▶ FlameTree<2> ──▶ Flamebearer<2>   7: xΔ total self, per side, then name
+//!                                 │         ▲   │            └───▶ wire bytes
+//!                                 ▼         │   └─────▶ FlameTree<2> ──▶ Flamebearer<2>   7: xΔ total self, per side, then name
+//!                     PathValues, where there are several trees
 //! FlameTree ──▶ TopFunctions            FlameTree<2> by a measure ──▶ Comparison
 //! ```
 //!
@@ -15,12 +16,13 @@ mod bearer;
 mod compare;
 mod cut;
 mod functions;
-mod union;
+mod paths;
 mod values;
 
 pub use self::bearer::Flamebearer;
 pub use self::compare::{Comparison, FunctionChange, Measure};
 pub use self::functions::{FunctionValues, OtherFunctions, RankBy, TopFunctions};
+pub use self::paths::PathValues;
 pub use self::values::CallValues;
 use crate::{CallTree, StackProfile};
 
@@ -58,12 +60,13 @@ impl<const SIDES: usize> Default for FlameTree<SIDES> {
 impl<const SIDES: usize> FlameTree<SIDES> {
     /// The tree of profiles, each of which is a side. With `max_nodes` 0 it is whole.
     pub fn of_profiles(profiles: [&StackProfile; SIDES], max_nodes: usize) -> Self {
-        let trees = profiles.map(|profile| CallTree::of(&profile.symbols));
-        let parts = profiles.iter().zip(&trees).enumerate().map(|(of, (profile, tree))| {
+        let mut sums = PathValues::default();
+        for (of, profile) in profiles.iter().enumerate() {
+            let tree = CallTree::of(&profile.symbols);
             let values = |side| if side == of { profile.values.as_slice() } else { &[] };
-            CallValues::new(tree, |side| values(side).iter().copied())
-        });
-        Self::of(parts.collect(), max_nodes)
+            sums.add(&CallValues::new(&tree, |side| values(side).iter().copied()));
+        }
+        Self::of(&sums.values(), max_nodes)
     }
 
     /// The sum of all values, by side.
@@ -95,7 +98,8 @@ impl<const SIDES: usize> FlameTree<SIDES> {
 impl FlameTree {
     /// The tree of one profile. With `max_nodes` 0 it is whole.
     pub fn from_profile(profile: &StackProfile, max_nodes: usize) -> Self {
-        Self::of_profiles([profile], max_nodes)
+        let tree = CallTree::of(&profile.symbols);
+        Self::of(&CallValues::new(&tree, |_side| profile.values.iter().copied()), max_nodes)
     }
 }
 

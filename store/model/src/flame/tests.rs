@@ -222,11 +222,11 @@ proptest! {
         }
         let profiles = folded.map(|stacks| profile(&stacks));
         let trees = profiles.each_ref().map(|profile| CallTree::of(&profile.symbols));
-        let parts = profiles
-            .iter()
-            .zip(&trees)
-            .map(|(profile, tree)| CallValues::new(tree, |_side| profile.values.iter().copied()));
-        let (whole, united) = (from_folded(&stacks, max_nodes), FlameTree::of(parts.collect(), max_nodes));
+        let mut sums = PathValues::default();
+        for (profile, tree) in profiles.iter().zip(&trees) {
+            sums.add(&CallValues::new(tree, |_side| profile.values.iter().copied()));
+        }
+        let (whole, united) = (from_folded(&stacks, max_nodes), FlameTree::of(&sums.values(), max_nodes));
         prop_assert_eq!(united.flamebearer(), whole.flamebearer());
         prop_assert_eq!(united.to_wire(), whole.to_wire());
     }

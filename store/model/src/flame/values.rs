@@ -7,7 +7,6 @@ use crate::{CallTree, StackId};
 #[derive(Clone, Debug)]
 pub struct CallValues<'a, const SIDES: usize> {
     pub(super) tree: &'a CallTree,
-    places: Places,
     /// By place: the node of the tree. They ascend, so parents come before their children.
     pub(super) nodes: Vec<u32>,
     /// By place: that of the parent.
@@ -23,11 +22,20 @@ impl<'a, const SIDES: usize> CallValues<'a, SIDES> {
     where
         I: Iterator<Item = (StackId, i64)>,
     {
-        let positive = |side| by_stack(side).filter(|(_, value)| *value > 0);
+        Self::of_nodes(tree, |side| {
+            by_stack(side).map(move |(stack, value)| (tree.node_of(stack) as u32, value))
+        })
+    }
+
+    /// The same of values by node.
+    pub(super) fn of_nodes<I>(tree: &'a CallTree, by_node: impl Fn(usize) -> I) -> Self
+    where
+        I: Iterator<Item = (u32, i64)>,
+    {
+        let positive = |side| by_node(side).filter(|(_, value)| *value > 0);
         let mut places = Places::among(tree.node_count());
         places.insert(ROOT);
-        (0..SIDES).flat_map(positive).for_each(|(stack, _)| {
-            let mut node = tree.node_of(stack) as u32;
+        (0..SIDES).flat_map(positive).for_each(|(mut node, _)| {
             while places.insert(node) {
                 node = tree.parent(node as usize);
             }
@@ -38,22 +46,17 @@ impl<'a, const SIDES: usize> CallValues<'a, SIDES> {
         let mut own = Vec::with_capacity(nodes.len());
         own.resize(nodes.len(), [0_i64; SIDES]);
         for (side, values) in (0..SIDES).map(positive).enumerate() {
-            values.for_each(|(stack, value)| {
-                let sum = &mut own[places.of(tree.node_of(stack) as u32) as usize][side];
+            values.for_each(|(node, value)| {
+                let sum = &mut own[places.of(node) as usize][side];
                 *sum = sum.saturating_add(value);
             });
         }
-        Self { tree, places, nodes, parents, own }
+        Self { tree, nodes, parents, own }
     }
 
     /// How many nodes there are, the root among them.
     pub fn node_count(&self) -> usize {
         self.nodes.len()
-    }
-
-    /// The place of a node of the tree; `None` where it has no value.
-    pub(super) fn place(&self, node: u32) -> Option<u32> {
-        self.places.holds(node).then(|| self.places.of(node))
     }
 
     /// The name of the node at a place, as the tree numbers them.
@@ -99,10 +102,6 @@ impl Places {
         numbers
     }
 
-    fn holds(&self, number: u32) -> bool {
-        self.words[number as usize / 64] >> (number % 64) & 1 == 1
-    }
-
     /// How many are below one that is there.
     fn of(&self, number: u32) -> u32 {
         let at = number as usize / 64;
@@ -113,8 +112,6 @@ impl Places {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -131,8 +128,6 @@ mod tests {
             for (place, number) in numbers.iter().enumerate() {
                 prop_assert_eq!(places.of(*number) as usize, place);
             }
-            let held: BTreeSet<u32> = (0..300).filter(|number| places.holds(*number)).collect();
-            prop_assert_eq!(held, numbers);
         }
     }
 }

@@ -21,8 +21,8 @@ use crate::files::{FileLayer, RealFiles};
 use crate::lock::{DirLock, Holder};
 use crate::quarantine;
 use crate::segment::manifest::Manifest;
-use crate::segment::stacks_in_use;
 use crate::segment::write::is_temporary;
+use crate::segment::{generations, stacks_in_use};
 use crate::shared::Layout;
 use crate::{Limits, StoreError, wal};
 
@@ -138,6 +138,11 @@ impl Check {
                 let remedy = Remedy::Start("remove it; its rows are elsewhere");
                 self.find(Damage::new(&dir.join(unfinished), "a segment that was never finished", remedy));
             }
+        }
+        for other in names.extract_if(.., |name| generations(name).is_none()) {
+            self.report
+                .not_covered
+                .push(format!("{}, which is not of this program", dir.join(other).display()));
         }
         let manifests =
             names.iter().filter_map(|name| Manifest::read(self.files.as_ref(), &dir.join(name)).ok());

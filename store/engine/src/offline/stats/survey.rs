@@ -17,8 +17,7 @@ use crate::rows::RowBlock;
 use crate::segment::manifest::Manifest;
 use crate::segment::rollup::{Rollup, Shape};
 use crate::segment::series::read_series;
-use crate::segment::stacks_in_use;
-use crate::segment::write::is_temporary;
+use crate::segment::{generations, stacks_in_use};
 use crate::shared::Layout;
 use crate::store::now;
 use crate::wal::Replayed;
@@ -72,7 +71,7 @@ impl<'a> Survey<'a> {
         let dir = &self.layout.segments;
         let names = list(self.files.as_ref(), dir)?;
         let mut found = Vec::new();
-        for name in names.into_iter().filter(|name| !is_temporary(name)) {
+        for name in names.into_iter().filter(|name| generations(name).is_some()) {
             match Manifest::read(self.files.as_ref(), &dir.join(&name)) {
                 Ok(manifest) => found.push((name, manifest)),
                 Err(error @ StoreError::Newer { .. }) => return Err(error),

@@ -71,7 +71,9 @@ pub(crate) fn repair_on(
     let mended = mend(files, &layout, lock, &mut done, progress);
     if mended.is_err() {
         // Whoever asked hears of the error alone.
-        done.iter().for_each(|what| tracing::warn!("done before repair failed: {what}"));
+        for what in &done {
+            tracing::warn!("done before repair failed: {what}");
+        }
     }
     let (before, start, after) = mended?;
     Ok(Repaired { before, done, start, after })
